@@ -1,0 +1,3 @@
+"""Airflow provider for the OpenAI Batch API."""
+
+__version__ = "0.1.0"
