@@ -1,0 +1,197 @@
+"""Move a job as far as it can go now: load, plan, perform, commit; until there is nothing to do but wait.
+
+``advance`` is the only thing that acts. Submit calls it first; whoever waits lends its worker to it whenever there
+may be something to do. Any number of processes may call it at any time.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from airflow_openai_batch.engine.errors import CommitRefused, StoreError
+from airflow_openai_batch.engine.machine import (
+    AT_OPENAI,
+    QUEUED,
+    Action,
+    Fact,
+    deadline_at,
+    is_done,
+    learn,
+    plan,
+)
+from airflow_openai_batch.engine.model import Job, Shard, State, Value
+from airflow_openai_batch.engine.perform import Engine, Learned, Stop, intend, perform, post
+from airflow_openai_batch.engine.report import Summary, summarize
+
+
+class Wait(Value, frozen=True, kw_only=True):
+    """Nothing can be done before one of these batches changes, or this time comes."""
+
+    batch_ids: tuple[str, ...]
+    wake_at: float
+    """Epoch seconds; at the latest the job's deadline."""
+    is_queued: bool
+    """Whether more work waits for room at OpenAI."""
+    summary: Summary
+
+
+class Done(Value, frozen=True, kw_only=True):
+    """Every row has its outcome."""
+
+    summary: Summary
+
+
+class Held(Value, frozen=True, kw_only=True):
+    """A person must act. Nothing is lost, and clearing the task goes on from here."""
+
+    reason: str
+    summary: Summary
+
+
+# What gets work to OpenAI comes before what takes it home: its queue should not run dry while we parse.
+_ORDER = ("look", "cancel", "call_off", "refresh", "create", "upload", "reshard", "carry", "harvest")
+_MAX_REFUSALS = 50
+
+
+def advance(engine: Engine) -> Wait | Done | Held:
+    """Move the job of ``engine.store`` until it waits, is done, or needs a person.
+
+    Raises:
+        StoreError: There is no such job, or its store cannot be used.
+    """
+    number, job = load(engine)
+    fresh: set[str] = set()
+    refusals = 0
+    while True:
+        wishes = engine.store.standing_wishes(job)
+        actions = list(plan(job, engine.clock(), wishes, engine.timing, frozenset(fresh)))
+        if not actions:
+            return _rest(engine, job)
+        action = min(actions, key=lambda a: _ORDER.index(a.verb))
+        if action.verb == "refresh":
+            fresh.add(action.shard)
+        try:
+            number, job, hold = _step(engine, number, job, action)
+        except Stop as stop:
+            return Held(reason=str(stop), summary=summarize(job))
+        except CommitRefused:
+            refusals += 1
+            if refusals > _MAX_REFUSALS:
+                raise StoreError(
+                    f"{refusals} commits in a row were refused by {engine.store}; is it read-only?"
+                ) from None
+            number, job = load(engine)
+            continue
+        refusals = 0
+        if hold is not None:
+            return Held(reason=hold, summary=summarize(job))
+
+
+def load(engine: Engine) -> tuple[int, Job]:
+    """Return the newest snapshot.
+
+    Raises:
+        StoreError: There is none. Most often the storage is not shared between workers.
+    """
+    found = engine.store.load()
+    if found is None:
+        raise StoreError(
+            f"There is no job in {engine.store}. If it was submitted by a task on another machine, the job store is "
+            "not shared between workers: set [openai_batch] storage to a shared place, for example "
+            "s3://conn@bucket/prefix, and clear the submitting task."
+        )
+    return found
+
+
+def _step(engine: Engine, number: int, job: Job, action: Action) -> tuple[int, Job, str | None]:
+    shard = _find(job, action.shard)
+    if action.verb != "create":
+        return _take(engine, number, job, shard, perform(engine, job, shard, action.verb))
+    # The intent must be in the store before the call that costs money.
+    number, job, _ = _take(engine, number, job, shard, intend(engine, job, shard))
+    shard = _find(job, action.shard)
+    learned = post(engine, job, shard)
+    try:
+        return _take(engine, number, job, shard, learned)
+    except CommitRefused:
+        return _settle_race(engine, shard, learned)
+
+
+def _settle_race(engine: Engine, intended: Shard, learned: Learned) -> tuple[int, Job, str | None]:
+    """Another process moved the job while ours was creating a batch: bring the fact home, or cancel the batch."""
+    for _ in range(_MAX_REFUSALS):
+        number, job = load(engine)
+        shard = next((s for s in _everything(job) if s.id == intended.id), None)
+        if shard is not None and shard.state is State.CREATING and shard.nonce == intended.nonce:
+            try:
+                return _take(engine, number, job, shard, learned)
+            except CommitRefused:
+                continue
+        if learned.fact is Fact.BATCH_KNOWN:
+            batch = learned.known["batch"]
+            is_adopted = any(s.batch is not None and s.batch.id == batch.id for s in _everything(job))
+            if not is_adopted:
+                engine.log.warning("Batch %s is one too many: another worker was faster. Cancelling it.", batch.id)
+                engine.api.cancel(batch.id)
+        break
+    raise CommitRefused(f"Another process moves {engine.store}.")
+
+
+def _take(engine: Engine, number: int, job: Job, shard: Shard, learned: Learned) -> tuple[int, Job, str | None]:
+    """Commit a fact, unless it changes nothing."""
+    after = learn(shard, learned.fact, **learned.known)
+    if after == shard and learned.child is None:
+        return number, job, learned.hold
+    job = _replaced(job, after, learned.child)
+    number, job = engine.store.commit(number + 1, job, engine.clock())
+    return number, job, learned.hold
+
+
+def _replaced(job: Job, after: Shard, child: Shard | None) -> Job:
+    def swap(shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
+        swapped: list[Shard] = []
+        for shard in shards:
+            is_it = shard.id == after.id
+            swapped.append(after if is_it else shard)
+            if is_it and child is not None:
+                swapped.append(child)
+        return tuple(swapped)
+
+    return msgspec.structs.replace(job, shards=swap(job.shards), earlier=swap(job.earlier))
+
+
+def _find(job: Job, shard_id: str) -> Shard:
+    return next(shard for shard in _everything(job) if shard.id == shard_id)
+
+
+def _everything(job: Job) -> tuple[Shard, ...]:
+    return job.earlier + job.shards
+
+
+def _rest(engine: Engine, job: Job) -> Wait | Done | Held:
+    """Say why there is nothing to do now."""
+    summary = summarize(job)
+    if is_done(job, engine.store.standing_wishes(job)):
+        return Done(summary=summary)
+    now, deadline = engine.clock(), deadline_at(job, engine.timing)
+    running = tuple(s.batch.id for s in _everything(job) if s.state is State.RUNNING and s.batch is not None)
+    if now >= deadline:
+        return Held(reason=_late(job, running), summary=summary)
+    times = [s.not_before for s in _everything(job) if s.not_before > now and s.state is not State.SETTLED]
+    is_queued = any(s.state in QUEUED for s in job.shards)
+    if not running and not times:
+        waiting = ", ".join(f"{s.id} {s.state}" for s in job.shards if s.state is not State.SETTLED)
+        return Held(
+            reason=f"Nothing runs and nothing can be done ({waiting}): a defect, please report it.", summary=summary
+        )
+    return Wait(batch_ids=running, wake_at=min([deadline, *times]), is_queued=is_queued, summary=summary)
+
+
+def _late(job: Job, running: tuple[str, ...]) -> str:
+    hours = job.policy.deadline_s / 3600
+    still = f"Batches still at OpenAI: {', '.join(running)}." if running else "Nothing runs at OpenAI."
+    unsettled = sum(s.n_requests for s in job.shards if s.state in AT_OPENAI | QUEUED)
+    return (
+        f"The deadline of {hours:g} h has passed with {unsettled:,} requests open. {still} Nothing is lost: answers so "
+        "far are in the job store, and clearing this task waits for the rest without paying again."
+    )

@@ -1,0 +1,256 @@
+"""The words of the engine as values: job, shard, batch, policy, outcome. Frozen, and stored as JSON as they are."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+FORMAT_VERSION = 1
+"""Version of the stored state. Raised when stored bytes change their meaning."""
+
+RESULT_COLUMNS = (
+    "custom_id",
+    "status",
+    "output",
+    "error_code",
+    "error_message",
+    "finish_reason",
+    "model",
+    "input_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "batch_id",
+    "request_id",
+    "round",
+)
+"""The columns that every result row has besides the input columns, in their order."""
+
+
+class Status(StrEnum):
+    """What became of one row."""
+
+    SUCCEEDED = "succeeded"
+    INVALID = "invalid"
+    REFUSED = "refused"
+    TRUNCATED = "truncated"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    MISSING = "missing"
+
+
+class State(StrEnum):
+    """What the store remembers of a shard. The order of a life without trouble is the order here."""
+
+    DRAFTED = "drafted"
+    PLANNED = "planned"
+    UPLOADED = "uploaded"
+    CREATING = "creating"
+    RUNNING = "running"
+    ENDED = "ended"
+    REJECTED = "rejected"
+    SETTLED = "settled"
+
+
+class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of everything that is stored: immutable, compared by content, defaults left out of the JSON."""
+
+
+class JobKey(Value, frozen=True, kw_only=True):
+    """Who a job belongs to. The try number is deliberately no part of it: a retry is the same job."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int = -1
+
+
+class Spec(Value, frozen=True, kw_only=True):
+    """What is asked of every row. A change of its digest starts a new epoch."""
+
+    endpoint: str
+    body: str
+    """Canonical JSON of the template, the fingerprint of a callable, or empty for ready-made request lines."""
+    custom_id: str | None = None
+    schema: dict[str, Any] | None = None
+    schema_name: str | None = None
+
+
+class Policy(Value, frozen=True, kw_only=True):
+    """What the user allows and demands. Set on submit, stored in the job, obeyed by whoever advances it."""
+
+    max_rounds: int = 2
+    """How often a row may be asked again after the first time."""
+    retry_on: frozenset[Status] = frozenset()
+    """Outcomes that are asked again besides those that may pass by themselves: invalid, refused, truncated."""
+    max_bad_ratio: float = 0.05
+    """The largest share of rows without a good answer that is still green, 0 to 1."""
+    max_bad_rows: int | None = None
+    """The largest number of rows without a good answer that is still green; None for no such limit."""
+    deadline_s: float = 72 * 3600.0
+    """Seconds after submission at which waiting ends; never earlier than a running batch's own expiry."""
+    max_enqueued_tokens: int | None = None
+    """Estimated input tokens that this job may have in OpenAI's queue at once."""
+    cancel_on_kill: bool = True
+    """Whether marking the waiting task failed cancels its batches."""
+    completion_window: str = "24h"
+    """OpenAI accepts only 24h; compatible servers have others."""
+    metadata: dict[str, str] = {}
+    """Pairs added to the metadata of every batch, for the user's own searches."""
+
+
+class Usage(Value, frozen=True, kw_only=True):
+    """Tokens, as OpenAI counted them."""
+
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+        )
+
+
+class LineError(Value, frozen=True, kw_only=True):
+    """A batch-level error: many lines can share one, so it is kept once with an example."""
+
+    code: str
+    message: str
+    n: int = 1
+    line: int | None = None
+    """1-based number of the first line concerned."""
+    param: str | None = None
+    custom_id: str | None = None
+    """The custom_id of that line."""
+
+
+class Batch(Value, frozen=True, kw_only=True):
+    """What is known of one batch at OpenAI. Ids are opaque text; an absent id is None, never an empty string."""
+
+    id: str
+    status: str
+    created_at: float | None = None
+    expires_at: float | None = None
+    ended_at: float | None = None
+    input_file_id: str | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    n_total: int = 0
+    n_completed: int = 0
+    n_failed: int = 0
+    nonce: str | None = None
+    errors: tuple[LineError, ...] = ()
+
+
+class Shard(Value, frozen=True, kw_only=True):
+    """A contiguous range of rows (round 0), or its rows that deserve another answer (round 1 and on)."""
+
+    id: str
+    state: State
+    round: int = 0
+    parent: str | None = None
+    child: str | None = None
+    first_row: int = 0
+    n_rows: int = 0
+    n_bytes: int = 0
+    n_tokens: int = 0
+    """Estimated input tokens, for the queue."""
+    row_parts: tuple[str, ...] = ()
+    """Files of input columns in the store, in row order; only a first-round shard has them."""
+    index: str = ""
+    """File with the ordinal, custom_id and digest of each request, in the order of the request file."""
+    requests: str = ""
+    """The batch input file, in the store."""
+    n_requests: int = 0
+    not_before: float = 0.0
+    """Nothing is done to the shard before this time: back-off and grace periods are data, not sleeps."""
+    file_id: str | None = None
+    n_uploads: int = 0
+    n_creates: int = 0
+    n_waits: int = 0
+    """Times in a row that the queue was full or a call could not be made; sets the back-off."""
+    nonce: str | None = None
+    intent_at: float | None = None
+    n_looks: int = 0
+    batch: Batch | None = None
+    cancel_asked_at: float | None = None
+    past_batches: tuple[str, ...] = ()
+    """Ids of batches of this shard that never ran: queue full, file not found."""
+    outcomes: str | None = None
+    """Outcome part in the store, in row order."""
+    strays: str | None = None
+    """Output lines that belong to no row of the shard or could not be read, verbatim."""
+    row_index: str | None = None
+    """Index of all rows of the shard, where answers were carried over and ``index`` lists only the rest."""
+    carried: str | None = None
+    """Outcome part with answers carried over from an earlier epoch."""
+    n_carried: int = 0
+    tally: dict[Status, int] = {}
+    """Rows by outcome in the outcome part."""
+    retryable: dict[Status, int] = {}
+    """Of these, the rows that deserve another answer."""
+    usage: Usage = Usage()
+    rejections: tuple[LineError, ...] = ()
+    """Why OpenAI refused the whole batch: nothing ran and nothing was billed."""
+    problem: str | None = None
+    """The last thing that went wrong, for a person."""
+
+    @property
+    def n_retryable(self) -> int:
+        """How many rows deserve another answer."""
+        return sum(self.retryable.values())
+
+
+class Job(Value, frozen=True, kw_only=True):
+    """A snapshot: all that is known of a job, complete in one file."""
+
+    format_version: int
+    """No default: defaults are left out of the JSON, and this must always be in it."""
+    key: JobKey
+    spec: Spec
+    policy: Policy
+    source_version: str | None
+    created_at: float
+    deadline_from: float
+    """When the deadline began to run: at submission, or when a person took up a job whose deadline had passed."""
+    shards: tuple[Shard, ...]
+    epoch: int = 0
+    n_rows: int = 0
+    embeds_many: bool = False
+    """Whether a request of an embeddings job holds several inputs."""
+    earlier: tuple[Shard, ...] = ()
+    """Shards of earlier epochs that still have to be cancelled or harvested, or whose answers may be carried over."""
+    granted: tuple[str, ...] = ()
+    """Names of wishes that were obeyed, so that they are not obeyed twice."""
+    writer: str = ""
+    """Who made this snapshot: tells a repeated write of the storage client from another process."""
+    committed_at: float = 0.0
+
+
+class Outcome(msgspec.Struct, kw_only=True):
+    """What became of one request, as read from an output line."""
+
+    custom_id: str
+    status: Status
+    output: Any = None
+    error_code: str | None = None
+    error_message: str | None = None
+    finish_reason: str | None = None
+    model: str | None = None
+    usage: Usage = Usage()
+    request_id: str | None = None
+    retryable: bool = False
+    """Whether the same request may fare better: rate limits, server errors, expiry."""
+
+
+def root_id(shard_id: str) -> str:
+    """Return the id of the first-round shard from which a shard descends."""
+    return shard_id.partition(".")[0]

@@ -1,0 +1,104 @@
+"""Counts become a summary, and thresholds a verdict. Pure."""
+
+from __future__ import annotations
+
+from airflow_openai_batch.engine.model import Job, LineError, Policy, Shard, State, Status, Usage, Value
+
+
+class Summary(Value, frozen=True, kw_only=True):
+    """Where a job stands, small enough for XCom."""
+
+    n_rows: int
+    by_status: dict[Status, int]
+    """Settled rows by outcome, each row once, in its last round."""
+    usage: Usage
+    batch_ids: tuple[str, ...]
+    n_shards: int
+    n_settled: int
+    rounds: int
+    """The highest round so far; 0 when no row had to be asked again."""
+    n_progress: int = 0
+    """Rows that OpenAI reports as finished in batches that still run. For people; never for accounting."""
+    n_carried: int = 0
+    """Rows whose answer came from an earlier epoch, unpaid."""
+    rejections: tuple[LineError, ...] = ()
+
+    @property
+    def n_succeeded(self) -> int:
+        """Rows with a good answer."""
+        return self.by_status.get(Status.SUCCEEDED, 0)
+
+
+def summarize(job: Job) -> Summary:
+    """Count a job's rows by outcome."""
+    by_status: dict[Status, int] = {}
+    usage = Usage()
+    for shard in job.shards:
+        usage += shard.usage
+        for status, n in _final(job, shard).items():
+            by_status[status] = by_status.get(status, 0) + n
+        if shard.n_carried:
+            by_status[Status.SUCCEEDED] = by_status.get(Status.SUCCEEDED, 0) + shard.n_carried
+    running = [s.batch for s in job.shards if s.state is State.RUNNING and s.batch is not None]
+    return Summary(
+        n_rows=job.n_rows,
+        by_status=dict(sorted(by_status.items())),
+        usage=usage,
+        batch_ids=tuple(s.batch.id for s in job.shards if s.batch is not None),
+        n_shards=len(job.shards),
+        n_settled=sum(s.state is State.SETTLED for s in job.shards),
+        rounds=max((s.round for s in job.shards), default=0),
+        n_progress=sum(batch.n_completed + batch.n_failed for batch in running),
+        n_carried=sum(s.n_carried for s in job.shards),
+        rejections=tuple(error for s in job.shards for error in s.rejections)[:20],
+    )
+
+
+def _final(job: Job, shard: Shard) -> dict[Status, int]:
+    """Return the rows that this shard has the last word on: what a child asks again is the child's."""
+    if shard.child is None:
+        return shard.tally
+    return {status: n - shard.retryable.get(status, 0) for status, n in shard.tally.items()}
+
+
+def verdict(summary: Summary, policy: Policy) -> str | None:
+    """Say why a finished job is not good enough, or return None if it is.
+
+    A job with no good answer at all is never good enough, whatever the thresholds say.
+    """
+    n_bad = summary.n_rows - summary.n_succeeded
+    counts = ", ".join(f"{n:,} {status}" for status, n in summary.by_status.items() if status is not Status.SUCCEEDED)
+    if summary.rejections:
+        return f"OpenAI refused a whole batch before running it, unbilled: {_listed(summary.rejections)}"
+    if summary.n_succeeded == 0:
+        return f"No row has a good answer: {counts or 'no outcome at all'}."
+    if policy.max_bad_rows is not None and n_bad > policy.max_bad_rows:
+        return (
+            f"{n_bad:,} of {summary.n_rows:,} rows have no good answer ({counts}); "
+            f"max_bad_rows is {policy.max_bad_rows:,}."
+        )
+    if n_bad > policy.max_bad_ratio * summary.n_rows:
+        return (
+            f"{n_bad:,} of {summary.n_rows:,} rows ({n_bad / summary.n_rows:.1%}) have no good answer ({counts}); "
+            f"max_bad_ratio allows {policy.max_bad_ratio:.1%}."
+        )
+    return None
+
+
+def _listed(found: tuple[LineError, ...]) -> str:
+    texts = []
+    for error in found[:5]:
+        where = f" (first: custom_id {error.custom_id!r}, line {error.line})" if error.custom_id else ""
+        texts.append(f"{error.n} x {error.code}: {error.message}{where}")
+    return "; ".join(texts)
+
+
+def progress_line(summary: Summary) -> str:
+    """Return one line for a log: how far a job is."""
+    done = sum(summary.by_status.values())
+    parts = [f"{done:,} of {summary.n_rows:,} rows settled", f"{summary.n_settled} of {summary.n_shards} shards"]
+    if summary.n_progress:
+        parts.append(f"{summary.n_progress:,} rows finished at OpenAI and not yet fetched")
+    if summary.by_status:
+        parts.append(", ".join(f"{n:,} {status}" for status, n in summary.by_status.items()))
+    return "; ".join(parts)

@@ -1,0 +1,243 @@
+"""Where results go: a Parquet, JSONL or CSV file that appears whole or not at all, or a list for XCom."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import datetime
+import decimal
+import io
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Protocol, Self
+
+import msgspec
+
+from airflow_openai_batch.engine.errors import InputError, StoreError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+DEFAULT_XCOM_BYTES = 1_000_000
+
+
+class Sink(Protocol):
+    """Takes the result table as record batches."""
+
+    uri: str | None
+    dead_letter_uri: str | None
+    n_dead_letter: int
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def begin(self, schema: pa.Schema) -> None:
+        """Take the schema, before the first batch."""
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Take some rows."""
+
+    def dead_letter(self, line: bytes) -> None:
+        """Take a raw line of a row that was given up."""
+
+    def finish(self) -> None:
+        """Publish. What was not finished never appears."""
+
+
+class FileSink:
+    """A file behind a path object, by its ending ``.parquet``, ``.jsonl`` or ``.csv``.
+
+    Rows are written to local disk first and published in one step, the dead letter before the table, so whoever sees
+    the table sees all of it. The dead letter stands beside it as ``<name>.dead_letter.jsonl``; none is written, and an
+    older one removed, when there is nothing for it.
+
+    Raises:
+        InputError: The ending is unknown.
+    """
+
+    def __init__(self, path: Any) -> None:
+        self._path = path
+        suffix = path.name.rpartition(".")[2].lower()
+        if suffix not in _WRITERS:
+            raise InputError(
+                f"output={str(path)!r}: the name must end in {', '.join('.' + name for name in _WRITERS)}."
+            )
+        self._make = _WRITERS[suffix]
+        self.uri: str | None = str(path)
+        self.dead_letter_uri: str | None = None
+        self.n_dead_letter = 0
+
+    def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory(prefix="openai-batch-")
+        self._table = os.path.join(self._folder.name, "table")
+        self._dead = os.path.join(self._folder.name, "dead")
+        self._dead_file: IO[bytes] = open(self._dead, "wb")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._dead_file.close()
+        self._folder.cleanup()
+
+    def begin(self, schema: pa.Schema) -> None:
+        """Take the schema."""
+        self._writer = self._make(self._table, schema)
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Take some rows."""
+        self._writer.write(batch)
+
+    def dead_letter(self, line: bytes) -> None:
+        """Keep a raw line."""
+        self._dead_file.write(line + b"\n")
+        self.n_dead_letter += 1
+
+    def finish(self) -> None:
+        """Publish the dead letter, then the table."""
+        self._writer.close()
+        self._dead_file.close()
+        dead = self._path.with_name(f"{self._path.name}.dead_letter.jsonl")
+        if self.n_dead_letter:
+            publish(self._dead, dead)
+            self.dead_letter_uri = str(dead)
+        elif dead.exists():
+            dead.unlink()
+        publish(self._table, self._path)
+
+
+def publish(source: str, target: Any) -> None:
+    """Put a local file at a path in one step, replacing what is there.
+
+    Raises:
+        StoreError: The place cannot be written. Answers are still in the job store: mend and clear the task.
+    """
+    fs, path = target.fs, str(target.path)
+    protocol = fs.protocol
+    try:
+        if "file" in ((protocol,) if isinstance(protocol, str) else protocol):
+            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+            beside = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+            shutil.copyfile(source, beside)
+            os.replace(beside, path)
+        else:
+            fs.put_file(source, path)
+    except Exception as error:  # every storage library has its own errors
+        raise StoreError(
+            f"The results cannot be written to {target}: {error!r}. No answer is lost, they are in the job store: mend "
+            "`output` or its connection and clear this task; nothing is paid again."
+        ) from error
+
+
+class ListSink:
+    """Rows as a list of dicts, for XCom.
+
+    Args:
+        max_bytes: The largest size as JSON.
+
+    Raises:
+        InputError: From ``write``, when the rows are larger. With advice.
+    """
+
+    def __init__(self, max_bytes: int = DEFAULT_XCOM_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._n_bytes = 0
+        self.rows: list[dict[str, Any]] = []
+        self.uri: str | None = None
+        self.dead_letter_uri: str | None = None
+        self.n_dead_letter = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def begin(self, schema: pa.Schema) -> None:
+        """Nothing to prepare."""
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Take some rows, while they fit."""
+        data = msgspec.json.encode(batch.to_pylist(), enc_hook=_plain)
+        self._n_bytes += len(data)
+        if self._n_bytes > self._max_bytes:
+            raise InputError(
+                f"The results are larger than {self._max_bytes:,} bytes, too much for XCom, which lives in Airflow's "
+                "database. No answer is lost. Give output='s3://…/labels.parquet' (or .jsonl, .csv) and clear this "
+                "task: nothing is paid again."
+            )
+        self.rows += msgspec.json.decode(data)
+
+    def dead_letter(self, line: bytes) -> None:
+        """Only counted: the lines stay in the job store."""
+        self.n_dead_letter += 1
+
+    def finish(self) -> None:
+        """Nothing to publish."""
+
+
+class _Parquet:
+    def __init__(self, path: str, schema: pa.Schema) -> None:
+        import pyarrow.parquet as pq
+
+        self._writer = pq.ParquetWriter(path, schema)
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._writer.write_batch(batch)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Jsonl:
+    def __init__(self, path: str, schema: pa.Schema) -> None:
+        self._file = open(path, "wb")  # noqa: SIM115 - closed in close
+        self._encode = msgspec.json.Encoder(enc_hook=_plain).encode
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._file.writelines(self._encode(row) + b"\n" for row in batch.to_pylist())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Csv:
+    def __init__(self, path: str, schema: pa.Schema) -> None:
+        self._file = io.TextIOWrapper(open(path, "wb"), encoding="utf-8", newline="")  # noqa: SIM115 - closed in close
+        self._writer = csv.writer(self._file)
+        self._writer.writerow(schema.names)
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        columns = [map(_cell, column.to_pylist()) for column in batch.columns]
+        self._writer.writerows(zip(*columns, strict=True))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+_WRITERS: dict[str, Callable[[str, Any], Any]] = {"parquet": _Parquet, "jsonl": _Jsonl, "csv": _Csv}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    return str(value)
+
+
+def _cell(value: Any) -> Any:
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        return str(value)
+    return msgspec.json.encode(value, enc_hook=_plain).decode()

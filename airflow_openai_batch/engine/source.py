@@ -1,0 +1,319 @@
+"""Rows in, as Arrow record batches, and the version of where they came from.
+
+A source is a list of dicts, a DataFrame or other Arrow table, a callable, or a Parquet, CSV or JSONL file behind any
+path object. With ready-made request lines (``body=None``) a row is one line of a batch input file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from airflow_openai_batch.engine.errors import InputError
+from airflow_openai_batch.engine.template import LINE_BODY, LINE_ID
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BATCH_ROWS = 4096
+_READ_BYTES = 256 * 1024
+
+
+class Source(Protocol):
+    """Where rows come from."""
+
+    @property
+    def version(self) -> str | None:
+        """A text that changes when the rows change; None if that cannot be known without reading them."""
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the rows in order. May be called once for each reading of the source."""
+
+
+def source_of(rows: Any, *, endpoint: str, ready: bool = False) -> Source:
+    """Read the ``rows`` parameter.
+
+    Args:
+        rows: A list of dicts, anything that exports an Arrow stream (pandas, polars, pyarrow), a callable that returns
+            or yields such, a path object, or the text of a path or URI.
+        endpoint: The endpoint, against which ready-made lines are checked.
+        ready: Whether rows are ready-made request lines.
+
+    Raises:
+        InputError: It is something else, or a file that is not there or has an unknown ending.
+    """
+    if isinstance(rows, str):
+        from upath import UPath
+
+        rows = UPath(rows)
+    if hasattr(rows, "open") and hasattr(rows, "name"):
+        return FileSource(rows, endpoint=endpoint, ready=ready)
+    if callable(rows):
+        return CallableSource(rows, endpoint=endpoint, ready=ready)
+    if isinstance(rows, Mapping) or not (hasattr(rows, "__arrow_c_stream__") or isinstance(rows, Sequence)):
+        raise InputError(f"rows must be a list of dicts, a DataFrame, a path or a callable, not {type(rows).__name__}.")
+    return MemorySource(rows, endpoint=endpoint, ready=ready)
+
+
+class MemorySource:
+    """Rows that are in memory already."""
+
+    def __init__(self, rows: Any, *, endpoint: str, ready: bool) -> None:
+        import pyarrow as pa
+
+        if not hasattr(rows, "__arrow_c_stream__"):
+            # One batch: a column that is empty in the first thousand rows still gets the type of the later ones.
+            batches = [_python_batch(rows, 0, endpoint, ready)] if len(rows) else []
+        elif ready:
+            raise InputError("Ready-made request lines (body=None) are dicts or a .jsonl file, not a table.")
+        else:
+            batches = list(_from_arrow(rows))
+        self._table = pa.Table.from_batches(batches) if batches else pa.table({})
+
+    @property
+    def version(self) -> str:
+        """The hash of the content."""
+        import pyarrow as pa
+
+        hasher = _HashFile()
+        with pa.ipc.new_stream(pa.PythonFile(hasher, mode="w"), self._table.schema) as writer:
+            writer.write_table(self._table.combine_chunks(), max_chunksize=BATCH_ROWS)
+        return f"content:{hasher.hexdigest()}"
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the rows."""
+        yield from self._table.to_batches(max_chunksize=BATCH_ROWS)
+
+
+class CallableSource:
+    """Rows from the user's function, called once a submission. They have no version."""
+
+    version = None
+
+    def __init__(self, function: Callable[[], Any], *, endpoint: str, ready: bool) -> None:
+        self._function = function
+        self._endpoint = endpoint
+        self._ready = ready
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Call the function and yield what it gives, in chunks."""
+        rows = self._function()
+        if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
+            raise InputError(f"The rows function must return or yield dicts, it returned {type(rows).__name__}.")
+        yield from _from_python(rows, endpoint=self._endpoint, ready=self._ready)
+
+
+class FileSource:
+    """Rows of a ``.parquet``, ``.csv`` or ``.jsonl`` file behind a path object, read as a stream.
+
+    A CSV file has no types, so its columns stay text: a postal code keeps its leading zero.
+    """
+
+    def __init__(self, path: Any, *, endpoint: str, ready: bool) -> None:
+        self._path = path
+        self._endpoint = endpoint
+        self._ready = ready
+        suffix = f".{path.name.rpartition('.')[2].lower()}"
+        readers = {".parquet": self._parquet, ".csv": self._csv, ".jsonl": self._jsonl, ".ndjson": self._jsonl}
+        if suffix not in readers:
+            raise InputError(f"rows={str(path)!r}: the name must end in .parquet, .csv or .jsonl.")
+        if ready and suffix not in (".jsonl", ".ndjson"):
+            raise InputError(f"rows={str(path)!r}: ready-made request lines (body=None) come in a .jsonl file.")
+        self._read = readers[suffix]
+
+    @property
+    def version(self) -> str:
+        """Path, size, and the store's own mark of a change (ETag or modification time)."""
+        info = self._info()
+        mark = next(
+            (str(info[key]) for key in ("ETag", "etag", "mtime", "LastModified", "updated") if info.get(key)), ""
+        )
+        return f"file:{self._path}|{info.get('size')}|{mark}"
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Read the file."""
+        self._info()
+        import pyarrow as pa
+
+        try:
+            yield from self._read()
+        except (pa.ArrowException, UnicodeDecodeError, ValueError) as error:
+            raise InputError(f"rows={str(self._path)!r} cannot be read: {error}") from error
+
+    def _info(self) -> dict[str, Any]:
+        try:
+            info = dict(self._path.fs.info(self._path.path))
+        except FileNotFoundError:
+            raise InputError(f"rows={str(self._path)!r}: there is no such file. Nothing was uploaded.") from None
+        except Exception as error:  # every storage library has its own errors
+            raise InputError(f"rows={str(self._path)!r} cannot be reached: {error!r}") from error
+        if info.get("type") == "directory":
+            raise InputError(f"rows={str(self._path)!r} is a directory; name one file, or map over its files.")
+        return info
+
+    def _parquet(self) -> Iterator[pa.RecordBatch]:
+        import pyarrow.parquet as pq
+
+        with self._path.open("rb") as file:
+            # pre_buffer would keep the raw columns of the whole file in memory.
+            yield from pq.ParquetFile(file, pre_buffer=False).iter_batches(batch_size=BATCH_ROWS)
+
+    def _csv(self) -> Iterator[pa.RecordBatch]:
+        import pandas as pd
+        import pyarrow as pa
+
+        with self._path.open("rb") as file:
+            try:
+                frames = pd.read_csv(file, dtype=str, keep_default_na=False, chunksize=BATCH_ROWS, encoding="utf-8-sig")
+            except pd.errors.EmptyDataError:
+                return
+            with frames:
+                for frame in frames:
+                    yield from pa.Table.from_pandas(frame, preserve_index=False).combine_chunks().to_batches()
+
+    def _jsonl(self) -> Iterator[pa.RecordBatch]:
+        with self._path.open("rb") as file:
+            rows = (_row(line, number) for number, line in enumerate(_lines(file)) if line.strip())
+            yield from _from_python(rows, endpoint=self._endpoint, ready=self._ready)
+
+
+def _lines(file: Any) -> Iterator[bytes]:
+    r"""Split at ``\n`` only: other line separators are legal inside JSON strings."""
+    rest = b""
+    while block := file.read(_READ_BYTES):
+        *whole, rest = (rest + block).split(b"\n")
+        yield from whole
+    if rest:
+        yield rest
+
+
+def _row(line: bytes, number: int) -> Any:
+    try:
+        return msgspec.json.decode(line)
+    except msgspec.DecodeError as error:
+        raise InputError(f"line {number + 1} is not JSON: {error}") from None
+
+
+def _from_python(rows: Any, *, endpoint: str, ready: bool) -> Iterator[pa.RecordBatch]:
+    if hasattr(rows, "__arrow_c_stream__"):
+        yield from _from_arrow(rows)
+        return
+    first_row = 0
+    for chunk in _batched(rows):
+        if hasattr(chunk[0], "__arrow_c_stream__"):
+            for table in chunk:
+                yield from _from_arrow(table)
+            continue
+        yield _python_batch(chunk, first_row, endpoint, ready)
+        first_row += len(chunk)
+
+
+def _python_batch(rows: Sequence[Any], first_row: int, endpoint: str, ready: bool) -> pa.RecordBatch:
+    for ordinal, row in enumerate(rows, first_row):
+        if not isinstance(row, Mapping):
+            raise InputError(f"row {ordinal} is no dict but {type(row).__name__}: {str(row)[:80]!r}")
+    return _request_lines(rows, endpoint, first_row) if ready else _record_batch(rows, first_row)
+
+
+def _batched(rows: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+    iterator = iter(rows)
+    while chunk := tuple(itertools.islice(iterator, BATCH_ROWS)):
+        yield chunk
+
+
+def _from_arrow(rows: Any) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    for batch in pa.RecordBatchReader.from_stream(rows):
+        # pandas exports an unnamed index as a column of its own.
+        names = [name for name in batch.schema.names if not name.startswith("__index_level_")]
+        for start in range(0, batch.num_rows, BATCH_ROWS):
+            yield batch.select(names).slice(start, BATCH_ROWS)
+
+
+def _record_batch(rows: Sequence[Mapping[str, Any]], first_row: int) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    names: dict[str, None] = {}
+    for i, row in enumerate(rows):
+        for name in row:
+            if not isinstance(name, str):
+                raise InputError(f"row {first_row + i}: column names must be texts, found {name!r}.")
+            names[name] = None
+    if not names:
+        raise InputError(f"row {first_row} has no columns.")
+    return pa.record_batch({name: _column(name, [row.get(name) for row in rows], first_row) for name in names})
+
+
+def _column(name: str, values: list[Any], first_row: int) -> pa.Array:
+    import pyarrow as pa
+
+    try:
+        return pa.array(values, from_pandas=True)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError, UnicodeError) as error:
+        seen: dict[str, int] = {}
+        for ordinal, value in enumerate(values, first_row):
+            if value is not None:
+                seen.setdefault(type(value).__name__, ordinal)
+        kinds = ", ".join(f"{kind} (row {ordinal})" for kind, ordinal in seen.items())
+        raise InputError(
+            f"Column {name!r} cannot be stored as one type: it holds {kinds}. {error}. "
+            "Give every row the same type, for example str()."
+        ) from None
+
+
+class _Line(msgspec.Struct):
+    custom_id: str
+    url: str
+    body: dict[str, Any]
+    method: str = "POST"
+
+
+def _request_lines(rows: Sequence[Mapping[str, Any]], endpoint: str, first_row: int) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    lines = []
+    for ordinal, row in enumerate(rows, first_row):
+        try:
+            line = msgspec.convert(row, _Line)
+        except msgspec.ValidationError as error:
+            raise InputError(
+                f"row {ordinal} is no request line (custom_id, method, url, body): {error}. "
+                "With body=None rows must be ready-made request lines; otherwise give a body."
+            ) from None
+        # OpenAI refuses the whole batch when one url differs from the batch's endpoint.
+        if line.url != endpoint or line.method != "POST":
+            raise InputError(f"row {ordinal}: must be POST {endpoint}, is {line.method} {line.url}.")
+        lines.append(line)
+    return pa.record_batch(
+        {
+            LINE_ID: pa.array([line.custom_id for line in lines], pa.string()),
+            LINE_BODY: pa.array([msgspec.json.encode(line.body) for line in lines], pa.binary()),
+        }
+    )
+
+
+class _HashFile:
+    """A file object that only hashes what is written to it."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self._hash = hashlib.blake2b(digest_size=16)
+
+    def write(self, data: Any) -> int:
+        self._hash.update(data)
+        return len(data)
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()

@@ -1,0 +1,217 @@
+"""Make a job, or take up the one that is there.
+
+The plan is written down whole before anything is sent. The same request of the same source re-attaches; another one
+starts a new epoch, which cancels what runs of the old one and keeps its answers to unchanged requests.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from airflow_openai_batch.engine.endpoints import Limits, check_endpoint
+from airflow_openai_batch.engine.errors import CommitRefused, InputError
+from airflow_openai_batch.engine.identity import spec_digest
+from airflow_openai_batch.engine.machine import UNSENT, deadline_at, is_quiet
+from airflow_openai_batch.engine.model import FORMAT_VERSION, Job, Policy, Shard, Spec, State
+from airflow_openai_batch.engine.perform import Engine
+from airflow_openai_batch.engine.schema import response_schema, with_response_format
+from airflow_openai_batch.engine.shard import build
+from airflow_openai_batch.engine.source import source_of
+from airflow_openai_batch.engine.template import Bodies, bodies_of
+
+_TRIES = 5
+_RESERVED_METADATA = 4  # dag_id, run_id, task_id and the nonce, of the 16 pairs that OpenAI allows
+_KEY = re.compile(r"[^\x00]{1,64}\Z")
+
+
+class Request:
+    """What a user asks for: rows, and what to ask of each.
+
+    Args:
+        rows: See ``source.source_of``.
+        endpoint: One of the Batch API's endpoints.
+        body: A template (dict), a callable ``row -> body``, or None for ready-made request lines.
+        response_model: A Pydantic class or JSON Schema for strict structured output.
+        custom_id: Template of the request ids; by default row ordinal and a short digest.
+        limits: What one batch may hold.
+
+    Raises:
+        InputError: Something cannot be used. Nothing was read from the rows yet.
+    """
+
+    def __init__(
+        self,
+        rows: Any,
+        *,
+        endpoint: str,
+        body: Any,
+        response_model: Any = None,
+        custom_id: str | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        check_endpoint(endpoint)
+        schema = response_schema(response_model)
+        if schema is not None:
+            if not isinstance(body, dict):
+                raise InputError(
+                    "response_model needs body to be a template (a dict); a callable can set the format itself."
+                )
+            body = with_response_format(body, endpoint, schema)
+        self.bodies: Bodies = bodies_of(body, endpoint)
+        self.source = source_of(rows, endpoint=endpoint, ready=body is None)
+        self.limits = limits or Limits()
+        self.spec = Spec(
+            endpoint=endpoint,
+            body=self.bodies.fingerprint,
+            custom_id=custom_id,
+            schema=schema.schema if schema is not None else None,
+            schema_name=schema.name if schema is not None else None,
+        )
+
+
+def check_policy(policy: Policy) -> None:
+    """Refuse a policy that makes no sense or that OpenAI would refuse.
+
+    Raises:
+        InputError: With the setting's name.
+    """
+    if not 0 <= policy.max_bad_ratio <= 1:
+        raise InputError(f"max_bad_ratio must be between 0 and 1, is {policy.max_bad_ratio}.")
+    for name in ("max_rounds", "deadline_s", "max_bad_rows", "max_enqueued_tokens"):
+        value = getattr(policy, name)
+        if value is not None and value < 0:
+            raise InputError(f"{name} must not be negative, is {value}.")
+    if len(policy.metadata) > 16 - _RESERVED_METADATA:
+        raise InputError(
+            f"metadata may have {16 - _RESERVED_METADATA} pairs besides our own; it has {len(policy.metadata)}."
+        )
+    for key, value in policy.metadata.items():
+        # The parameter comes from a Dag file: its type is a wish, not a fact.
+        if type(value) is not str or len(value) > 512 or not _KEY.match(key):
+            raise InputError(
+                f"metadata[{key!r}]: OpenAI takes texts only, keys up to 64 and values up to 512 characters."
+            )
+
+
+def submit(engine: Engine, request: Request, policy: Policy, *, start_over: str | None = None) -> Job:
+    """Write the job's plan to the store, or re-attach to the plan that is there. Sends nothing.
+
+    Args:
+        engine: The engine, with the job's store.
+        request: Rows and what to ask of each.
+        policy: What is allowed and demanded.
+        start_over: A person's wish to ask everything again, even what has an answer. Any text; a text is obeyed once,
+            so that a retry of the task does not pay again.
+
+    Raises:
+        InputError: The rows or the request cannot be used.
+        StoreError: The store cannot be written, or does not protect a job.
+    """
+    check_policy(policy)
+    for _ in range(_TRIES):
+        try:
+            return _submit_once(engine, request, policy, start_over)
+        except CommitRefused:
+            engine.log.info("Another process wrote this job's plan; taking it up.")
+    raise InputError(f"Other processes keep writing the job in {engine.store}; is the same task running many times?")
+
+
+def _submit_once(engine: Engine, request: Request, policy: Policy, start_over: str | None) -> Job:
+    found = engine.store.load()
+    if found is None:
+        engine.store.check()
+        return _write(engine, request, policy, number=0, granted=_tokens(start_over))
+    number, job = found
+    wishes = engine.store.wishes(job.granted)
+    wishes += tuple(token for token in _tokens(start_over) if token not in job.granted)
+    is_wished = any(name.startswith("start_over-") for name in wishes)
+    granted = (*job.granted, *wishes)
+    reason = _why_new_epoch(job, request, policy, is_wished)
+    if reason is None:
+        return _reattach(engine, number, job, policy, granted)
+    engine.log.warning("Starting over as epoch %d: %s. What runs is cancelled first.", job.epoch + 1, reason)
+    # Who asked for everything anew wants no old answer; otherwise what was paid for is used again where it fits.
+    earlier = tuple(
+        shard for shard in (*job.earlier, *job.shards) if not (is_quiet(shard) if is_wished else shard.state in UNSENT)
+    )
+    state = State.PLANNED if is_wished else State.DRAFTED
+    return _write(
+        engine, request, policy, number=number + 1, epoch=job.epoch + 1, earlier=earlier, granted=granted, state=state
+    )
+
+
+def _tokens(start_over: str | None) -> tuple[str, ...]:
+    return (f"start_over-{start_over}",) if start_over else ()
+
+
+def _why_new_epoch(job: Job, request: Request, policy: Policy, is_wished: bool) -> str | None:
+    if is_wished:
+        return "a person asked for it"
+    if spec_digest(job.spec) != spec_digest(request.spec):
+        return "the request changed (endpoint, body, schema or custom_id)"
+    version = request.source.version
+    if version is not None and version != job.source_version:
+        return "the rows changed"
+    budget = policy.max_enqueued_tokens
+    if budget is not None and any(s.state in UNSENT and s.n_tokens > budget for s in job.shards):
+        return "shards that are not sent yet do not fit into max_enqueued_tokens"
+    return None
+
+
+def _reattach(engine: Engine, number: int, job: Job, policy: Policy, granted: tuple[str, ...]) -> Job:
+    engine.log.info(
+        "Taking up the job in %s (epoch %d, snapshot %d); nothing is sent again.", engine.store, job.epoch, number
+    )
+    now = engine.clock()
+    is_late = now >= deadline_at(job, engine.timing)
+    after = msgspec.structs.replace(
+        job, policy=policy, granted=granted, deadline_from=now if is_late else job.deadline_from
+    )
+    if after == job:
+        return job
+    return engine.store.commit(number + 1, after, now)[1]
+
+
+def _write(
+    engine: Engine,
+    request: Request,
+    policy: Policy,
+    *,
+    number: int,
+    epoch: int = 0,
+    earlier: tuple[Shard, ...] = (),
+    granted: tuple[str, ...] = (),
+    state: State = State.PLANNED,
+) -> Job:
+    version = request.source.version
+    built = build(
+        engine.store,
+        request.source,
+        request.bodies,
+        endpoint=request.spec.endpoint,
+        custom_id=request.spec.custom_id,
+        limits=msgspec.structs.replace(request.limits, max_tokens=policy.max_enqueued_tokens),
+        epoch=epoch,
+        state=state,
+    )
+    now = engine.clock()
+    job = Job(
+        format_version=FORMAT_VERSION,
+        key=engine.store.key,
+        spec=request.spec,
+        policy=policy,
+        source_version=version,
+        created_at=now,
+        deadline_from=now,
+        shards=built.shards,
+        epoch=epoch,
+        n_rows=built.n_rows,
+        embeds_many=built.embeds_many,
+        earlier=earlier,
+        granted=granted,
+    )
+    engine.log.info("Planned %d rows as %d shards in %s.", built.n_rows, len(built.shards), engine.store)
+    return engine.store.commit(number, job, now)[1]

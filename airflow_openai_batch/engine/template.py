@@ -1,0 +1,313 @@
+"""A row becomes the canonical body of a request.
+
+In the strings of a template ``{column}`` stands for the row's value as text; ``"{column!json}"`` alone in a string
+stands for the value itself. Nothing else is special: JSON in a prompt needs no escaping, and no content of a column
+can change the structure of a body. A template is compiled once into constant bytes and slots; rendering a row is
+then one join.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import inspect
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import msgspec
+
+from airflow_openai_batch.engine.endpoints import EMBEDDINGS, check_body, count_inputs
+from airflow_openai_batch.engine.errors import InputError
+from airflow_openai_batch.engine.identity import canonical
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_FIELD = re.compile(r"\{([^\W\d]\w*)(!json)?\}")
+
+LINE_ID = "custom_id"
+LINE_BODY = "body"
+"""Columns of a record batch of ready-made request lines; the body is JSON in bytes."""
+
+
+class Rendered(NamedTuple):
+    """The body of one request, with what the cutting of shards needs to know of it."""
+
+    body: bytes
+    model: str
+    n_inputs: int
+
+
+class Bodies(Protocol):
+    """Whatever turns rows into bodies."""
+
+    def check(self, columns: Sequence[str]) -> None:
+        """Refuse columns that do not fit, before anything is uploaded."""
+
+    def render(self, batch: pa.RecordBatch, first_row: int) -> Iterator[Rendered]:
+        """Yield one body a row. ``first_row`` is the ordinal of the batch's first row, for error messages."""
+
+    @property
+    def fingerprint(self) -> str:
+        """What identifies the bodies in the job's spec."""
+
+
+class _Slot(NamedTuple):
+    column: str
+    encode: Callable[[Any], bytes]
+
+
+_Part = bytes | _Slot
+
+
+def bodies_of(body: Any, endpoint: str) -> Bodies:
+    """Read the ``body`` parameter: a template (dict), a callable ``row -> body``, or None for ready-made lines.
+
+    Raises:
+        InputError: It is something else, or a template that OpenAI would refuse.
+    """
+    if body is None:
+        return ReadyBodies(endpoint)
+    if isinstance(body, dict):
+        return TemplateBodies(body, endpoint)
+    if callable(body):
+        return CallableBodies(body, endpoint)
+    raise InputError(
+        f"body must be a dict, a callable row -> dict, or None for ready-made request lines, not {body!r}."
+    )
+
+
+class TemplateBodies:
+    """Bodies from a template.
+
+    Args:
+        template: The body that OpenAI documents, with ``{column}`` in its strings.
+        endpoint: The endpoint it is for.
+    """
+
+    def __init__(self, template: dict[str, Any], endpoint: str) -> None:
+        check_body(template, endpoint, "body")
+        if endpoint == EMBEDDINGS:
+            # As the SDK does by default: four times smaller answers, and no digit is lost. Both are read.
+            template = {"encoding_format": "base64", **template}
+        self._endpoint = endpoint
+        self._template = template
+        try:
+            self._parts = _compile_json(template)
+        except (TypeError, msgspec.MsgspecError) as error:
+            raise InputError(f"body cannot be written as JSON: {error}") from None
+        self._model = TextTemplate(str(template.get("model", "")))
+        embed_input = template.get("input")
+        self._has_one_input = endpoint != EMBEDDINGS or (
+            isinstance(embed_input, str) and not _is_json_slot(embed_input)
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """The canonical template."""
+        return canonical(self._template).decode()
+
+    def check(self, columns: Sequence[str]) -> None:
+        """Refuse a template that names a column which the rows do not have."""
+        _check_columns("body", (part.column for part in self._parts if isinstance(part, _Slot)), columns)
+
+    def render(self, batch: pa.RecordBatch, first_row: int) -> Iterator[Rendered]:
+        """Yield one body a row."""
+        models = self._model.render(batch, first_row)
+        for ordinal, (body, model) in enumerate(
+            zip(_join(self._parts, batch, first_row), models, strict=True), first_row
+        ):
+            n_inputs = 1 if self._has_one_input else _inputs_in(body, f"row {ordinal}")
+            yield Rendered(body, model, n_inputs)
+
+
+class CallableBodies:
+    """Bodies from the user's function ``row (dict) -> body (dict)``."""
+
+    def __init__(self, function: Callable[[dict[str, Any]], Any], endpoint: str) -> None:
+        self._function = function
+        self._endpoint = endpoint
+
+    @property
+    def fingerprint(self) -> str:
+        """The source text of the function: a changed prompt in it is a changed spec."""
+        try:
+            return inspect.getsource(self._function)
+        except (OSError, TypeError):
+            return f"{getattr(self._function, '__module__', '')}:{getattr(self._function, '__qualname__', '')}"
+
+    def check(self, columns: Sequence[str]) -> None:
+        """Nothing can be known before the first row."""
+
+    def render(self, batch: pa.RecordBatch, first_row: int) -> Iterator[Rendered]:
+        """Yield one body a row. An error of the function names the row."""
+        for ordinal, row in enumerate(batch.to_pylist(), first_row):
+            where = f"row {ordinal}"
+            try:
+                body = self._function(row)
+            except Exception as error:
+                raise InputError(f"{where}: the body function raised {error!r}.") from error
+            yield _rendered(body, self._endpoint, where)
+
+
+class ReadyBodies:
+    """Bodies that came as ready-made request lines."""
+
+    fingerprint = ""
+
+    def __init__(self, endpoint: str) -> None:
+        self._endpoint = endpoint
+
+    def check(self, columns: Sequence[str]) -> None:
+        """The source has read the lines already."""
+
+    def render(self, batch: pa.RecordBatch, first_row: int) -> Iterator[Rendered]:
+        """Yield the body of each line, made canonical."""
+        for ordinal, body in enumerate(batch.column(LINE_BODY).to_pylist(), first_row):
+            yield _rendered(msgspec.json.decode(body), self._endpoint, f"row {ordinal}")
+
+
+def _rendered(body: Any, endpoint: str, where: str) -> Rendered:
+    check_body(body, endpoint, where)
+    if endpoint == EMBEDDINGS:
+        body = {"encoding_format": "base64", **body}
+    try:
+        data = canonical(body)
+    except (TypeError, UnicodeError, msgspec.MsgspecError) as error:
+        raise InputError(f"{where}: the body cannot be written as JSON: {error}") from None
+    n_inputs = count_inputs(body["input"], where) if endpoint == EMBEDDINGS else 1
+    return Rendered(data, str(body.get("model", "")), n_inputs)
+
+
+class TextTemplate:
+    """A plain text with ``{column}`` in it, such as the custom_id.
+
+    Args:
+        text: The template.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._parts = _compile_text(text, _text_bytes)
+
+    def check(self, name: str, columns: Sequence[str]) -> None:
+        """Refuse a template that names a column which the rows do not have."""
+        _check_columns(name, (part.column for part in self._parts if isinstance(part, _Slot)), columns)
+
+    def render(self, batch: pa.RecordBatch, first_row: int) -> Iterator[str]:
+        """Yield one text a row."""
+        if all(isinstance(part, bytes) for part in self._parts):
+            constant = b"".join(part for part in self._parts if isinstance(part, bytes)).decode()
+            return itertools.repeat(constant, batch.num_rows)
+        return (data.decode() for data in _join(self._parts, batch, first_row))
+
+
+def _compile_json(value: Any) -> list[_Part]:
+    """Compile a JSON value with sorted keys, so that what is rendered is canonical and its digest needs no parsing."""
+    if isinstance(value, str):
+        if _is_json_slot(value):
+            return [_Slot(value[1:-6], canonical)]
+        return [b'"', *_compile_text(value, _json_text), b'"']
+    if isinstance(value, dict):
+        entries = sorted((str(key), entry) for key, entry in value.items())
+        return _sequence(
+            b"{", [[msgspec.json.encode(key), b":", *_compile_json(entry)] for key, entry in entries], b"}"
+        )
+    if isinstance(value, list | tuple):
+        return _sequence(b"[", [_compile_json(entry) for entry in value], b"]")
+    return [canonical(value)]
+
+
+def _sequence(start: bytes, entries: list[list[_Part]], end: bytes) -> list[_Part]:
+    parts: list[_Part] = [start]
+    for i, entry in enumerate(entries):
+        parts += [b",", *entry] if i else entry
+    return [*parts, end]
+
+
+def _compile_text(text: str, encode: Callable[[Any], bytes]) -> list[_Part]:
+    parts: list[_Part] = []
+    end = 0
+    for found in _FIELD.finditer(text):
+        if found[2]:
+            raise InputError(f"{found[0]} must stand alone in its string: it inserts a JSON value, not a text.")
+        parts += [encode(text[end : found.start()]), _Slot(found[1], encode)]
+        end = found.end()
+    return [*parts, encode(text[end:])]
+
+
+def _is_json_slot(text: str) -> bool:
+    found = _FIELD.fullmatch(text)
+    return found is not None and bool(found[2])
+
+
+def _text(value: Any) -> str:
+    """Write a column's value as text: nothing for null, JSON for numbers, booleans, lists and objects."""
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        return str(value)
+    return msgspec.json.encode(value, order="sorted").decode()
+
+
+def _json_text(value: Any) -> bytes:
+    return msgspec.json.encode(_text(value))[1:-1]
+
+
+def _text_bytes(value: Any) -> bytes:
+    return _text(value).encode()
+
+
+def _merge(parts: Iterable[_Part]) -> Iterator[_Part]:
+    for is_constant, group in itertools.groupby(parts, key=lambda part: isinstance(part, bytes)):
+        if is_constant:
+            yield b"".join(group)  # type: ignore[arg-type] # the group holds bytes only
+        else:
+            yield from group
+
+
+def _join(parts: Sequence[_Part], batch: pa.RecordBatch, first_row: int) -> Iterator[bytes]:
+    """Splice the values of each row between the constant bytes."""
+    streams: list[Iterable[bytes]] = []
+    for part in _merge(parts):
+        if isinstance(part, bytes):
+            streams.append(itertools.repeat(part, batch.num_rows))
+            continue
+        values = batch.column(part.column).to_pylist()
+        streams.append(_encoded(values, part, first_row))
+    return map(b"".join, zip(*streams, strict=True))
+
+
+def _encoded(values: list[Any], slot: _Slot, first_row: int) -> list[bytes]:
+    try:
+        return list(map(slot.encode, values))
+    except (TypeError, UnicodeError, msgspec.MsgspecError):
+        pass
+    for ordinal, value in enumerate(values, first_row):  # slow, once: find the row to name
+        try:
+            slot.encode(value)
+        except (TypeError, UnicodeError, msgspec.MsgspecError) as error:
+            raise InputError(f"row {ordinal}, column {slot.column!r}: cannot be written as JSON: {error}") from None
+    raise AssertionError("a value failed once and not twice")
+
+
+class _WithInput(msgspec.Struct):
+    input: Any = None
+
+
+def _inputs_in(body: bytes, where: str) -> int:
+    return count_inputs(msgspec.json.decode(body, type=_WithInput).input, where)
+
+
+def _check_columns(name: str, wanted: Iterable[str], columns: Sequence[str]) -> None:
+    missing = sorted(set(wanted) - set(columns))
+    if missing:
+        raise InputError(
+            f"{name} uses {', '.join('{' + column + '}' for column in missing)}, but the rows have no such column. "
+            f"Columns: {', '.join(columns) or '(none)'}. Nothing was uploaded."
+        )
