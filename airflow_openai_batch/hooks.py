@@ -1,0 +1,104 @@
+"""From an Airflow connection to clients of OpenAI, and from the configuration to job stores."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseHook, ObjectStoragePath, conf
+
+from airflow_openai_batch.engine.errors import StoreError
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI, OpenAI
+
+SECTION = "openai_batch"
+_LOCAL_EXECUTORS = ("LocalExecutor", "SequentialExecutor")
+
+# One client per event loop and connection: a client of its own costs each trigger 20-90 ms of blocked loop.
+_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, AsyncOpenAI]] = weakref.WeakKeyDictionary()
+
+
+class OpenAIBatchHook(BaseHook):
+    """Clients of the ``openai`` SDK from a connection of type ``openai``.
+
+    The connection type belongs to ``apache-airflow-providers-openai`` and is used as it is: the password is the API
+    key, the host is the base URL, the extra ``openai_client_kwargs`` may hold ``organization``, ``project`` and any
+    other argument of the client, and ``auth_type`` may be ``workload_identity``.
+
+    Args:
+        conn_id: The connection.
+    """
+
+    conn_name_attr = "conn_id"
+    default_conn_name = "openai_default"
+    conn_type = "openai"
+    hook_name = "OpenAI"
+
+    def __init__(self, conn_id: str = default_conn_name) -> None:
+        super().__init__()
+        self.conn_id = conn_id
+
+    def get_conn(self) -> OpenAI:
+        """Return a client.
+
+        Raises:
+            AirflowNotFoundException: There is no such connection.
+        """
+        from airflow.providers.openai.hooks.openai import OpenAIHook
+
+        return OpenAIHook(conn_id=self.conn_id).get_conn()
+
+    async def get_async_conn(self) -> AsyncOpenAI:
+        """Return the client that all triggers of this connection on the event loop share. Its retries are off."""
+        loop = asyncio.get_running_loop()
+        known = _clients.setdefault(loop, {})
+        if self.conn_id not in known:
+            from airflow.providers.openai.hooks.openai import OpenAIHook
+
+            client = await OpenAIHook(conn_id=self.conn_id).aget_conn()
+            known.setdefault(self.conn_id, client.with_options(max_retries=0))
+        return known[self.conn_id]
+
+    def forget_async_conn(self) -> None:
+        """Build the shared client anew next time: the connection's key may have been changed."""
+        _clients.get(asyncio.get_running_loop(), {}).pop(self.conn_id, None)
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Try what a job needs: restricted keys need the scopes of batches and of files."""
+        from airflow_openai_batch.engine.api import translate
+
+        client = self.get_conn().with_options(max_retries=0, timeout=30)
+        for what, call in (("batches", client.batches.list), ("files", client.files.list)):
+            try:
+                call(limit=1)
+            except Exception as error:  # shown to the person who pressed the button
+                return False, f"Cannot list {what}: {translate(error) or error}"
+        return True, "Batches and files can be listed."
+
+
+def storage_root(storage: str | None = None) -> Any:
+    """Return the path under which jobs are stored: the argument, the option ``[openai_batch] storage``, or a default.
+
+    Raises:
+        StoreError: The default is this machine's disk, and the executor runs tasks on several machines.
+    """
+    configured = storage or conf.get(SECTION, "storage", fallback="")
+    if configured:
+        return as_path(configured)
+    executors = [name.strip().rpartition(".")[2] for name in conf.get("core", "executor", fallback="").split(",")]
+    if any(name.rpartition(":")[2] not in _LOCAL_EXECUTORS for name in executors if name):
+        raise StoreError(
+            f"The executor ({', '.join(executors)}) runs tasks on several machines, but the job store is on this "
+            "machine's disk. Nothing was sent to OpenAI. Set [openai_batch] storage to a place that all workers share, "
+            "for example s3://conn@bucket/prefix or a mounted file:///shared/openai_batch."
+        )
+    home = os.path.expanduser(os.environ.get("AIRFLOW_HOME", "~/airflow"))
+    return as_path(f"{home}/openai_batch")
+
+
+def as_path(text: str) -> Any:
+    """Return a URI or a local path as an ``ObjectStoragePath``. ``s3://conn@bucket/key`` names a connection."""
+    return ObjectStoragePath(text if "://" in text else f"file://{os.path.abspath(os.path.expanduser(text))}")

@@ -1,0 +1,31 @@
+"""Links from a task to OpenAI's dashboard."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import TaskInstanceKey
+
+BATCH_IDS_KEY = "openai_batch_ids"
+"""XCom key under which a task keeps the ids of its batches, newest last."""
+
+_DASHBOARD = "https://platform.openai.com/batches"
+
+
+class OpenAIBatchLink(BaseOperatorLink):
+    """Opens the task's newest batch in OpenAI's dashboard."""
+
+    name = "OpenAI batch"
+
+    def get_link(self, operator: Any, *, ti_key: TaskInstanceKey) -> str:
+        """Return the address, or an empty text while there is no batch."""
+        batch_ids = XCom.get_value(ti_key=ti_key, key=BATCH_IDS_KEY)
+        return batch_link(batch_ids[-1]) if batch_ids else ""
+
+
+def batch_link(batch_id: str) -> str:
+    """Return the address of a batch in OpenAI's dashboard."""
+    return f"{_DASHBOARD}/{batch_id}"

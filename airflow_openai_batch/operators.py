@@ -1,0 +1,271 @@
+"""The operators: submit, results, and both with the wait between them in one task."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.providers.common.compat.sdk import BaseOperator
+
+from airflow_openai_batch.engine.model import Policy, Status
+from airflow_openai_batch.errors import OpenAIBatchFailure, airflow_errors
+from airflow_openai_batch.hooks import OpenAIBatchHook, as_path
+from airflow_openai_batch.jobs import (
+    JobHandle,
+    check_output,
+    checked_handle,
+    deliver,
+    engine_for,
+    handle_of,
+    move,
+    pause_s,
+    poll_interval,
+    trigger_for,
+)
+from airflow_openai_batch.links import OpenAIBatchLink
+
+if TYPE_CHECKING:
+    from airflow_openai_batch.engine.advance import Wait
+    from airflow_openai_batch.engine.perform import Engine
+
+START_OVER = "openai_batch_start_over"
+"""Key in a Dag run's conf: any text there makes the job start over, once for each text."""
+
+
+class Rows:
+    """Rows that travel through an operator's attributes without showing in the UI or the serialized Dag."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __str__(self) -> str:
+        size = f"{len(self.value):,} " if hasattr(self.value, "__len__") else ""
+        return f"({size}rows, not shown)"
+
+
+class _Submitting(BaseOperator):
+    """What submit and the single operator have in common: the parameters, and making the job."""
+
+    template_fields: Sequence[str] = ("rows", "endpoint", "custom_id", "conn_id", "storage")
+    operator_extra_links = (OpenAIBatchLink(),)
+    ui_color = "#d7efe6"
+
+    def __init__(
+        self,
+        *,
+        rows: Any,
+        endpoint: str,
+        body: Any,
+        response_model: Any = None,
+        custom_id: str | None = None,
+        conn_id: str = OpenAIBatchHook.default_conn_name,
+        storage: str | None = None,
+        max_rounds: int = 2,
+        retry_on: Iterable[str] = (),
+        max_bad_ratio: float = 0.05,
+        max_bad_rows: int | None = None,
+        deadline: datetime.timedelta = datetime.timedelta(hours=72),
+        max_enqueued_tokens: int | None = None,
+        cancel_on_kill: bool = True,
+        completion_window: str = "24h",
+        metadata: dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.rows = rows if isinstance(rows, str) or _is_resolved_later(rows) else Rows(rows)
+        self.endpoint = endpoint
+        self.body = body
+        self.response_model = response_model
+        self.custom_id = custom_id
+        self.conn_id = conn_id
+        self.storage = storage
+        self.max_rounds = max_rounds
+        self.retry_on = tuple(retry_on)
+        self.max_bad_ratio = max_bad_ratio
+        self.max_bad_rows = max_bad_rows
+        self.deadline = deadline
+        self.max_enqueued_tokens = max_enqueued_tokens
+        self.cancel_on_kill = cancel_on_kill
+        self.completion_window = completion_window
+        self.metadata = metadata
+
+    def _do_render_template_fields(self, *args: Any, **kwargs: Any) -> None:
+        """Render, then hide rows that came through XCom from the stored rendered fields."""
+        super()._do_render_template_fields(*args, **kwargs)
+        if not isinstance(self.rows, str | Rows):
+            self.rows = Rows(self.rows)
+
+    def _submit(self, context: Any) -> tuple[Engine, JobHandle]:
+        """Write the job's plan, or take up the one that is there."""
+        from airflow_openai_batch.engine.submit import Request, submit
+
+        handle = handle_of(context, self.conn_id, self.storage)
+        with airflow_errors():
+            engine = engine_for(handle, self.log, self.response_model)
+            request = Request(
+                self._rows(),
+                endpoint=self.endpoint,
+                body=self.render_template(self.body, context) if isinstance(self.body, dict) else self.body,
+                response_model=self.response_model,
+                custom_id=self.custom_id,
+            )
+            submit(engine, request, self._policy(), start_over=_wish(context))
+        return engine, handle
+
+    def _rows(self) -> Any:
+        rows = self.rows.value if isinstance(self.rows, Rows) else self.rows
+        return as_path(rows) if isinstance(rows, str) else rows
+
+    def _policy(self) -> Policy:
+        known = [status.value for status in Status]
+        unknown = [name for name in self.retry_on if name not in known]
+        if unknown:
+            raise OpenAIBatchFailure(f"retry_on: unknown outcome {', '.join(unknown)}; there are {', '.join(known)}.")
+        return Policy(
+            max_rounds=self.max_rounds,
+            retry_on=frozenset(Status(name) for name in self.retry_on),
+            max_bad_ratio=self.max_bad_ratio,
+            max_bad_rows=self.max_bad_rows,
+            deadline_s=self.deadline.total_seconds(),
+            max_enqueued_tokens=self.max_enqueued_tokens,
+            cancel_on_kill=self.cancel_on_kill,
+            completion_window=self.completion_window,
+            metadata=self.metadata or {},
+        )
+
+
+def _is_resolved_later(value: Any) -> bool:
+    """Say whether a parameter is an XComArg: then Airflow must see it, to know the task's upstream."""
+    return hasattr(value, "resolve") and hasattr(value, "iter_references")
+
+
+def _wish(context: Mapping[str, Any]) -> str | None:
+    conf = getattr(context.get("dag_run"), "conf", None) or {}
+    wish = conf.get(START_OVER)
+    return str(wish) if wish else None
+
+
+class OpenAIBatchSubmitOperator(_Submitting):
+    """Turn rows into batches at OpenAI, and return a handle of the job. A retry or clear takes the same job up again.
+
+    Args:
+        rows: A list of dicts, a DataFrame, the output of another task, a callable that returns or yields dicts, or the
+            path or URI of a ``.parquet``, ``.csv`` or ``.jsonl`` file (templated).
+        endpoint: ``/v1/responses``, ``/v1/chat/completions``, ``/v1/embeddings``, ``/v1/moderations``, … (templated).
+        body: The request body that OpenAI documents; in its strings ``{column}`` is the row's value and
+            ``"{column!json}"`` alone in a string its JSON (templated by Airflow too). Or a callable ``row -> body``, or
+            None when the rows are ready-made request lines.
+        response_model: A Pydantic class or a strict JSON Schema: the answers follow it, are checked against it, and
+            their fields become columns.
+        custom_id: Template of the request ids, unique over the job; by default the row number and a short digest
+            (templated).
+        conn_id: A connection of type ``openai`` (templated).
+        storage: Where the job is kept; by default the option ``[openai_batch] storage`` (templated).
+        max_rounds: How often a row that expired, went missing or failed for a passing reason is asked again.
+        retry_on: More outcomes to ask again: ``invalid`` (with the validation error added), ``refused``, ``truncated``.
+        max_bad_ratio: The largest share of rows without a good answer that is still green.
+        max_bad_rows: The largest number of such rows; None for no limit of its own.
+        deadline: How long after submission to wait at most; never less than a running batch's own expiry.
+        max_enqueued_tokens: Estimated input tokens that the job may have in OpenAI's queue at once.
+        cancel_on_kill: Whether marking the waiting task failed, success or skipped cancels its batches.
+        completion_window: OpenAI accepts ``24h``; compatible servers have others.
+        metadata: Up to 12 pairs of texts for the batches' metadata.
+
+    Returns:
+        The job's handle, for ``OpenAIBatchSensor`` and ``OpenAIBatchResultsOperator``.
+
+    Raises:
+        OpenAIBatchFailure: The rows, the request or a setting cannot be used: nothing was sent.
+    """
+
+    def execute(self, context: Any) -> JobHandle:
+        """Write the plan and send what can be sent now."""
+        engine, handle = self._submit(context)
+        move(engine, context)
+        return handle
+
+
+class OpenAIBatchResultsOperator(BaseOperator):
+    """Write the results of a finished job, in input order, and judge them by the job's thresholds.
+
+    Args:
+        job: The submit task's output (templated).
+        output: The path or URI of a ``.parquet``, ``.jsonl`` or ``.csv`` file (templated); it appears whole or not at
+            all. None returns the rows through XCom, as long as they are few.
+
+    Returns:
+        The rows (``output=None``), or a manifest: where they are, counts by outcome, tokens, batches, error codes.
+
+    Raises:
+        OpenAIBatchFailure: More rows have no good answer than the thresholds allow. The file was written all the same.
+    """
+
+    template_fields: Sequence[str] = ("job", "output_uri")
+    operator_extra_links = (OpenAIBatchLink(),)
+    ui_color = "#d7efe6"
+
+    def __init__(self, *, job: Any, output: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.job = job
+        self.output_uri = output  # `output` is the task's own XComArg in every operator
+
+    def execute(self, context: Any) -> Any:
+        """Write and judge."""
+        check_output(self.output_uri)
+        return deliver(engine_for(checked_handle(self.job), self.log), self.output_uri, context)
+
+
+class OpenAIBatchOperator(_Submitting):
+    """Submit, wait and write the results in one task, which holds no worker while it waits.
+
+    Takes the arguments of ``OpenAIBatchSubmitOperator``, and:
+
+    Args:
+        output: Where the results go; see ``OpenAIBatchResultsOperator`` (templated).
+        deferrable: Whether to wait in the triggerer. Otherwise the task sleeps and holds its worker.
+        poll_interval: Seconds between two looks at a batch; by default the option ``[openai_batch] poll_interval``.
+
+    Returns:
+        The rows (``output=None``) or a manifest.
+
+    Raises:
+        OpenAIBatchFailure: See the other two operators.
+    """
+
+    template_fields: Sequence[str] = (*_Submitting.template_fields, "output_uri")
+
+    def __init__(
+        self, *, output: str | None = None, deferrable: bool = True, poll_interval: float | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.output_uri = output  # `output` is the task's own XComArg in every operator
+        self.deferrable = deferrable
+        self.poll_interval = poll_interval
+
+    def execute(self, context: Any) -> Any:
+        """Make the job or take it up, and move it on."""
+        check_output(self.output_uri)
+        engine, handle = self._submit(context)
+        return self._go_on(engine, handle, context)
+
+    def execute_complete(self, context: Any, event: dict[str, Any] | None = None) -> Any:
+        """Go on after the trigger saw that there may be something to do."""
+        self.log.info("Woken: %s", (event or {}).get("reason", "no reason given"))
+        handle = handle_of(context, self.conn_id, self.storage)
+        return self._go_on(engine_for(handle, self.log, self.response_model), handle, context)
+
+    def _go_on(self, engine: Engine, handle: JobHandle, context: Any) -> Any:
+        from airflow_openai_batch.engine.advance import Done
+
+        while not isinstance(reached := move(engine, context), Done):
+            if self.deferrable:
+                self._defer(reached, handle)
+            time.sleep(pause_s(reached, poll_interval(self.poll_interval)))
+        return deliver(engine, self.output_uri, context)
+
+    def _defer(self, wait: Wait, handle: JobHandle) -> NoReturn:
+        interval = poll_interval(self.poll_interval)
+        trigger = trigger_for(wait, handle, poll_interval_s=interval, cancel_on_kill=self.cancel_on_kill)
+        self.defer(trigger=trigger, method_name="execute_complete")

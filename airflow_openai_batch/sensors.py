@@ -1,0 +1,135 @@
+"""The sensor: waits for a job, and moves it on whenever there is something to do."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from airflow.providers.common.compat.sdk import (
+    AirflowException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    BaseSensorOperator,
+    PokeReturnValue,
+)
+
+from airflow_openai_batch.jobs import (
+    JobHandle,
+    cancels_on_kill,
+    checked_handle,
+    engine_for,
+    move,
+    poll_interval,
+    trigger_for,
+)
+from airflow_openai_batch.links import OpenAIBatchLink
+
+if TYPE_CHECKING:
+    from airflow_openai_batch.engine.advance import Done, Wait
+    from airflow_openai_batch.engine.perform import Engine
+
+
+class OpenAIBatchSensor(BaseSensorOperator):
+    """Wait until every row of a job has its outcome. Holds no worker while it waits.
+
+    Each time there is something to do, it lends its worker to the job: batches that ended are fetched, rows that
+    deserve it are asked again, shards that waited for room are sent. The answers are judged by the results task.
+
+    Args:
+        job: The submit task's output (templated).
+        deferrable: Whether to wait in the triggerer. Otherwise ``mode`` (``poke`` or ``reschedule``) and
+            ``poke_interval`` count, as in every sensor.
+        poll_interval: Seconds between two looks at a batch; by default the option ``[openai_batch] poll_interval``.
+
+    Returns:
+        A summary: rows by outcome, tokens, batches.
+
+    Raises:
+        OpenAIBatchFailure: A person must act; nothing is lost.
+    """
+
+    template_fields: Sequence[str] = ("job",)
+    operator_extra_links = (OpenAIBatchLink(),)
+    ui_color = "#d7efe6"
+
+    def __init__(self, *, job: Any, deferrable: bool = True, poll_interval: float | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.job = job
+        self.deferrable = deferrable
+        self.poll_interval = poll_interval
+
+    def poke(self, context: Any) -> PokeReturnValue:
+        """Move the job on once."""
+        from airflow_openai_batch.engine.advance import Done
+
+        engine, _ = self._engine()
+        reached = move(engine, context)
+        if not isinstance(reached, Done):
+            return PokeReturnValue(is_done=False)
+        return PokeReturnValue(is_done=True, xcom_value=_summary(reached))
+
+    def execute(self, context: Any) -> Any:
+        """Wait, the way that ``deferrable`` says."""
+        if not self.deferrable:
+            return super().execute(context)
+        try:
+            return self._go_on(context, time.time())
+        except AirflowException as error:
+            # Airflow turns errors into skips only after a deferral; before the first one it is for us to do.
+            if self.soft_fail or self.never_fail:
+                raise AirflowSkipException(str(error)) from error
+            raise
+
+    def execute_complete(self, context: Any, event: dict[str, Any] | None = None, since: float | None = None) -> Any:
+        """Go on after the trigger saw that there may be something to do."""
+        self.log.info("Woken: %s", (event or {}).get("reason", "no reason given"))
+        return self._go_on(context, since or time.time())
+
+    def _go_on(self, context: Any, since: float) -> Any:
+        from airflow_openai_batch.engine.advance import Done
+
+        engine, handle = self._engine()
+        reached = move(engine, context)
+        if isinstance(reached, Done):
+            return _summary(reached)
+        return self._defer(engine, reached, handle, since)
+
+    def _defer(self, engine: Engine, wait: Wait, handle: JobHandle, since: float) -> Any:
+        left = since + self.timeout - time.time()
+        if left <= 0:
+            raise AirflowSensorTimeout(
+                f"The sensor's timeout of {self.timeout:g} s has passed. The batches run on and nothing is lost: clear "
+                "this task to wait again."
+            )
+        trigger = trigger_for(
+            wait,
+            handle,
+            poll_interval_s=poll_interval(self.poll_interval),
+            cancel_on_kill=cancels_on_kill(engine),
+        )
+        return self.defer(
+            trigger=trigger,
+            method_name="execute_complete",
+            kwargs={"since": since},
+            timeout=datetime.timedelta(seconds=left),
+        )
+
+    def _engine(self) -> tuple[Engine, JobHandle]:
+        handle = checked_handle(self.job)
+        return engine_for(handle, self.log, self._response_model(handle)), handle
+
+    def _response_model(self, handle: JobHandle) -> Any:
+        """Return the submit task's Pydantic class, so that its own validators check the answers too."""
+        dag = self.get_dag()
+        if dag is None or dag.dag_id != handle["dag_id"] or handle["task_id"] not in dag.task_dict:
+            return None
+        task: Any = dag.task_dict[handle["task_id"]]
+        return getattr(task, "response_model", None) or getattr(task, "partial_kwargs", {}).get("response_model")
+
+
+def _summary(done: Done) -> dict[str, Any]:
+    summary: dict[str, Any] = msgspec.to_builtins(done.summary)
+    return summary
