@@ -24,8 +24,9 @@ def airflow_errors() -> Iterator[None]:
     try:
         yield
     except UnknownFormat as error:
-        raise OpenAIBatchFailure(str(error)) from error
+        raise OpenAIBatchFailure(str(error)) from None
     except (StoreError, ApiError) as error:
         raise OpenAIBatchError(str(error)) from error
     except EngineError as error:
-        raise OpenAIBatchFailure(str(error)) from error
+        # The message is complete, and a traceback through the engine would only hide it in the task's log.
+        raise OpenAIBatchFailure(str(error)) from None

@@ -15,6 +15,7 @@ from airflow_openai_batch.engine.machine import (
     Action,
     Fact,
     deadline_at,
+    deserves_another_round,
     is_done,
     learn,
     plan,
@@ -191,6 +192,7 @@ def _late(job: Job, running: tuple[str, ...]) -> str:
     hours = job.policy.deadline_s / 3600
     still = f"Batches still at OpenAI: {', '.join(running)}." if running else "Nothing runs at OpenAI."
     unsettled = sum(s.n_requests for s in job.shards if s.state in AT_OPENAI | QUEUED)
+    unsettled += sum(s.n_retryable for s in job.shards if deserves_another_round(job, s))
     return (
         f"The deadline of {hours:g} h has passed with {unsettled:,} requests open. {still} Nothing is lost: answers so "
         "far are in the job store, and clearing this task waits for the rest without paying again."

@@ -17,7 +17,7 @@ FILE_PREFIX = "airflow-openai-batch"
 DIGEST_BYTES = 16
 
 _SAFE = re.compile(r"[^A-Za-z0-9_.=-]")
-_DEFAULT_ID = re.compile(r"r(\d{7,})-([0-9a-f]{8})\Z")
+_DEFAULT_ID = re.compile(r"r([0-9]{7}|[1-9][0-9]{7,})-([0-9a-f]{8})\Z")
 
 
 def canonical(value: Any) -> bytes:
@@ -59,7 +59,7 @@ def job_path(key: JobKey) -> tuple[str, str, str]:
 
 def _folder(name: str) -> str:
     safe = _SAFE.sub("_", name)
-    if safe == name and name not in (".", ".."):
+    if safe == name and name not in ("", ".", ".."):
         return name
     # A short hash keeps two names apart that differ only in replaced characters.
     return f"{safe.strip('.')[:120]}~{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"

@@ -74,6 +74,9 @@ NEXT: dict[tuple[State, Fact], State] = {
 ENDED_STATUSES = frozenset({"completed", "expired", "cancelled", "failed"})
 """Statuses after which a batch does not change. Any other, known or not, counts as still running."""
 
+FRUITLESS_STATUSES = frozenset({"failed", "cancelling", "cancelled"})
+"""Of two batches of one shard, the one not to keep: perhaps itself an extra that was cancelled."""
+
 UNSENT = frozenset({S.DRAFTED, S.PLANNED, S.UPLOADED})
 QUEUED = frozenset({S.PLANNED, S.UPLOADED})
 AT_OPENAI = frozenset({S.CREATING, S.RUNNING})
@@ -259,7 +262,9 @@ def fact_of(batch: Batch, shard: Shard, now: float, timing: Timing) -> Fact:
         return _fact_of_failure(batch, shard)
     if batch.status not in ENDED_STATUSES:
         return F.STILL_RUNNING
-    lacks_file = batch.status == "completed" and batch.output_file_id is None and batch.n_completed > 0
+    # Counts can lie, so only "all failed" is believed, and only as a reason not to wait.
+    has_answers = not 0 < batch.n_total <= batch.n_failed
+    lacks_file = batch.status == "completed" and batch.output_file_id is None and has_answers
     if lacks_file and now - (batch.ended_at or now) < timing.late_file_s:
         return F.STILL_RUNNING  # the id can appear some time after the status
     return F.BATCH_ENDED

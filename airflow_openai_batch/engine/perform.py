@@ -81,7 +81,7 @@ def perform(engine: Engine, job: Job, shard: Shard, verb: str) -> Learned:
         return _VERBS[verb](engine, job, shard)
     except Denied as error:
         raise Stop(_denied(error)) from error
-    except (Unavailable, Unclear, QueueFull) as error:
+    except ApiError as error:  # a refusal too: none of these calls costs money, and a proxy can answer anything once
         return _postponed(engine, shard, error)
 
 
@@ -213,7 +213,7 @@ def _look(engine: Engine, job: Job, shard: Shard) -> Learned:
             engine.log.info("Shard %s: no batch was created; creating it again costs nothing extra.", shard.id)
             return Learned(Fact.BATCH_ABSENT, {"nonce": None, "intent_at": None, "n_looks": 0, "not_before": 0.0})
         return Learned(Fact.POSTPONED, {"n_looks": shard.n_looks + 1})
-    adopted, *extras = sorted(mine, key=lambda b: (b.status == "failed", b.created_at or 0.0))
+    adopted, *extras = sorted(mine, key=lambda b: (b.status in machine.FRUITLESS_STATUSES, b.created_at or 0.0))
     for extra in extras:
         if extra.status not in machine.ENDED_STATUSES:
             engine.log.warning("Shard %s: batch %s is one too many; cancelling it.", shard.id, extra.id)
@@ -225,6 +225,10 @@ def _look(engine: Engine, job: Job, shard: Shard) -> Learned:
 def _is_mine(batch: Batch, job: Job, shard: Shard) -> bool:
     """Match the nonce up to its unique part: a batch of an earlier try of the same shard is ours as well."""
     if batch.nonce is None or shard.nonce is None or batch.id in shard.past_batches:
+        return False
+    # The store of a run may have been deleted and the run submitted again: a batch older than the job is not its own.
+    born_at = min(job.created_at, shard.intent_at or job.created_at)
+    if batch.created_at is not None and batch.created_at < born_at - _LOOK_BACK_S:
         return False
     theirs, ours = parse_nonce(batch.nonce), parse_nonce(shard.nonce)
     return theirs is not None and ours is not None and theirs[:3] == ours[:3]

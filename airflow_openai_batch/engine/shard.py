@@ -88,7 +88,7 @@ def index_schema() -> pa.Schema:
 
 
 def _custom_ids(custom_id: str | None, columns: list[str]) -> TextTemplate | None:
-    if LINE_BODY in columns and LINE_ID in columns and len(columns) == 2:
+    if LINE_ID in columns:
         return TextTemplate(f"{{{LINE_ID}}}")
     if custom_id is None:
         return None
@@ -279,10 +279,7 @@ class RowPartWriter:
         """Append rows. Ready-made request lines have no input columns to keep."""
         import pyarrow as pa
 
-        columns = [
-            name for name in batch.schema.names if name != LINE_BODY or batch.schema.names != [LINE_ID, LINE_BODY]
-        ]
-        if (columns == [LINE_ID] and LINE_BODY in batch.schema.names) or not batch.num_rows:
+        if LINE_BODY in batch.schema.names or not batch.num_rows:
             return
         if batch.schema != self._schema:
             self._next(batch.schema)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 4096
 _READ_BYTES = 256 * 1024
+_MARKS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
 
 
 class Source(Protocol):
@@ -38,7 +39,7 @@ def source_of(rows: Any, *, endpoint: str, ready: bool = False) -> Source:
     """Read the ``rows`` parameter.
 
     Args:
-        rows: A list of dicts, anything that exports an Arrow stream (pandas, polars, pyarrow), a callable that returns
+        rows: A list of dicts, anything that exports an Arrow stream (pandas, polars, pyarrow), an iterator, a callable that returns
             or yields such, a path object, or the text of a path or URI.
         endpoint: The endpoint, against which ready-made lines are checked.
         ready: Whether rows are ready-made request lines.
@@ -50,11 +51,16 @@ def source_of(rows: Any, *, endpoint: str, ready: bool = False) -> Source:
         from upath import UPath
 
         rows = UPath(rows)
+    # A table first: a data frame has its columns as attributes, and they may be called `open` and `name`.
+    if hasattr(rows, "__arrow_c_stream__"):
+        return MemorySource(rows, endpoint=endpoint, ready=ready)
     if hasattr(rows, "open") and hasattr(rows, "name"):
         return FileSource(rows, endpoint=endpoint, ready=ready)
+    if isinstance(rows, Iterator):
+        return CallableSource(lambda: rows, endpoint=endpoint, ready=ready)
     if callable(rows):
         return CallableSource(rows, endpoint=endpoint, ready=ready)
-    if isinstance(rows, Mapping) or not (hasattr(rows, "__arrow_c_stream__") or isinstance(rows, Sequence)):
+    if isinstance(rows, Mapping) or not isinstance(rows, Sequence):
         raise InputError(f"rows must be a list of dicts, a DataFrame, a path or a callable, not {type(rows).__name__}.")
     return MemorySource(rows, endpoint=endpoint, ready=ready)
 
@@ -68,10 +74,8 @@ class MemorySource:
         if not hasattr(rows, "__arrow_c_stream__"):
             # One batch: a column that is empty in the first thousand rows still gets the type of the later ones.
             batches = [_python_batch(rows, 0, endpoint, ready)] if len(rows) else []
-        elif ready:
-            raise InputError("Ready-made request lines (body=None) are dicts or a .jsonl file, not a table.")
         else:
-            batches = list(_from_arrow(rows))
+            batches = list(_from_arrow(rows, ready))
         self._table = pa.Table.from_batches(batches) if batches else pa.table({})
 
     @property
@@ -130,7 +134,7 @@ class FileSource:
         """Path, size, and the store's own mark of a change (ETag or modification time)."""
         info = self._info()
         mark = next(
-            (str(info[key]) for key in ("ETag", "etag", "mtime", "LastModified", "updated") if info.get(key)), ""
+            (str(info[key]) for key in _MARKS if info.get(key)), ""
         )
         return f"file:{self._path}|{info.get('size')}|{mark}"
 
@@ -200,14 +204,15 @@ def _row(line: bytes, number: int) -> Any:
 
 def _from_python(rows: Any, *, endpoint: str, ready: bool) -> Iterator[pa.RecordBatch]:
     if hasattr(rows, "__arrow_c_stream__"):
-        yield from _from_arrow(rows)
+        yield from _from_arrow(rows, ready)
         return
     first_row = 0
-    for chunk in _batched(rows):
-        if hasattr(chunk[0], "__arrow_c_stream__"):
-            for table in chunk:
-                yield from _from_arrow(table)
+    iterator = iter(rows)
+    for first in iterator:
+        if hasattr(first, "__arrow_c_stream__"):  # one at a time: a table may be large
+            yield from _from_arrow(first, ready)
             continue
+        chunk = (first, *itertools.islice(iterator, BATCH_ROWS - 1))
         yield _python_batch(chunk, first_row, endpoint, ready)
         first_row += len(chunk)
 
@@ -219,14 +224,11 @@ def _python_batch(rows: Sequence[Any], first_row: int, endpoint: str, ready: boo
     return _request_lines(rows, endpoint, first_row) if ready else _record_batch(rows, first_row)
 
 
-def _batched(rows: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
-    iterator = iter(rows)
-    while chunk := tuple(itertools.islice(iterator, BATCH_ROWS)):
-        yield chunk
-
-
-def _from_arrow(rows: Any) -> Iterator[pa.RecordBatch]:
+def _from_arrow(rows: Any, ready: bool) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
+
+    if ready:
+        raise InputError("Ready-made request lines (body=None) are dicts or a .jsonl file, not a table.")
 
     for batch in pa.RecordBatchReader.from_stream(rows):
         # pandas exports an unnamed index as a column of its own.

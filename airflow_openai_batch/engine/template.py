@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
-from airflow_openai_batch.engine.endpoints import EMBEDDINGS, check_body, count_inputs
+from airflow_openai_batch.engine.endpoints import EMBEDDINGS, REQUIRED, check_body, count_inputs
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.identity import canonical
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 _FIELD = re.compile(r"\{([^\W\d]\w*)(!json)?\}")
 
-LINE_ID = "custom_id"
-LINE_BODY = "body"
-"""Columns of a record batch of ready-made request lines; the body is JSON in bytes."""
+LINE_ID = "_request_line_custom_id"
+LINE_BODY = "_request_line_body"
+"""Columns of a record batch of ready-made request lines; the body is JSON in bytes. No user names a column so."""
 
 
 class Rendered(NamedTuple):
@@ -99,6 +99,9 @@ class TemplateBodies:
         except (TypeError, msgspec.MsgspecError) as error:
             raise InputError(f"body cannot be written as JSON: {error}") from None
         self._model = TextTemplate(str(template.get("model", "")))
+        self._required = [
+            (name, template[name][1:-6]) for name in REQUIRED[endpoint] if _is_json_slot(str(template[name]))
+        ]
         embed_input = template.get("input")
         self._has_one_input = endpoint != EMBEDDINGS or (
             isinstance(embed_input, str) and not _is_json_slot(embed_input)
@@ -115,12 +118,23 @@ class TemplateBodies:
 
     def render(self, batch: pa.RecordBatch, first_row: int) -> Iterator[Rendered]:
         """Yield one body a row."""
+        for name, column in self._required:
+            if None in (values := _values(batch, column)):
+                raise _lacking(first_row + values.index(None), name, self._endpoint)
         models = self._model.render(batch, first_row)
         for ordinal, (body, model) in enumerate(
             zip(_join(self._parts, batch, first_row), models, strict=True), first_row
         ):
+            if not model and "model" in REQUIRED[self._endpoint]:
+                raise _lacking(ordinal, "model", self._endpoint)
             n_inputs = 1 if self._has_one_input else _inputs_in(body, f"row {ordinal}")
             yield Rendered(body, model, n_inputs)
+
+
+def _lacking(ordinal: int, name: str, endpoint: str) -> InputError:
+    return InputError(
+        f"row {ordinal}: the column for {name!r} is empty, which {endpoint} requires; OpenAI would refuse the whole batch."
+    )
 
 
 class CallableBodies:
@@ -252,7 +266,9 @@ def _text(value: Any) -> str:
         return value.isoformat()
     if isinstance(value, decimal.Decimal):
         return str(value)
-    return msgspec.json.encode(value, order="sorted").decode()
+    data = msgspec.json.encode(value, order="sorted")
+    # Bytes and durations are texts in JSON; their quotes are no part of the text.
+    return msgspec.json.decode(data, type=str) if data[:1] == b'"' else data.decode()
 
 
 def _json_text(value: Any) -> bytes:
@@ -278,9 +294,14 @@ def _join(parts: Sequence[_Part], batch: pa.RecordBatch, first_row: int) -> Iter
         if isinstance(part, bytes):
             streams.append(itertools.repeat(part, batch.num_rows))
             continue
-        values = batch.column(part.column).to_pylist()
-        streams.append(_encoded(values, part, first_row))
+        streams.append(_encoded(_values(batch, part.column), part, first_row))
     return map(b"".join, zip(*streams, strict=True))
+
+
+def _values(batch: pa.RecordBatch, column: str) -> list[Any]:
+    """Return a column's values. A stream of dicts may lack an optional key for thousands of rows: that is null."""
+    at = batch.schema.get_field_index(column)
+    return batch.column(at).to_pylist() if at >= 0 else [None] * batch.num_rows
 
 
 def _encoded(values: list[Any], slot: _Slot, first_row: int) -> list[bytes]:

@@ -1,0 +1,279 @@
+"""The response body of each endpoint around a reply."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_openai_batch.emulator.answers import (
+    Answered,
+    Filtered,
+    Fragmented,
+    HttpError,
+    LineError,
+    Malformed,
+    Missing,
+    Raw,
+    Refusal,
+    Reply,
+    Text,
+    Truncated,
+    Vectors,
+    as_reply,
+)
+from airflow_openai_batch.emulator.model import DAY_S, JsonObject
+from airflow_openai_batch.emulator.tokens import estimate, prompt_tokens
+
+Said = Text | Fragmented | Refusal | Truncated | Filtered | Vectors
+
+_DIMENSIONS = {"text-embedding-3-large": 3072}
+_MAX_EMBEDDING_INPUTS = 2_048  # per request (API facts, section 1.2)
+_CATEGORIES = (
+    "harassment", "harassment/threatening", "hate", "hate/threatening", "illicit", "illicit/violent", "self-harm",
+    "self-harm/instructions", "self-harm/intent", "sexual", "sexual/minors", "violence", "violence/graphic",
+)  # fmt: skip
+_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request and what its answer needs besides: an id (32 hex digits) and the time."""
+
+    endpoint: str
+    body: JsonObject
+    entropy: str
+    now: int
+
+
+def respond(asked: Asked, answered: Answered) -> Raw | HttpError | LineError | Missing | Malformed:
+    """Put a reply into the endpoint's body shape; replies that have no body pass through."""
+    reply: Reply = as_reply(answered)
+    if isinstance(reply, Raw | HttpError | LineError | Missing | Malformed):
+        return reply
+    if asked.endpoint == "/v1/embeddings":
+        return _embeddings(asked, reply)
+    if not isinstance(asked.body.get("n") or 1, int):
+        return HttpError(400, "invalid_type", "Invalid type for 'n': expected an integer.", "invalid_request_error")
+    return Raw(_SHAPES[asked.endpoint](asked, reply))
+
+
+def said_text(reply: Said) -> str:
+    """Return the words of a reply."""
+    return reply.text if isinstance(reply, Text | Fragmented | Refusal | Truncated) else ""
+
+
+def _chat(asked: Asked, reply: Said) -> JsonObject:
+    text, body = said_text(reply), asked.body
+    has_refused = isinstance(reply, Refusal)
+    n = body.get("n") or 1
+    choices: list[JsonObject] = [
+        {
+            "index": index,
+            "message": {
+                "role": "assistant",
+                "content": None if has_refused else text,
+                "refusal": text if has_refused else None,
+                "annotations": [],
+            },
+            "logprobs": None,
+            "finish_reason": _finish_reason(reply),
+        }
+        for index in range(n)
+    ]
+    return {
+        "id": "chatcmpl-" + asked.entropy[:29],
+        "object": "chat.completion",
+        "created": asked.now,
+        "model": body.get("model"),
+        "choices": choices,
+        "usage": _completion_usage(body, text, n),
+        "service_tier": "default",
+        "system_fingerprint": None,
+    }
+
+
+def _completions(asked: Asked, reply: Said) -> JsonObject:
+    text, prompt = said_text(reply), asked.body.get("prompt")
+    prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
+    n = prompts * (asked.body.get("n") or 1)
+    choices = [
+        {"index": index, "text": text, "logprobs": None, "finish_reason": _finish_reason(reply)} for index in range(n)
+    ]
+    return {
+        "id": "cmpl-" + asked.entropy[:29],
+        "object": "text_completion",
+        "created": asked.now,
+        "model": asked.body.get("model"),
+        "choices": choices,
+        "usage": _completion_usage(asked.body, text, n),
+    }
+
+
+def _finish_reason(reply: Said) -> str:
+    if isinstance(reply, Text):
+        return reply.finish_reason
+    return {Truncated: "length", Filtered: "content_filter"}.get(type(reply), "stop")
+
+
+def _completion_usage(body: JsonObject, text: str, n: int) -> JsonObject:
+    spent, earned = prompt_tokens(body), n * (estimate(text) if text else 0)
+    return {
+        "prompt_tokens": spent,
+        "completion_tokens": earned,
+        "total_tokens": spent + earned,
+        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
+    }
+
+
+def _responses(asked: Asked, reply: Said) -> JsonObject:
+    text, body = said_text(reply), asked.body
+    reason = {Truncated: "max_output_tokens", Filtered: "content_filter"}.get(type(reply))
+    if reason is None and isinstance(reply, Text):
+        reason = {"length": "max_output_tokens", "content_filter": "content_filter"}.get(reply.finish_reason)
+    status = "incomplete" if reason else "completed"
+    spent, earned = prompt_tokens(body), estimate(text) if text else 0
+    return {
+        "id": "resp_" + asked.entropy,
+        "object": "response",
+        "created_at": asked.now,
+        "completed_at": None if reason else asked.now,
+        "status": status,
+        "background": False,
+        "error": None,
+        "incomplete_details": {"reason": reason} if reason else None,
+        "instructions": body.get("instructions"),
+        "max_output_tokens": body.get("max_output_tokens"),
+        "model": body.get("model"),
+        "output": _output_items(asked.entropy, reply, status),
+        "parallel_tool_calls": True,
+        "previous_response_id": None,
+        "service_tier": "default",
+        "temperature": body.get("temperature", 1.0),
+        "text": body.get("text") or {"format": {"type": "text"}},
+        "tool_choice": "auto",
+        "tools": body.get("tools") or [],
+        "top_p": body.get("top_p", 1.0),
+        "usage": {
+            "input_tokens": spent,
+            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "output_tokens": earned,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": spent + earned,
+        },
+        "metadata": body.get("metadata") or {},
+    }
+
+
+def _output_items(entropy: str, reply: Said, status: str) -> list[JsonObject]:
+    """Return a reasoning item and the message, as reasoning models do: the message is not the first item."""
+    text = said_text(reply)
+    texts = [text[: len(text) // 2], text] if isinstance(reply, Fragmented) else [text]
+    items: list[JsonObject] = [{"id": "rs_" + entropy, "type": "reasoning", "summary": []}]
+    for number, part in enumerate(texts):
+        content: JsonObject = {"type": "output_text", "annotations": [], "logprobs": [], "text": part}
+        if isinstance(reply, Refusal):
+            content = {"type": "refusal", "refusal": part}
+        message = {"id": f"msg_{entropy}{number}", "type": "message", "status": status, "role": "assistant"}
+        items.append({**message, "content": [] if isinstance(reply, Filtered) else [content]})
+    return items
+
+
+def _embeddings(asked: Asked, reply: Said) -> Raw | HttpError:
+    body = asked.body
+    inputs = body["input"]
+    if not isinstance(inputs, list) or (inputs and isinstance(inputs[0], int)):
+        inputs = [inputs]
+    if not 0 < len(inputs) <= _MAX_EMBEDDING_INPUTS:
+        # A bad value in a body is that line's error, not the batch's (API facts, section 1.3).
+        message = f"'input' must have between 1 and {_MAX_EMBEDDING_INPUTS} items."
+        return HttpError(400, "invalid_value", message, "invalid_request_error")
+    size = body.get("dimensions") or _DIMENSIONS.get(str(body.get("model")), 1536)
+    vectors = reply.vectors if isinstance(reply, Vectors) else [unit_vector(repr(text), size) for text in inputs]
+    if len(vectors) == 1 < len(inputs):
+        vectors = [vectors[0]] * len(inputs)
+    encode = _base64_floats if body.get("encoding_format") == "base64" else list
+    spent = prompt_tokens(body)
+    data = [
+        {"object": "embedding", "index": index, "embedding": encode(vector)} for index, vector in enumerate(vectors)
+    ]
+    usage = {"prompt_tokens": spent, "total_tokens": spent}
+    return Raw({"object": "list", "data": data, "model": body.get("model"), "usage": usage})
+
+
+def unit_vector(text: str, size: int) -> list[float]:
+    """Return a vector of length one that depends on the text only."""
+    raw = hashlib.shake_128(text.encode("utf-8", "surrogatepass")).digest(2 * size)
+    numbers = [n - 32_767.5 for n in array("H", raw)]
+    length = math.sqrt(math.fsum(n * n for n in numbers))
+    return [n / length for n in numbers]
+
+
+def _base64_floats(vector: Sequence[float]) -> str:
+    floats = array("f", vector)
+    if floats.itemsize != 4 or array("H", [1]).tobytes() != b"\1\0":  # little-endian float32 by definition
+        floats.byteswap()
+    return base64.b64encode(floats.tobytes()).decode()
+
+
+def _moderations(asked: Asked, reply: Said) -> JsonObject:
+    value = asked.body["input"]
+    n = len(value) if isinstance(value, list) and value and isinstance(value[0], str) else 1
+    is_flagged = said_text(reply) == "flagged"
+    result = {
+        "flagged": is_flagged,
+        "categories": {name: is_flagged and name == "violence" for name in _CATEGORIES},
+        "category_scores": {name: 0.97 if is_flagged and name == "violence" else 0.0001 for name in _CATEGORIES},
+        "category_applied_input_types": {name: ["text"] for name in _CATEGORIES},
+    }
+    model = asked.body.get("model") or "omni-moderation-latest"
+    return {"id": "modr-" + asked.entropy[:29], "model": model, "results": [result] * n}
+
+
+def _images(asked: Asked, reply: Said) -> JsonObject:
+    spent, n = prompt_tokens(asked.body), asked.body.get("n") or 1
+    image = {"b64_json": _PIXEL, "revised_prompt": said_text(reply)}
+    usage = {
+        "input_tokens": spent,
+        "input_tokens_details": {"text_tokens": spent, "image_tokens": 0},
+        "output_tokens": 16 * n,
+        "total_tokens": spent + 16 * n,
+    }
+    return {"created": asked.now, "data": [image] * n, "output_format": "png", "usage": usage}
+
+
+def _videos(asked: Asked, reply: Said) -> JsonObject:
+    body = asked.body
+    has_failed = isinstance(reply, Refusal | Filtered)
+    return {
+        "id": "video_" + asked.entropy,
+        "object": "video",
+        "model": body.get("model") or "sora-2",
+        "status": "failed" if has_failed else "completed",
+        "progress": 0 if has_failed else 100,
+        "created_at": asked.now,
+        "completed_at": None if has_failed else asked.now,
+        # Videos can be downloaded for a day after the batch (API facts, section 1.3).
+        "expires_at": asked.now + int(DAY_S),
+        "prompt": body.get("prompt"),
+        "seconds": str(body.get("seconds") or "4"),
+        "size": body.get("size") or "720x1280",
+        "remixed_from_video_id": None,
+        "error": {"code": "moderation_blocked", "message": "The request was blocked."} if has_failed else None,
+    }
+
+
+_SHAPES: dict[str, Callable[[Asked, Any], JsonObject]] = {
+    "/v1/responses": _responses,
+    "/v1/chat/completions": _chat,
+    "/v1/completions": _completions,
+    "/v1/moderations": _moderations,
+    "/v1/images/generations": _images,
+    "/v1/images/edits": _images,
+    "/v1/videos": _videos,
+}

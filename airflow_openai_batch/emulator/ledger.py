@@ -1,0 +1,166 @@
+"""What was billed and what was called: the witness for "never paid twice"."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from airflow_openai_batch.emulator.model import Batch, JsonObject
+
+_MAX_CALLS = 100_000
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), check_circular=False).encode
+
+
+class Call(NamedTuple):
+    """One HTTP call as the server saw it; `fault` names what was done to it, `status` is None if unanswered."""
+
+    at: float
+    method: str
+    path: str
+    status: int | None
+    fault: str
+
+
+class Billed(NamedTuple):
+    """One billed row. `delivered` is what became of it: `ok` or the name of the reply or fault that spoiled it."""
+
+    batch_id: str
+    custom_id: str
+    body_hash: int
+    input_tokens: int
+    output_tokens: int
+    delivered: str
+
+
+class Twice(NamedTuple):
+    """A request that was billed in more than one batch."""
+
+    custom_id: str
+    body_hash: int
+    batch_ids: tuple[str, ...]
+
+
+def body_hash(body: JsonObject) -> int:
+    """Return 64 bits that identify a request body, whatever the order of its keys."""
+    return int.from_bytes(hashlib.blake2b(_canonical(body).encode(), digest_size=8).digest())
+
+
+@dataclass(slots=True)
+class Bill:
+    """The billed rows of one batch, by column: a million rows stay within some hundred megabytes."""
+
+    batch_id: str
+    custom_ids: list[str] = field(default_factory=list)
+    body_hashes: array[int] = field(default_factory=lambda: array("Q"))
+    input_tokens: array[int] = field(default_factory=lambda: array("L"))
+    output_tokens: array[int] = field(default_factory=lambda: array("L"))
+    spoiled: dict[int, str] = field(default_factory=dict)
+
+    def add(self, custom_id: str, hashed: int, tokens: tuple[int, int], delivered: str) -> None:
+        """Note a billed row."""
+        if delivered != "ok":
+            self.spoiled[len(self.custom_ids)] = delivered
+        self.custom_ids.append(custom_id)
+        self.body_hashes.append(hashed)
+        self.input_tokens.append(tokens[0])
+        self.output_tokens.append(tokens[1])
+
+    def rows(self) -> Iterator[Billed]:
+        """Yield the rows in the order they were answered."""
+        columns = zip(self.custom_ids, self.body_hashes, self.input_tokens, self.output_tokens, strict=True)
+        for number, (custom_id, hashed, spent, earned) in enumerate(columns):
+            yield Billed(self.batch_id, custom_id, hashed, spent, earned, self.spoiled.get(number, "ok"))
+
+
+class Ledger:
+    """Batches made, rows billed, calls received. Completed rows of completed, expired and cancelled batches are billed.
+
+    Args:
+        settle: Brings the emulator up to date with its clock before an answer is given.
+    """
+
+    def __init__(self, settle: Callable[[], None] = lambda: None) -> None:
+        self._settle = settle
+        self._lock = threading.Lock()
+        self._bills: dict[str, Bill] = {}
+        self._batches: list[Batch] = []
+        self._calls: deque[Call] = deque(maxlen=_MAX_CALLS)
+
+    @property
+    def batches(self) -> list[Batch]:
+        """Return every batch ever made, oldest first, those whose answer was dropped included."""
+        self._settle()
+        return list(self._batches)
+
+    @property
+    def calls(self) -> list[Call]:
+        """Return the last 100,000 calls, oldest first; the emulator's own routes are not in it."""
+        with self._lock:
+            return list(self._calls)
+
+    def n_calls(self, method: str, path: str) -> int:
+        """Return how many calls of that method went to a path that starts so."""
+        return sum(call.method == method and call.path.startswith(path) for call in self.calls)
+
+    def live_batches(self) -> list[Batch]:
+        """Return the batches that have not ended."""
+        return [batch for batch in self.batches if batch.is_live]
+
+    def rows(self, batch_id: str | None = None) -> Iterator[Billed]:
+        """Yield the billed rows, of one batch or of all."""
+        self._settle()
+        with self._lock:
+            bills = [bill for bill in self._bills.values() if batch_id in (None, bill.batch_id)]
+        for bill in bills:
+            yield from bill.rows()
+
+    def n_rows(self, batch_id: str | None = None) -> int:
+        """Return the number of billed rows, of one batch or of all."""
+        self._settle()
+        with self._lock:
+            return sum(len(bill.custom_ids) for bill in self._bills.values() if batch_id in (None, bill.batch_id))
+
+    def rows_billed_twice(self, *, only_delivered: bool = False) -> list[Twice]:
+        """Return the requests billed in more than one batch.
+
+        Args:
+            only_delivered: Leave out billings whose answer was of no use (refused, truncated, invalid, malformed …):
+                asking those again is a decision, not an accident.
+        """
+        seen: dict[tuple[str, int], tuple[str, ...]] = {}
+        for row in self.rows():
+            if only_delivered and row.delivered != "ok":
+                continue
+            key = (row.custom_id, row.body_hash)
+            batch_ids = seen.get(key, ())
+            if row.batch_id not in batch_ids:
+                seen[key] = (*batch_ids, row.batch_id)
+        return [Twice(*key, batch_ids) for key, batch_ids in seen.items() if len(batch_ids) > 1]
+
+    def note_batch(self, batch: Batch) -> None:
+        """Note that a batch was made."""
+        with self._lock:
+            self._batches.append(batch)
+
+    def note_bill(self, bill: Bill) -> None:
+        """Note what a batch cost."""
+        with self._lock:
+            self._bills[bill.batch_id] = bill
+
+    def note_call(self, call: Call) -> None:
+        """Note a call."""
+        with self._lock:
+            self._calls.append(call)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._bills.clear()
+            self._batches.clear()
+            self._calls.clear()

@@ -1,0 +1,274 @@
+"""Files and batches, and how a batch passes through its states as time goes by. Knows no HTTP and no disk."""
+
+from __future__ import annotations
+
+import random
+import string
+from array import array
+from dataclasses import dataclass, field
+from enum import StrEnum
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from airflow_openai_batch.emulator.clock import Clock
+
+JsonObject = dict[str, Any]
+
+DAY_S = 86_400.0
+FILE_LIFE_S = 30 * DAY_S
+"""Files of purpose `batch` live 30 days unless told otherwise (API facts, section 3.3)."""
+
+ENDPOINTS = (
+    "/v1/responses",
+    "/v1/chat/completions",
+    "/v1/embeddings",
+    "/v1/completions",
+    "/v1/moderations",
+    "/v1/images/generations",
+    "/v1/images/edits",
+    "/v1/videos",
+)
+
+
+class Status(StrEnum):
+    """The states of a batch (API facts, section 2.2)."""
+
+    VALIDATING = "validating"
+    FAILED = "failed"
+    IN_PROGRESS = "in_progress"
+    FINALIZING = "finalizing"
+    COMPLETED = "completed"
+    EXPIRED = "expired"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+
+
+TERMINAL = frozenset({Status.FAILED, Status.COMPLETED, Status.EXPIRED, Status.CANCELLED})
+
+
+class Ids:
+    """Maker of ids in the shapes that were seen live; with a seed the same ids come again."""
+
+    def __init__(self, seed: int | None) -> None:
+        self._random = random.Random(None if seed is None else f"ids:{seed}")  # noqa: S311 - no secrets here
+
+    def batch(self) -> str:
+        """Return `batch_` + 32 hex digits."""
+        return f"batch_{self._random.getrandbits(128):032x}"
+
+    def file(self) -> str:
+        """Return `file-` + 22 letters and digits."""
+        return "file-" + "".join(self._random.choices(string.ascii_letters + string.digits, k=22))
+
+    def request(self) -> str:
+        """Return `req_` + 32 hex digits, for the `x-request-id` header."""
+        return f"req_{self._random.getrandbits(128):032x}"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file object and where its bytes are."""
+
+    id: str
+    path: Path
+    size: int
+    created_at: float
+    expires_at: float | None
+    filename: str
+    purpose: str
+
+    def read(self) -> bytes:
+        """Return the whole content (for tests; the server streams)."""
+        return self.path.read_bytes()
+
+    def to_json(self) -> JsonObject:
+        """Return the file object as the API shows it."""
+        return {
+            "object": "file",
+            "id": self.id,
+            "purpose": self.purpose,
+            "filename": self.filename,
+            "bytes": self.size,
+            "created_at": int(self.created_at),
+            "expires_at": None if self.expires_at is None else int(self.expires_at),
+            "status": "processed",
+            "status_details": None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class BatchError:
+    """One entry of a failed batch's `errors.data`."""
+
+    code: str
+    message: str
+    param: str | None = None
+    line: int | None = None
+
+    def to_json(self) -> JsonObject:
+        """Return the entry as the API shows it."""
+        return {"code": self.code, "message": self.message, "param": self.param, "line": self.line}
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What validation found in an input file.
+
+    `offsets` holds the start of each request line and, last, the end of the file; it is let go with the answers.
+    """
+
+    errors: list[BatchError]
+    model: str | None = None
+    tokens: int = 0
+    total: int = 0
+    offsets: array[int] = field(default_factory=lambda: array("Q"))
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Billed tokens of a batch."""
+
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    def to_json(self) -> JsonObject:
+        """Return the usage as the API shows it."""
+        return {
+            "input_tokens": self.input_tokens,
+            "input_tokens_details": {"cached_tokens": self.cached_tokens},
+            "output_tokens": self.output_tokens,
+            "output_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
+            "total_tokens": self.input_tokens + self.output_tokens,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a batch left behind when it ended."""
+
+    completed: int = 0
+    failed: int = 0
+    usage: Usage = Usage()
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quirks:
+    """How one batch misbehaves; filled from `batch` fault rules when it is created."""
+
+    fail: tuple[BatchError, ...] = ()
+    expire_at: float | None = None
+    window_s: float | None = None
+    expiry_lag_s: float = 0.0
+    stuck_state: str = ""
+    stuck_s: float = 0.0
+    late_output_file_id_s: float = 0.0
+    listing_lag_s: float = 0.0
+    empty_string_ids: bool = False
+    zero_byte_error_file: bool = False
+    no_output_file: bool = False
+    drop_unfinished: bool = False
+    counts: JsonObject | None = None
+    queue_limit: int | None = None
+    queue_http: int | None = None
+
+
+@dataclass(slots=True)
+class Timetable:
+    """When a batch passes which border, in epoch seconds; `ceiling` is the share of rows it ever answers."""
+
+    created_at: float
+    validated_at: float
+    worked_at: float
+    finalizing_at: float
+    completed_at: float
+    expires_at: float
+    expired_at: float
+    ceiling: float = 1.0
+    cancelling_at: float | None = None
+    cancelled_at: float = inf
+
+    @property
+    def is_expiring(self) -> bool:
+        """Whether the window closes before the work is done."""
+        return self.completed_at > self.expires_at
+
+    @property
+    def ended_at(self) -> float:
+        """Return when the batch ends, unless validation refuses it."""
+        if self.cancelling_at is not None:
+            return self.cancelled_at
+        return self.expired_at if self.is_expiring else self.completed_at
+
+    def phase(self, now: float) -> Status:
+        """Return the state that the clock alone implies."""
+        if self.cancelling_at is not None:
+            return Status.CANCELLED if now >= self.cancelled_at else Status.CANCELLING
+        if now >= self.ended_at:
+            return Status.EXPIRED if self.is_expiring else Status.COMPLETED
+        if now < self.validated_at:
+            return Status.VALIDATING
+        return Status.FINALIZING if now >= self.finalizing_at else Status.IN_PROGRESS
+
+    def progress(self, now: float) -> float:
+        """Return the share of rows answered by then, 0 to 1."""
+        now = min(now, self.expires_at)
+        if self.cancelling_at is not None:
+            now = min(now, self.cancelling_at)
+        if now < self.validated_at:
+            return 0.0
+        span_s = self.worked_at - self.validated_at
+        share = 1.0 if now >= self.worked_at else (now - self.validated_at) / span_s
+        return min(share, self.ceiling)
+
+
+@dataclass(slots=True)
+class Batch:
+    """A batch: what was asked, its timetable, and what is known about it so far."""
+
+    id: str
+    number: int
+    endpoint: str
+    input_file_id: str
+    completion_window: str
+    metadata: dict[str, str] | None
+    times: Timetable
+    clock: Clock
+    quirks: Quirks = Quirks()
+    output_life_s: float = FILE_LIFE_S
+    verdict: Verdict | None = None
+    result: Result | None = None
+
+    @property
+    def status(self) -> Status:
+        """Return the state as of now; work that is not done yet holds the batch in the state before."""
+        phase = self.times.phase(self.clock.now())
+        if phase in (Status.CANCELLING, Status.CANCELLED):
+            return phase if self.result is not None else Status.CANCELLING
+        if self.verdict is None or phase is Status.VALIDATING:
+            return Status.VALIDATING
+        if self.verdict.errors:
+            return Status.FAILED
+        if phase in TERMINAL and self.result is None:
+            return Status.FINALIZING if phase is Status.COMPLETED else Status.IN_PROGRESS
+        return phase
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the batch may still run and cost money."""
+        return self.status not in TERMINAL
+
+    @property
+    def errors(self) -> list[BatchError]:
+        """Return what validation found wrong."""
+        return self.verdict.errors if self.verdict is not None else []
+
+    def holds_tokens(self, at: float) -> int:
+        """Return the enqueued tokens it takes up at a time; a batch that ended or failed takes none."""
+        if self.verdict is None or self.verdict.errors or not self.times.created_at <= at < self.times.ended_at:
+            return 0
+        return self.verdict.tokens

@@ -1,0 +1,204 @@
+"""The work that falls due as time goes by: input files are checked, requests are answered, files are written."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from airflow_openai_batch.emulator.answers import LineError
+from airflow_openai_batch.emulator.clock import Clock
+from airflow_openai_batch.emulator.faults import Faults
+from airflow_openai_batch.emulator.ledger import Ledger
+from airflow_openai_batch.emulator.model import Batch, BatchError, Result, Status, StoredFile, Timetable, Verdict
+from airflow_openai_batch.emulator.refusal import ApiRefusal
+from airflow_openai_batch.emulator.settings import Settings
+from airflow_openai_batch.emulator.shelf import Shelf
+from airflow_openai_batch.emulator.validate import check_input
+from airflow_openai_batch.emulator.work import Order, Stopped, Tally, Worker
+
+_AFTER_WORK = frozenset({Status.FINALIZING, Status.COMPLETED, Status.EXPIRED, Status.CANCELLING, Status.CANCELLED})
+_REST = {
+    True: LineError("batch_expired", "This request could not be executed before the completion window expired."),
+    False: LineError("batch_cancelled", "This request was not executed because the batch was cancelled."),
+}
+
+
+class Progress:
+    """Moves batches along when their time has come. Slow work runs on threads of its own.
+
+    Args:
+        settings: How the emulator behaves.
+        clock: Its time.
+        shelf: Its files.
+        faults: The rules in force.
+        ledger: Where bills go.
+        lock: Guards every change of a batch.
+    """
+
+    def __init__(
+        self, settings: Settings, clock: Clock, shelf: Shelf, faults: Faults, ledger: Ledger, lock: threading.RLock
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._shelf = shelf
+        self._faults = faults
+        self._ledger = ledger
+        self._lock = lock
+        self._unsettled: dict[str, Batch] = {}
+        self._inputs: dict[str, Path] = {}
+        self._jobs: dict[str, Future[None]] = {}
+        self._stop = threading.Event()
+        # One thread, so that batches join the token queue in the order they were made.
+        self._validators = ThreadPoolExecutor(1, "emulator-validate")
+        self._workers = ThreadPoolExecutor(4, "emulator-work")
+
+    def stop(self) -> None:
+        """Give up the work in hand."""
+        self._stop.set()
+        self._validators.shutdown(cancel_futures=True)
+        self._workers.shutdown(cancel_futures=True)
+
+    def track(self, batch: Batch) -> None:
+        """Take a new batch on."""
+        self._unsettled[batch.id] = batch
+
+    def is_reading(self, path: Path) -> bool:
+        """Whether a batch that has not ended needs the file."""
+        with self._lock:
+            return path in self._inputs.values()
+
+    def clear(self) -> None:
+        """Forget every batch."""
+        self._unsettled.clear()
+        self._inputs.clear()
+
+    def settle(self) -> None:
+        """Do all work that is due, and wait for it."""
+        while jobs := self.start_due():
+            for job in jobs:
+                job.result()
+
+    def start_due(self, batch_id: str | None = None) -> list[Future[None]]:
+        """Start the work that is due; return all that is running, or what is running for one batch."""
+        with self._lock:
+            if self._stop.is_set():
+                return []
+            now = self._clock.now()
+            for batch in sorted(self._unsettled.values(), key=lambda b: (b.times.validated_at, b.number)):
+                if batch.id not in self._jobs:
+                    self._start(batch, now)
+            return [job for owner, job in self._jobs.items() if batch_id in (None, owner)]
+
+    def _start(self, batch: Batch, now: float) -> None:
+        if batch.verdict is None:
+            if now >= min(batch.times.validated_at, batch.times.ended_at):
+                self._jobs[batch.id] = self._validators.submit(self._run, batch, self._validate)
+        elif batch.verdict.errors:
+            if now >= batch.times.validated_at:
+                self.close(batch, Result())
+        elif batch.times.phase(now) in _AFTER_WORK:
+            self._jobs[batch.id] = self._workers.submit(self._run, batch, self._answer)
+
+    def _run(self, batch: Batch, work: Callable[[Batch], None]) -> None:
+        try:
+            work(batch)
+        except Stopped:
+            pass
+        finally:
+            with self._lock:
+                self._jobs.pop(batch.id, None)
+
+    def close(self, batch: Batch, result: Result) -> None:
+        """Note how a batch ended."""
+        batch.result = result
+        self._inputs.pop(batch.id, None)
+        self._unsettled.pop(batch.id, None)
+        if batch.verdict is not None:
+            del batch.verdict.offsets[:]
+
+    def _validate(self, batch: Batch) -> None:
+        verdict = self._verdict(batch)
+        with self._lock:
+            limit = self._settings.queue_limit if batch.quirks.queue_limit is None else batch.quirks.queue_limit
+            if not verdict.errors and (full := self._queue_error(verdict, batch.times, limit)):
+                verdict = Verdict([full], verdict.model)
+            if batch.result is None:
+                batch.verdict = verdict
+
+    def _verdict(self, batch: Batch) -> Verdict:
+        if batch.quirks.fail:
+            return Verdict(list(batch.quirks.fail))
+        stored = self._shelf.find(batch.input_file_id)
+        if stored is None:
+            message = (
+                f"Cannot find file {batch.input_file_id}, or organization org-emulator does not have access to it."
+            )
+            return Verdict([BatchError("invalid_request", message, "file_id")])
+        self._inputs[batch.id] = stored.path
+        return check_input(stored.path, batch.endpoint, self._settings.limits)
+
+    def _queue_error(self, verdict: Verdict, times: Timetable, limit: int | None) -> BatchError | None:
+        """Return the error of a full queue: tokens of unfinished batches of the same model count."""
+        if limit is None:
+            return None
+        others = (b for b in self._unsettled.values() if b.times is not times and b.verdict)
+        used = sum(b.holds_tokens(times.validated_at) for b in others if b.verdict and b.verdict.model == verdict.model)
+        if used + verdict.tokens <= limit:
+            return None
+        message = (
+            f"Enqueued token limit reached for {verdict.model} in organization org-emulator. "
+            f"Limit: {limit:,} enqueued tokens. "
+            "Please try again once some in_progress batches have been completed."
+        )
+        return BatchError("token_limit_exceeded", message)
+
+    def admit_now(self, batch: Batch, http: int) -> None:
+        """Check a batch against the queue at creation, as some regions and plans do (API facts, section 4).
+
+        Raises:
+            ApiRefusal: The queue is full.
+        """
+        verdict = self._verdict(batch)
+        if verdict.errors:
+            return  # those errors wait for the validation
+        if full := self._queue_error(verdict, batch.times, batch.quirks.queue_limit):
+            raise ApiRefusal(http, full.message, code=full.code)
+        batch.verdict = verdict
+
+    def _answer(self, batch: Batch) -> None:
+        path = self._inputs[batch.id]
+        output_path, error_path = self._shelf.new_path(), self._shelf.new_path()
+        worker = Worker(self._settings.answer, self._faults, self._stop)
+        with output_path.open("wb", 1 << 20) as output, error_path.open("wb", 1 << 20) as error:
+            tally = worker.run(self._order(batch, path), output, error)
+        files = (
+            self._keep(batch, output_path, "output", tally.n_output_lines and not batch.quirks.no_output_file),
+            self._keep(batch, error_path, "error", tally.n_error_lines or batch.quirks.zero_byte_error_file),
+        )
+        with self._lock:
+            self._ledger.note_bill(tally.bill)
+            self.close(batch, _result(tally, *files))
+
+    def _order(self, batch: Batch, path: Path) -> Order:
+        times, total = batch.times, batch.verdict.total if batch.verdict else 0
+        n_answered = int(total * times.progress(min(times.ended_at, self._clock.now())) + 1e-9)
+        rest = None if batch.quirks.drop_unfinished else _REST[times.cancelling_at is None]
+        return Order(batch, path, n_answered, rest, self._settings.seed or 0, self._settings.concurrency)
+
+    def _keep(self, batch: Batch, path: Path, kind: str, is_wanted: object) -> StoredFile | None:
+        if not is_wanted:
+            path.unlink()
+            return None
+        return self._shelf.add(path, f"{batch.id}_{kind}.jsonl", "batch_output", batch.output_life_s)
+
+
+def _result(tally: Tally, output: StoredFile | None, error: StoredFile | None) -> Result:
+    return Result(
+        completed=tally.completed,
+        failed=tally.failed,
+        usage=tally.usage,
+        output_file_id=output.id if output else None,
+        error_file_id=error.id if error else None,
+    )

@@ -1,0 +1,219 @@
+"""Running an emulator inside a process, on a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import tempfile
+import threading
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import uvicorn
+
+from airflow_openai_batch.emulator.answers import Answer, default_answer
+from airflow_openai_batch.emulator.backend import Backend
+from airflow_openai_batch.emulator.clock import Clock, SystemClock
+from airflow_openai_batch.emulator.faults import Faults, Rule
+from airflow_openai_batch.emulator.ledger import Ledger
+from airflow_openai_batch.emulator.misbehave import LoosableProtocol
+from airflow_openai_batch.emulator.model import DAY_S, Batch, StoredFile
+from airflow_openai_batch.emulator.server import make_app
+from airflow_openai_batch.emulator.settings import Settings
+from airflow_openai_batch.emulator.upstream import Upstream
+from airflow_openai_batch.emulator.validate import Limits
+
+_TICK_S = 0.02
+_WORK_EVERY_S = 0.25
+_START_TIMEOUT_S = 30.0
+
+
+class Emulator:
+    """A running emulator.
+
+    Use it as a context manager or call `start` and `stop`. With the default settings nothing takes time: a batch has
+    ended when it is looked at for the first time. With a `ManualClock` nothing moves unless the clock is moved.
+
+    Args:
+        answer: Chooses what a request is answered; the default makes valid instances of JSON schemas and echoes.
+        clock: Its time; the real one by default.
+        faults: Rules in force from the start.
+        duration: Seconds from creation to completed, split over validating, in_progress and finalizing.
+        validating: How much of it is spent validating; a tenth by default.
+        finalizing: How much of it is spent finalizing, and how long a cancel takes; a tenth by default.
+        window: Seconds that stand for the 24 hours after which a batch expires.
+        seed: Decides the order of lines, the chances of faults and, if given, the ids.
+        limits: The limits of a batch.
+        queue_limit: Enqueued tokens per model; None is no limit.
+        api_keys: The keys that are accepted; None accepts any.
+        concurrency: Requests of one batch answered at a time, for answers that wait for something.
+        patience: Real seconds a call waits for work that is due.
+        host: The address to listen on.
+        port: The port to listen on; 0 takes a free one.
+        data_dir: Where contents of files are kept; a temporary directory by default.
+    """
+
+    def __init__(
+        self,
+        *,
+        answer: Answer = default_answer,
+        clock: Clock | None = None,
+        faults: Iterable[Rule | Mapping[str, Any]] = (),
+        duration: float = 0.0,
+        validating: float | None = None,
+        finalizing: float | None = None,
+        window: float = DAY_S,
+        seed: int | None = None,
+        limits: Limits | None = None,
+        queue_limit: int | None = None,
+        api_keys: Collection[str] | None = None,
+        concurrency: int = 1,
+        patience: float = 1.0,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        data_dir: Path | None = None,
+    ) -> None:
+        self.settings = Settings(
+            answer=answer,
+            duration=duration,
+            validating=validating,
+            finalizing=finalizing,
+            window=window,
+            seed=seed,
+            limits=limits or Limits(),
+            queue_limit=queue_limit,
+            api_keys=api_keys,
+            concurrency=concurrency,
+            patience=patience,
+        )
+        self.clock: Clock = clock or SystemClock()
+        self._address = (host, port)
+        rules = [rule if isinstance(rule, Rule) else Rule.from_json(rule) for rule in faults]
+        self._temporary = tempfile.TemporaryDirectory(prefix="openai-batch-emulator-", dir=data_dir)
+        self.backend = Backend(self.settings, self.clock, Path(self._temporary.name))
+        self.backend.faults.add(*rules)
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def base_url(self) -> str:
+        """Return the URL for the SDK's `base_url`."""
+        host, port = self._address
+        return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
+
+    @property
+    def admin_url(self) -> str:
+        """Return the URL under which the emulator's own routes are."""
+        return self.base_url.removesuffix("/v1") + "/_emulator"
+
+    @property
+    def faults(self) -> Faults:
+        """Return the rules in force."""
+        return self.backend.faults
+
+    @property
+    def ledger(self) -> Ledger:
+        """Return what was billed and called."""
+        return self.backend.ledger
+
+    @property
+    def batches(self) -> dict[str, Batch]:
+        """Return the batches by id, oldest first, with all work done that is due."""
+        self.backend.settle()
+        return {batch.id: batch for batch in self.backend.all()}
+
+    @property
+    def files(self) -> dict[str, StoredFile]:
+        """Return the files by id, oldest first, with all work done that is due."""
+        self.backend.settle()
+        return {stored.id: stored for stored in self.backend.shelf.all()}
+
+    def complete_all(self) -> None:
+        """Move the clock until every batch made so far has ended."""
+        self.backend.complete_all()
+
+    def reset(self) -> None:
+        """Forget files, batches, faults and the ledger; settings and time stay."""
+        self.backend.reset()
+
+    def start(self) -> Self:
+        """Listen, and return when calls are answered."""
+        host, port = self._address
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            listener = socket.create_server((host, port), family=family, backlog=512)
+        except OSError:
+            self.stop()
+            raise
+        self._address = (host, listener.getsockname()[1])
+        config = uvicorn.Config(
+            make_app(self.backend),
+            http=LoosableProtocol,
+            ws="none",
+            loop="asyncio",
+            lifespan="off",
+            log_config=None,
+            log_level=logging.WARNING,
+            access_log=False,
+            timeout_keep_alive=60,
+        )
+        self._server = _Server(config, self.backend)
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="emulator", daemon=True)
+        self._thread.start()
+        if not self._server.is_up.wait(_START_TIMEOUT_S):
+            raise RuntimeError("The emulator's server did not start.")
+        return self
+
+    def stop(self) -> None:
+        """Drop every connection, give up work in hand and remove the files."""
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join()
+        self.backend.progress.stop()
+        if isinstance(self.settings.answer, Upstream):
+            self.settings.answer.close()
+        self._temporary.cleanup()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn's server with a short loop of its own: it also starts the work that has fallen due."""
+
+    def __init__(self, config: uvicorn.Config, backend: Backend) -> None:
+        super().__init__(config)
+        self.is_up = threading.Event()
+        self._backend = backend
+
+    async def main_loop(self) -> None:
+        """Wait for the end, and let batches move on when nobody looks."""
+        self.is_up.set()
+        waited_s = 0.0
+        while not self.should_exit:
+            await asyncio.sleep(_TICK_S)
+            waited_s += _TICK_S
+            if waited_s >= _WORK_EVERY_S and isinstance(self._backend.clock, SystemClock):
+                waited_s = 0.0
+                self._backend.progress.start_due()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drop every connection at once: a test that ends does not wait for the polite way."""
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+        for task in list(self.server_state.tasks):
+            task.cancel()
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=1.0)
+        await asyncio.sleep(0)

@@ -1,0 +1,217 @@
+"""The HTTP face: routes of the Files and Batches API, translated to calls of the backend and back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from airflow_openai_batch.emulator.admin import admin_routes
+from airflow_openai_batch.emulator.backend import Backend
+from airflow_openai_batch.emulator.checks import check_limit, check_upload, life_s
+from airflow_openai_batch.emulator.misbehave import Misbehave
+from airflow_openai_batch.emulator.model import FILE_LIFE_S, Status, StoredFile
+from airflow_openai_batch.emulator.refusal import ApiRefusal, error_json
+from airflow_openai_batch.emulator.view import batch_json
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+_CHUNK_BYTES = 1 << 18
+_MODELS = ("gpt-6-luna", "gpt-6-sol", "gpt-4o-mini", "text-embedding-3-small", "omni-moderation-latest")
+
+
+def make_app(backend: Backend) -> Misbehave:
+    """Return the ASGI application of an emulator."""
+    api = _Api(backend)
+    routes = [
+        Route("/v1/files", api.authorized(api.create_file), methods=["POST"]),
+        Route("/v1/files", api.authorized(api.list_files), methods=["GET"]),
+        Route("/v1/files/{file_id}", api.authorized(api.get_file), methods=["GET"]),
+        Route("/v1/files/{file_id}", api.authorized(api.delete_file), methods=["DELETE"]),
+        Route("/v1/files/{file_id}/content", api.authorized(api.file_content), methods=["GET"]),
+        Route("/v1/batches", api.authorized(api.create_batch), methods=["POST"]),
+        Route("/v1/batches", api.authorized(api.list_batches), methods=["GET"]),
+        Route("/v1/batches/{batch_id}", api.authorized(api.get_batch), methods=["GET"]),
+        Route("/v1/batches/{batch_id}/cancel", api.authorized(api.cancel_batch), methods=["POST"]),
+        Route("/v1/models", api.authorized(api.list_models), methods=["GET"]),
+        *admin_routes(backend),
+    ]
+    handlers: Any = {ApiRefusal: _on_refusal, HTTPException: _on_http_exception}
+    return Misbehave(Starlette(routes=routes, exception_handlers=handlers), backend)
+
+
+class _Api:
+    """One method per route."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def authorized(self, handler: Handler) -> Handler:
+        """Let only calls with an accepted key through."""
+
+        async def checked(request: Request) -> Response:
+            kind, _, key = request.headers.get("authorization", "").partition(" ")
+            keys = self._backend.settings.api_keys
+            if kind.lower() != "bearer" or not key:
+                raise ApiRefusal(401, "You didn't provide an API key.")
+            if keys is not None and key not in keys:
+                raise ApiRefusal(401, "Incorrect API key provided.", code="invalid_api_key")
+            return await handler(request)
+
+        return checked
+
+    async def create_file(self, request: Request) -> Response:
+        """POST /v1/files. The form parser spools the file to disk; it is copied from there."""
+        async with request.form() as form:
+            file, purpose = form.get("file"), form.get("purpose")
+            for name, value, kind in (("file", file, UploadFile), ("purpose", purpose, str)):
+                if not isinstance(value, kind):
+                    message = f"Missing required parameter: '{name}'."
+                    raise ApiRefusal(400, message, code="missing_required_parameter", param=name)
+            assert isinstance(file, UploadFile) and isinstance(purpose, str)  # noqa: S101 - for the type checker
+            life = life_s(_expires_after(form), "expires_after")
+            stored = await asyncio.to_thread(self._store, file, purpose, life)
+        return JSONResponse(stored.to_json())
+
+    async def list_files(self, request: Request) -> Response:
+        """GET /v1/files."""
+        query = request.query_params
+        files = self._backend.shelf.all()
+        if query.get("order", "desc") == "desc":
+            files.reverse()
+        if purpose := query.get("purpose"):
+            files = [stored for stored in files if stored.purpose == purpose]
+        return _page(
+            [(stored.id, stored) for stored in files],
+            query.get("after"),
+            check_limit(query.get("limit"), 10_000, 10_000),
+            lambda stored: stored.to_json(),
+        )
+
+    async def get_file(self, request: Request) -> Response:
+        """GET /v1/files/{file_id}."""
+        return JSONResponse(self._backend.shelf.get(request.path_params["file_id"]).to_json())
+
+    async def delete_file(self, request: Request) -> Response:
+        """DELETE /v1/files/{file_id}."""
+        file_id = request.path_params["file_id"]
+        self._backend.delete_file(file_id)
+        return JSONResponse({"object": "file", "id": file_id, "deleted": True})
+
+    async def file_content(self, request: Request) -> Response:
+        """GET /v1/files/{file_id}/content, streamed."""
+        stored = self._backend.shelf.get(request.path_params["file_id"])
+        headers = {"content-length": str(stored.size), "content-disposition": f'attachment; filename="{stored.id}"'}
+        return StreamingResponse(_chunks(stored), media_type="application/octet-stream", headers=headers)
+
+    async def create_batch(self, request: Request) -> Response:
+        """POST /v1/batches."""
+        batch = await asyncio.to_thread(self._backend.create, await _json_body(request))
+        return JSONResponse(batch_json(batch, Status.VALIDATING))
+
+    async def list_batches(self, request: Request) -> Response:
+        """GET /v1/batches, newest first."""
+        await self._settle()
+        query = request.query_params
+        limit = check_limit(query.get("limit"), 20, 100)
+        batches = [(batch.id, batch) for batch in self._backend.listed()]
+        return _page(batches, query.get("after"), limit, batch_json)
+
+    async def get_batch(self, request: Request) -> Response:
+        """GET /v1/batches/{batch_id}."""
+        await self._settle(request.path_params["batch_id"])
+        return JSONResponse(batch_json(self._backend.get(request.path_params["batch_id"])))
+
+    async def cancel_batch(self, request: Request) -> Response:
+        """POST /v1/batches/{batch_id}/cancel."""
+        await self._settle(request.path_params["batch_id"])
+        batch = self._backend.get(request.path_params["batch_id"])
+        was = batch.status
+        self._backend.cancel(batch.id)
+        return JSONResponse(batch_json(batch, was if was is Status.CANCELLED else Status.CANCELLING))
+
+    async def list_models(self, _: Request) -> Response:
+        """GET /v1/models."""
+        created = int(self._backend.clock.now())
+        names = sorted(self._backend.settings.limits.models or _MODELS)
+        data = [{"id": name, "object": "model", "created": created, "owned_by": "emulator"} for name in names]
+        return JSONResponse({"object": "list", "data": data})
+
+    def _store(self, file: UploadFile, purpose: str, life: float | None) -> StoredFile:
+        path = self._backend.shelf.new_path()
+        filename = file.filename or "upload"
+        try:
+            with path.open("wb") as target:
+                shutil.copyfileobj(file.file, target, _CHUNK_BYTES)
+            check_upload(path, filename, purpose, path.stat().st_size, self._backend.settings.limits)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        default = FILE_LIFE_S if purpose == "batch" else None
+        return self._backend.shelf.add(path, filename, purpose, life or default)
+
+    async def _settle(self, batch_id: str | None = None) -> None:
+        """Let due work finish, but do not keep the caller waiting: what is not done shows as the state before."""
+        deadline = asyncio.get_running_loop().time() + self._backend.settings.patience
+        while jobs := self._backend.progress.start_due(batch_id):
+            left_s = deadline - asyncio.get_running_loop().time()
+            waiting = [asyncio.wrap_future(job) for job in jobs]
+            done, late = await asyncio.wait(waiting, timeout=max(0.0, left_s))
+            for job in done:
+                job.result()
+            if late:
+                return
+
+
+def _expires_after(form: FormData) -> dict[str, Any] | None:
+    names = {"anchor": "expires_after[anchor]", "seconds": "expires_after[seconds]"}
+    policy = {key: form[name] for key, name in names.items() if name in form}
+    return policy or None
+
+
+async def _json_body(request: Request) -> Any:
+    try:
+        return json.loads(await request.body())
+    except ValueError:
+        raise ApiRefusal(400, "We could not parse the JSON body of your request.") from None
+
+
+async def _chunks(stored: StoredFile) -> AsyncIterator[bytes]:
+    with stored.path.open("rb") as content:
+        while chunk := await asyncio.to_thread(content.read, _CHUNK_BYTES):
+            yield chunk
+
+
+def _page(items: list[tuple[str, Any]], after: str | None, limit: int, show: Callable[[Any], Any]) -> JSONResponse:
+    """Return one page of a listing: up to `limit` items after the one with the id `after`."""
+    start = 0
+    if after is not None:
+        start = next((number for number, (one, _) in enumerate(items, 1) if one == after), 0)
+        if not start:
+            # Not in the facts: what an unknown cursor is answered.
+            raise ApiRefusal(400, f"Invalid 'after': '{after}' was not found.", code="invalid_value", param="after")
+    page = items[start : start + limit]
+    first, last = (page[0][0], page[-1][0]) if page else (None, None)
+    has_more = start + limit < len(items)
+    data = [show(item) for _, item in page]
+    return JSONResponse({"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": has_more})
+
+
+async def _on_refusal(_: Request, refusal: ApiRefusal) -> Response:
+    return JSONResponse(refusal.to_json(), refusal.status)
+
+
+async def _on_http_exception(request: Request, error: HTTPException) -> Response:
+    message = error.detail
+    if error.status_code in (404, 405):
+        message = f"Invalid URL ({request.method} {request.url.path})"
+    return JSONResponse(error_json(error.status_code, message), error.status_code)

@@ -1,0 +1,124 @@
+"""How an emulator behaves when nothing goes wrong, and how a batch's timetable follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any
+
+from airflow_openai_batch.emulator.answers import Answer, default_answer
+from airflow_openai_batch.emulator.faults import Rule
+from airflow_openai_batch.emulator.model import DAY_S, BatchError, Quirks, Timetable
+from airflow_openai_batch.emulator.validate import Limits
+
+_SHARE = 0.1  # of the duration, for validating and for finalizing
+
+_FAILURES = {
+    "token_limit_exceeded": (
+        "Enqueued token limit reached for this model in organization org-emulator. Limit: 2,000,000 enqueued tokens. "
+        "Please try again once some in_progress batches have been completed."
+    ),
+    "cannot_find_file": "Cannot find file, or organization org-emulator does not have access to it.",
+}
+
+
+@dataclass(slots=True)
+class Settings:
+    """What an emulator can be told; all times in seconds of its clock. May be changed while it runs.
+
+    Attributes:
+        answer: Chooses what a request is answered.
+        duration: From creation to completed. Zero is done at the first look.
+        validating: Share of it spent validating; a tenth by default.
+        finalizing: Share of it spent writing files, and the time a cancel takes; a tenth by default.
+        window: What stands for the 24 hours after which a batch expires.
+        seed: Decides the order of lines, the chances of faults and, if given, the ids.
+        limits: The limits of a batch.
+        queue_limit: Enqueued tokens per model; None is no limit.
+        api_keys: The keys that are accepted; None accepts any.
+        concurrency: Requests of one batch answered at a time; for answers that wait for something.
+        patience: Real seconds a call waits for work that is due, before it shows the state before.
+    """
+
+    answer: Answer = default_answer
+    duration: float = 0.0
+    validating: float | None = None
+    finalizing: float | None = None
+    window: float = DAY_S
+    seed: int | None = None
+    limits: Limits = field(default_factory=Limits)
+    queue_limit: int | None = None
+    api_keys: Collection[str] | None = None
+    concurrency: int = 1
+    patience: float = 1.0
+
+    @property
+    def finalizing_s(self) -> float:
+        """Return how long files are written."""
+        return self.duration * _SHARE if self.finalizing is None else self.finalizing
+
+    def timetable(self, now: float, quirks: Quirks) -> Timetable:
+        """Return when a batch created now passes its borders."""
+        validating_s = self.duration * _SHARE if self.validating is None else self.validating
+        stuck = {quirks.stuck_state: quirks.stuck_s}
+        expires_at = now + (self.window if quirks.window_s is None else quirks.window_s)
+        validated_at = now + validating_s + stuck.get("validating", 0.0)
+        worked_at = validated_at + max(0.0, self.duration - validating_s - self.finalizing_s)
+        finalizing_at = worked_at + stuck.get("in_progress", 0.0)
+        completed_at = finalizing_at + self.finalizing_s + stuck.get("finalizing", 0.0)
+        ceiling = 1.0
+        if quirks.expire_at is not None:
+            validated_at, worked_at = min(validated_at, expires_at), min(worked_at, expires_at)
+            finalizing_at = completed_at = inf
+            ceiling = quirks.expire_at
+        return Timetable(
+            created_at=now,
+            validated_at=validated_at,
+            worked_at=worked_at,
+            finalizing_at=finalizing_at,
+            completed_at=completed_at,
+            expires_at=expires_at,
+            expired_at=expires_at + quirks.expiry_lag_s,
+            ceiling=ceiling,
+        )
+
+
+def quirks_of(rules: Sequence[Rule]) -> Quirks:
+    """Return how a batch misbehaves under the rules that act on it."""
+    found: dict[str, Any] = {}
+    for rule in rules:
+        found.update(_quirk(rule.name, rule.args))
+    return Quirks(**found)
+
+
+def _quirk(name: str, args: dict[str, Any]) -> dict[str, Any]:
+    match name:
+        case "fail":
+            return {"fail": _failures(args)}
+        case "expire_at":
+            return {
+                "expire_at": args.get("fraction", 0.0),
+                "window_s": args.get("after"),
+                "expiry_lag_s": args.get("lag", 0.0),
+            }
+        case "stuck":
+            return {"stuck_state": args.get("state", "in_progress"), "stuck_s": args.get("seconds", inf)}
+        case "late_output_file_id" | "listing_lag":
+            return {f"{name}_s": args.get("seconds", 60.0)}
+        case "counts_lie":
+            return {"counts": args or {"completed": 0, "failed": 0}}
+        case "queue_limit":
+            return {"queue_limit": args.get("tokens", 0), "queue_http": args.get("http")}
+    return {name: True}
+
+
+def _failures(args: dict[str, Any]) -> tuple[BatchError, ...]:
+    if "errors" in args:
+        return tuple(BatchError(**error) for error in args["errors"])
+    if args.get("reason") == "cannot_find_file":
+        # This code and param, whether the file exists or not (API facts, section 2.3).
+        return (BatchError("invalid_request", _FAILURES["cannot_find_file"], "file_id"),)
+    code = args.get("code") or args.get("reason") or "invalid_request"
+    message = args.get("message") or _FAILURES.get(code, "The batch failed.")
+    return (BatchError(code, message, args.get("param"), args.get("line")),)

@@ -1,0 +1,112 @@
+"""One Airflow in this process: SQLite, dag.test(), the emulator over HTTP. Set up before anything imports airflow."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import tempfile
+import textwrap
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_HOME = Path(tempfile.mkdtemp(prefix="airflow-test-"))
+_DAGS = _HOME / "dags"
+_DAGS.mkdir()
+os.environ.update(
+    AIRFLOW_HOME=str(_HOME),
+    AIRFLOW__CORE__UNIT_TEST_MODE="True",
+    AIRFLOW__CORE__LOAD_EXAMPLES="False",
+    AIRFLOW__CORE__DAGS_FOLDER=str(_DAGS),
+    AIRFLOW__CORE__EXECUTOR="LocalExecutor",
+    AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{_HOME}/airflow.db",
+    AIRFLOW__OPENAI_BATCH__FIRST_POLL_DELAY="0.05",
+    AIRFLOW__OPENAI_BATCH__POLL_INTERVAL="0.2",
+)
+
+
+@pytest.fixture(scope="session")
+def _airflow_db() -> None:
+    from airflow.utils import db
+
+    db.initdb()
+
+
+@pytest.fixture
+def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    from airflow_openai_batch.emulator import Emulator
+
+    with Emulator(duration=0.3, seed=1) as running:
+        connection = {"conn_type": "openai", "host": running.base_url, "password": "sk-emulator"}
+        monkeypatch.setenv("AIRFLOW_CONN_OPENAI_DEFAULT", json.dumps(connection))
+        yield running
+
+
+@dataclasses.dataclass
+class Run:
+    """A finished Dag run: states and XComs by task id."""
+
+    state: str
+    states: dict[str, str]
+    dag: Any
+    run_id: str
+
+    def xcom(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
+        from airflow.models.xcom import XComModel
+        from airflow.utils.session import create_session
+
+        with create_session() as session:
+            query = XComModel.get_many(
+                run_id=self.run_id, key=key, task_ids=[task_id], dag_ids=[self.dag.dag_id], map_indexes=map_index
+            )
+            found = session.execute(query.with_only_columns(XComModel.value)).scalars().first()
+        return json.loads(found) if isinstance(found, str) else found
+
+
+@pytest.fixture
+def run_dag(_airflow_db: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+    """Return a function that writes a Dag file of the given tasks and runs it with dag.test()."""
+    monkeypatch.setenv("STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+
+    def run(tasks: str, conf: dict[str, Any] | None = None) -> Run:
+        dag_id = f"dag_{uuid.uuid4().hex[:8]}"
+        file = _DAGS / f"{dag_id}.py"
+        file.write_text(_HEAD.format(dag_id=dag_id) + textwrap.indent(textwrap.dedent(tasks), "    "))
+        spec = importlib.util.spec_from_file_location(dag_id, file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        dag_run = module.dag.test(run_conf=conf)
+        states = {ti.task_id: str(ti.state) for ti in dag_run.get_task_instances()}
+        return Run(state=str(dag_run.state), states=states, dag=module.dag, run_id=dag_run.run_id)
+
+    return run
+
+
+_HEAD = """
+import datetime, os
+from airflow.sdk import DAG, task
+from pydantic import BaseModel, field_validator
+from airflow_openai_batch.operators import OpenAIBatchOperator, OpenAIBatchResultsOperator, OpenAIBatchSubmitOperator
+from airflow_openai_batch.sensors import OpenAIBatchSensor
+
+STORE, OUT = os.environ["STORE"], os.environ["OUT"]
+CHAT = dict(
+    endpoint="/v1/chat/completions",
+    body={{"model": "gpt-6-luna", "messages": [{{"role": "user", "content": "{{text}}"}}]}},
+    storage=STORE,
+)
+ROWS = [{{"id": i, "text": f"ticket {{i}}"}} for i in range(20)]
+
+class Label(BaseModel):
+    topic: str
+
+with DAG("{dag_id}", schedule=None, start_date=datetime.datetime(2026, 1, 1)) as dag:
+"""

@@ -1,0 +1,152 @@
+"""Operators, sensor, trigger and decorator in real Dags, run by dag.test() against the emulator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from airflow_openai_batch.emulator import HttpError, Missing, Refusal, Text, Truncated
+
+THREE_TASKS = """
+submit = OpenAIBatchSubmitOperator(task_id="submit", rows=ROWS, custom_id="t-{id}", response_model=Label, **CHAT)
+wait = OpenAIBatchSensor(task_id="wait", job=submit.output, **SENSOR)
+results = OpenAIBatchResultsOperator(task_id="results", job=submit.output, output=f"{OUT}/labels.parquet")
+wait >> results
+"""
+ONE_TASK = "OpenAIBatchOperator(task_id='one', rows=ROWS, max_rounds=0, output=OUT + '/{}', **CHAT)"
+
+
+@pytest.mark.parametrize(
+    "sensor",
+    ["{}", "{'deferrable': False, 'mode': 'poke', 'poke_interval': 0.2}"],
+    ids=["deferrable", "poke"],
+)
+def test_three_tasks_deliver_every_row_in_order(run_dag, emulator, tmp_path: Path, sensor: str) -> None:
+    run = run_dag(f"SENSOR = {sensor}\n{THREE_TASKS}")
+    assert run.state == "success"
+    frame = pd.read_parquet(tmp_path / "out" / "labels.parquet")
+    assert list(frame["id"]) == list(range(20))
+    assert set(frame["status"]) == {"succeeded"}
+    assert frame["topic"].map(type).eq(str).all()
+    assert run.xcom("results")["by_status"] == {"succeeded": 20}
+    assert run.xcom("wait")["n_rows"] == 20
+    assert len(emulator.batches) == 1
+
+
+def test_the_single_operator_does_all_three_and_leaves_a_link(run_dag, emulator, tmp_path: Path) -> None:
+    run = run_dag(ONE_TASK.format("labels.csv"))
+    assert run.state == "success"
+    assert len(pd.read_csv(tmp_path / "out" / "labels.csv")) == 20
+    batch_id = next(iter(emulator.batches))
+    assert run.xcom("one", key="openai_batch_ids") == [batch_id]
+    assert run.xcom("one", key="_link_OpenAIBatchLink") == f"https://platform.openai.com/batches/{batch_id}"
+
+
+def test_without_output_the_rows_come_through_xcom(run_dag, emulator) -> None:
+    run = run_dag("OpenAIBatchOperator(task_id='one', rows=ROWS[:2], **CHAT)")
+    rows = run.xcom("one")
+    assert [row["id"] for row in rows] == [0, 1]
+    assert all(row["status"] == "succeeded" and row["output"] for row in rows)
+
+
+def test_the_decorator_takes_rows_from_its_function(run_dag, emulator) -> None:
+    run = run_dag("""
+        @task.openai_batch(**CHAT)
+        def label(n):
+            return ({"text": f"generated {i}"} for i in range(n))
+        label(3)
+    """)
+    assert run.state == "success"
+    assert [row["text"] for row in run.xcom("label")] == ["generated 0", "generated 1", "generated 2"]
+
+
+def test_rows_may_be_the_output_of_a_task_and_do_not_show_in_the_rendered_fields(run_dag, emulator) -> None:
+    run = run_dag("""
+        @task
+        def rows():
+            return [{"text": "a secret text"}]
+        OpenAIBatchOperator(task_id="one", rows=rows(), **CHAT)
+    """)
+    assert run.state == "success"
+    from airflow.models.renderedtifields import RenderedTaskInstanceFields
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        fields = session.query(RenderedTaskInstanceFields).filter_by(run_id=run.run_id, task_id="one").one()
+    assert fields.rendered_fields["rows"] == "(1 rows, not shown)"
+    assert "secret text" not in str(fields.rendered_fields)
+
+
+def test_rows_as_a_templated_path_and_jinja_in_the_body(run_dag, emulator, tmp_path: Path) -> None:
+    run = run_dag("""
+        @task
+        def write(run_id=None):
+            import pandas as pd
+            os.makedirs(OUT, exist_ok=True)
+            pd.DataFrame({"text": ["x", "y"]}).to_parquet(f"{OUT}/in.parquet")
+        body = {"model": "gpt-6-luna", "messages": [{"role": "user", "content": "{{ dag.dag_id }}: {text}"}]}
+        one = OpenAIBatchOperator(task_id="one", rows=OUT + "/{{ 'in' }}.parquet", **{**CHAT, "body": body})
+        write() >> one
+    """)
+    assert run.state == "success"
+    assert all(row["output"].count(run.dag.dag_id) for row in run.xcom("one"))
+
+
+def test_mapped_tasks_have_a_job_each(run_dag, emulator) -> None:
+    run = run_dag("""
+        submit = OpenAIBatchSubmitOperator.partial(task_id="submit", **CHAT).expand(rows=[ROWS[:2], ROWS[2:5]])
+        wait = OpenAIBatchSensor.partial(task_id="wait").expand(job=submit.output)
+        results = OpenAIBatchResultsOperator.partial(task_id="results").expand(job=submit.output)
+        wait >> results
+    """)
+    assert run.state == "success"
+    assert len(emulator.batches) == 2
+    assert [row["id"] for row in run.xcom("results", map_index=1)] == [2, 3, 4]
+
+
+def test_too_many_bad_rows_are_red_and_every_row_is_still_delivered(run_dag, emulator, tmp_path: Path) -> None:
+    replies = [HttpError(400, "bad_request", "no"), Refusal("I will not"), Truncated("cut"), Missing()]
+
+    def answer(endpoint: str, body: dict) -> object:
+        number = int(body["messages"][0]["content"].split()[-1])
+        return replies[number] if number < len(replies) else Text("fine")
+
+    emulator.settings.answer = answer
+    run = run_dag(ONE_TASK.format("labels.jsonl"))
+    assert run.states == {"one": "failed"}
+    frame = pd.read_json(tmp_path / "out" / "labels.jsonl", lines=True)
+    assert list(frame["status"][:5]) == ["failed", "refused", "truncated", "missing", "succeeded"]
+    dead = (tmp_path / "out" / "labels.jsonl.dead_letter.jsonl").read_text().splitlines()
+    assert len(dead) == 3
+
+
+def test_results_too_large_for_xcom_are_refused_with_advice(run_dag, emulator, monkeypatch, caplog) -> None:
+    monkeypatch.setenv("AIRFLOW__OPENAI_BATCH__XCOM_MAX_BYTES", "1000")
+    run = run_dag("OpenAIBatchOperator(task_id='one', rows=ROWS, **CHAT)")
+    assert run.states == {"one": "failed"}
+    assert len(emulator.ledger.rows_billed_twice()) == 0
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "OpenAIBatchSubmitOperator(task_id='t', rows=[], **CHAT)",
+        "OpenAIBatchSubmitOperator(task_id='t', rows=['no dict'], **CHAT)",
+        "OpenAIBatchSubmitOperator(task_id='t', rows=OUT + '/absent.parquet', **CHAT)",
+        "OpenAIBatchSubmitOperator(task_id='t', rows=[{'x': 1}], **CHAT)",
+        "OpenAIBatchSubmitOperator(task_id='t', rows=ROWS, custom_id='same', **CHAT)",
+        "OpenAIBatchSubmitOperator(task_id='t', rows=ROWS, **{**CHAT, 'endpoint': '/v1/nothing'})",
+        "OpenAIBatchSubmitOperator(task_id='t', rows=ROWS, **{**CHAT, 'body': {'messages': []}})",
+        "OpenAIBatchSubmitOperator(task_id='t', rows=ROWS, conn_id='not_there', **CHAT)",
+        "OpenAIBatchSubmitOperator(task_id='t', rows=ROWS, retry_on=['sometimes'], **CHAT)",
+        "OpenAIBatchSubmitOperator(task_id='t', rows=ROWS, **{**CHAT, 'storage': '/proc/nowhere'})",
+        "OpenAIBatchOperator(task_id='t', rows=ROWS, output=OUT + '/labels.xlsx', **CHAT)",
+        "OpenAIBatchSensor(task_id='t', job={'not': 'a job'})",
+    ],
+)
+def test_bad_input_fails_before_openai_hears_of_it(run_dag, emulator, task: str) -> None:
+    run = run_dag(task)
+    assert run.states == {"t": "failed"}
+    assert emulator.ledger.calls == []
