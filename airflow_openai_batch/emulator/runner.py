@@ -56,6 +56,9 @@ class Emulator:
         data_dir: Where contents of files are kept; a temporary directory by default.
     """
 
+    _server: _Server | None = None
+    _thread: threading.Thread | None = None
+
     def __init__(
         self,
         *,
@@ -95,8 +98,6 @@ class Emulator:
         self._temporary = tempfile.TemporaryDirectory(prefix="openai-batch-emulator-", dir=data_dir)
         self.backend = Backend(self.settings, self.clock, Path(self._temporary.name))
         self.backend.faults.add(*rules)
-        self._server: _Server | None = None
-        self._thread: threading.Thread | None = None
 
     @property
     def base_url(self) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from airflow_openai_batch.emulator import Emulator, ManualClock
 
 # pytest's importlib mode does not put the tests' folder on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -22,9 +26,27 @@ ROOT = HERE.parents[1]
 
 
 @pytest.fixture(scope="session")
-def stack_env() -> dict[str, str]:
+def emulator() -> Iterator[Emulator]:
+    """OpenAI, as far as the stack knows. Its clock stands still: batches end when the test says so."""
+    with Emulator(clock=ManualClock(time.time()), duration=60, seed=1) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def stack_env(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Additional environment of all Airflow processes (connections, variables, options)."""
-    return {}
+    folder = tmp_path_factory.mktemp("openai-batch")
+    return {
+        "AIRFLOW_CONN_OPENAI_DEFAULT": json.dumps(
+            {"conn_type": "openai", "host": emulator.base_url, "password": "sk-emulator"}
+        ),
+        "AIRFLOW__OPENAI_BATCH__STORAGE": f"file://{folder}/store",
+        "AIRFLOW__OPENAI_BATCH__POLL_INTERVAL": "0.5",
+        "AIRFLOW__OPENAI_BATCH__FIRST_POLL_DELAY": "2",
+        # Real clocks, scaled: a create call that is unclear is settled after seconds instead of minutes.
+        "AIRFLOW__OPENAI_BATCH__CREATE_GRACE": "9",
+        "OPENAI_BATCH_TEST_OUTPUT": str(folder / "out"),
+    }
 
 
 @pytest.fixture(scope="session")
