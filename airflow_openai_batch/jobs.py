@@ -82,10 +82,16 @@ def engine_for(handle: JobHandle, log: Any, response_model: Any = None) -> Engin
     return Engine(
         store=JobStore(as_path(handle["storage"]), key),
         api=Api(OpenAIBatchHook(handle["conn_id"]).get_conn()),
-        timing=Timing(grace_s=conf.getfloat(SECTION, "create_grace", fallback=180.0)),
+        timing=_timing(),
         check=_check_of(response_model),
         log=log,
     )
+
+
+def _timing() -> Timing:
+    grace_s = conf.getfloat(SECTION, "create_grace", fallback=180.0)
+    # The grace period must outlast the call by far, so a short one shortens the call too.
+    return Timing(grace_s=grace_s, post_timeout_s=min(Timing().post_timeout_s, grace_s / 3))
 
 
 def _check_of(response_model: Any) -> Callable[[str], str | None] | None:

@@ -61,7 +61,7 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "create_grace": {
                         "description": "Seconds after the intent to create a batch during which a batch that is "
-                        "not listed may still appear. Must exceed the call's timeout of 60 s by the listing's lag.",
+                        "not listed may still appear. The call itself may take a third of it, and at most 60 s.",
                         "version_added": "0.1.0",
                         "type": "float",
                         "example": None,
