@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,7 @@ class OpenAIBatchHook(BaseHook):
         """
         from airflow.providers.openai.hooks.openai import OpenAIHook
 
+        _quiet_http()
         return OpenAIHook(conn_id=self.conn_id).get_conn()
 
     async def get_async_conn(self) -> AsyncOpenAI:
@@ -58,6 +60,7 @@ class OpenAIBatchHook(BaseHook):
         if self.conn_id not in known:
             from airflow.providers.openai.hooks.openai import OpenAIHook
 
+            _quiet_http()
             client = await OpenAIHook(conn_id=self.conn_id).aget_conn()
             known.setdefault(self.conn_id, client.with_options(max_retries=0))
         return known[self.conn_id]
@@ -77,6 +80,14 @@ class OpenAIBatchHook(BaseHook):
             except Exception as error:  # shown to the person who pressed the button
                 return False, f"Cannot list {what}: {translate(error) or error}"
         return True, "Batches and files can be listed."
+
+
+def _quiet_http() -> None:
+    """Keep the HTTP library from writing a line for every poll into the task's log; a level set by the user stays."""
+    for name in ("httpx", "httpx2"):
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.WARNING)
 
 
 def storage_root(storage: str | None = None) -> Any:

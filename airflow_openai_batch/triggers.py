@@ -29,6 +29,8 @@ _ABANDONED = frozenset({"failed", "success", "skipped", "upstream_failed", "remo
 _POLL_TIMEOUT_S = 30.0
 _MAX_BACKOFF_S = 600.0
 _PARALLEL_POLLS = 8
+_unfinished: set[asyncio.Future[None]] = set()
+"""Keeps cancels alive whose trigger is gone: the event loop itself holds tasks only weakly."""
 
 
 class OpenAIBatchTrigger(BaseTrigger):
@@ -91,6 +93,7 @@ class OpenAIBatchTrigger(BaseTrigger):
         yield TriggerEvent({"reason": reason, "statuses": {w.id: w.status for w in self._watched.values()}})
 
     async def _watch(self) -> str:
+        self.log.info("Watching %d batches.", len(self.batch_ids))
         # An event within the seconds that the deferring worker needs to exit can lose the task to a race in the
         # scheduler; execute has just looked, so nothing is missed by sleeping first.
         await asyncio.sleep(conf.getfloat(SECTION, "first_poll_delay", fallback=10.0))
@@ -183,6 +186,14 @@ class OpenAIBatchTrigger(BaseTrigger):
         """
         if not self.cancel_on_kill or not self.batch_ids:
             return
+        # Airflow cancels a trigger again at its next look when on_kill takes a second, as the first question after the
+        # task's state in a new triggerer does: the work must not die with the call.
+        work = asyncio.ensure_future(self._cancel_if_abandoned())
+        _unfinished.add(work)
+        work.add_done_callback(_unfinished.discard)
+        await asyncio.shield(work)
+
+    async def _cancel_if_abandoned(self) -> None:
         state = await self._own_state()
         if state not in _ABANDONED:
             self.log.info("Not cancelling: the task is %s, someone else looks after the batches.", state)
