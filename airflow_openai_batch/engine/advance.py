@@ -21,7 +21,7 @@ from airflow_openai_batch.engine.machine import (
     plan,
 )
 from airflow_openai_batch.engine.model import Job, Shard, State, Value
-from airflow_openai_batch.engine.perform import Engine, Learned, Stop, intend, perform, post
+from airflow_openai_batch.engine.perform import Engine, Learned, Stop, cancel_extra, intend, perform, post
 from airflow_openai_batch.engine.report import Summary, summarize
 
 
@@ -133,7 +133,7 @@ def _settle_race(engine: Engine, intended: Shard, learned: Learned) -> tuple[int
             is_adopted = any(s.batch is not None and s.batch.id == batch.id for s in _everything(job))
             if not is_adopted:
                 engine.log.warning("Batch %s is one too many: another worker was faster. Cancelling it.", batch.id)
-                engine.api.cancel(batch.id)
+                cancel_extra(engine, batch.id)
         break
     raise CommitRefused(f"Another process moves {engine.store}.")
 

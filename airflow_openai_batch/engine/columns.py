@@ -37,7 +37,9 @@ class Layout:
         arrays = []
         for field in self.inputs:
             at = rows.schema.get_field_index(field.name)
-            arrays.append(rows.column(at).cast(field.type) if at >= 0 else pa.nulls(rows.num_rows, field.type))
+            # Unsafe: what was paid for must not be lost over a whole number that a column of fractions rounds.
+            column = rows.column(at).cast(field.type, safe=False) if at >= 0 else pa.nulls(rows.num_rows, field.type)
+            arrays.append(column)
         arrays += [outcomes.column(name) for name in RESULT_COLUMNS]
         arrays += self._field_columns(outcomes)
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
@@ -68,7 +70,11 @@ def layout_of(store: JobStore, job: Job) -> Layout:
         schema = ResponseSchema(job.spec.schema, job.spec.schema_name or "")
         fields = {name: _arrow_type(entry, job.spec.schema) for name, entry in schema.fields.items()}
     fixed = part_schema(job)
-    columns = [pa.field(_free(f.name, "input_", set(RESULT_COLUMNS)), f.type) for f in inputs]
+    names = set(inputs.names)
+    columns = [
+        pa.field(_free(f.name, "input_", {*RESULT_COLUMNS, *(names if f.name in RESULT_COLUMNS else ())}), f.type)
+        for f in inputs
+    ]
     columns += [fixed.field(name) for name in RESULT_COLUMNS]
     for name, kind in fields.items():
         columns.append(pa.field(_free(name, "output_", {c.name for c in columns}), kind))
@@ -139,6 +145,7 @@ def _fit(value: Any, kind: Any) -> Any:
         return value if isinstance(value, str) else msgspec.json.encode(value).decode()
     if pa.types.is_list(kind):
         return [_fit(entry, kind.value_type) for entry in value]
-    if pa.types.is_int64(kind) and isinstance(value, float):
-        return int(value)
+    if pa.types.is_int64(kind):
+        # A JSON integer has no bounds; one beyond the column's stays in the output alone.
+        return int(value) if abs(value) < 2**63 else None
     return value

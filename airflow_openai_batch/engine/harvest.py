@@ -135,6 +135,8 @@ def _in_row_order(
             # Repeated lines are not documented; success wins, else the last.
             if outcome is not None and (best is None or best.status is not Status.SUCCEEDED):
                 best, best_line = outcome, line
+            elif best is None:
+                best_line = line  # it names the row and nothing else can be read: kept verbatim
         yield best or _absent(custom_id, shard), best_line, ordinal, digest
 
 

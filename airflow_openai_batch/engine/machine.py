@@ -214,7 +214,8 @@ class _Gate:
         budget = job.policy.max_enqueued_tokens
         used = sum(s.n_tokens for s in everything if s.state in AT_OPENAI)
         self._room = None if budget is None else budget - used
-        waiting = [s for s in everything if s.state is S.UPLOADED and s.n_waits]
+        # Not those of earlier epochs: they are never sent again.
+        waiting = [s for s in job.shards if s.state is S.UPLOADED and s.n_waits]
         self._is_shut = any(s.not_before > now for s in waiting)
         # After a full queue one batch at a time tries the door: each refused try is a failed batch in the dashboard.
         self._is_probing = bool(waiting)

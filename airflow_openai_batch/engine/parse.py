@@ -18,6 +18,8 @@ from airflow_openai_batch.engine.machine import ACCOUNT_CODES
 from airflow_openai_batch.engine.model import Outcome, Status, Usage
 from airflow_openai_batch.engine.schema import ResponseSchema
 
+_MAX_COUNT = 2**40
+
 Check = Callable[[str], str | None]
 """Says what is wrong with an answer's text, or None."""
 
@@ -66,11 +68,16 @@ class _Usage(msgspec.Struct):
         before = self.input_tokens_details or self.prompt_tokens_details or _Details()
         after = self.output_tokens_details or self.completion_tokens_details or _Details()
         return Usage(
-            input_tokens=self.input_tokens or self.prompt_tokens or 0,
-            cached_tokens=before.cached_tokens or 0,
-            output_tokens=self.output_tokens or self.completion_tokens or 0,
-            reasoning_tokens=after.reasoning_tokens or 0,
+            input_tokens=_count(self.input_tokens or self.prompt_tokens),
+            cached_tokens=_count(before.cached_tokens),
+            output_tokens=_count(self.output_tokens or self.completion_tokens),
+            reasoning_tokens=_count(after.reasoning_tokens),
         )
+
+
+def _count(n: int | None) -> int:
+    """Keep a count within what a column can hold: nonsense in one line must not stop a harvest."""
+    return max(0, min(n or 0, _MAX_COUNT))
 
 
 class _Body(msgspec.Struct):
@@ -81,7 +88,8 @@ class _Body(msgspec.Struct):
 class _Message(msgspec.Struct):
     content: str | None = None
     refusal: str | None = None
-    tool_calls: msgspec.Raw | None = None
+    tool_calls: msgspec.Raw = msgspec.Raw(b"null")
+    """Not ``Raw | None``, which to msgspec is null and nothing else."""
 
 
 class _Choice(msgspec.Struct):
@@ -279,8 +287,9 @@ def _choice_text(choice: _Choice) -> str:
     message = choice.message
     if message is None:
         return choice.text or ""
-    if message.content is None and message.tool_calls is not None:
-        return bytes(message.tool_calls).decode()
+    calls = bytes(message.tool_calls)
+    if message.content is None and calls != b"null":
+        return calls.decode()
     return message.content or ""
 
 

@@ -27,6 +27,7 @@ from airflow_openai_batch.engine.store import JobStore
 _LOOK_BACK_S = 900.0
 """How much older than our intent a batch may look, for clocks that disagree."""
 _RECHECK_S = 2.0
+_CANCEL_TRIES = 5
 _UNFIT_FACTOR = 1.5
 """A shard whose estimate exceeds OpenAI's limit by this factor will never fit; below, the estimate may be off."""
 
@@ -125,7 +126,8 @@ def _upload(engine: Engine, job: Job, shard: Shard) -> Learned:
 def _rejected(engine: Engine, shard: Shard, error: ApiError) -> Learned:
     engine.log.error("Shard %s: OpenAI refused it: %s", shard.id, error)
     rejection = LineError(code=error.code or f"http_{error.status}", message=str(error))
-    return Learned(Fact.LINES_REJECTED, {"rejections": (rejection,), "problem": str(error)[:500]})
+    known = {"rejections": (rejection,), "problem": str(error)[:500], "not_before": 0.0}
+    return Learned(Fact.LINES_REJECTED, known)
 
 
 def intend(engine: Engine, job: Job, shard: Shard) -> Learned:
@@ -220,6 +222,19 @@ def _look(engine: Engine, job: Job, shard: Shard) -> Learned:
             engine.api.cancel(extra.id)
     engine.log.info("Shard %s: adopted %s.", shard.id, describe(adopted))
     return _known(adopted)
+
+
+def cancel_extra(engine: Engine, batch_id: str) -> None:
+    """Cancel a batch that no shard will remember, so not later but now. A person is told if that fails."""
+    for _ in range(_CANCEL_TRIES):
+        try:
+            engine.api.cancel(batch_id)
+        except ApiError as error:
+            engine.log.warning("Batch %s could not be cancelled: %s", batch_id, error)
+            engine.sleep(_RECHECK_S)
+        else:
+            return
+    engine.log.error("Batch %s is one too many and runs on: cancel it in OpenAI's dashboard.", batch_id)
 
 
 def _is_mine(batch: Batch, job: Job, shard: Shard) -> bool:

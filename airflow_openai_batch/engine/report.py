@@ -42,7 +42,7 @@ def summarize(job: Job) -> Summary:
     running = [s.batch for s in job.shards if s.state is State.RUNNING and s.batch is not None]
     return Summary(
         n_rows=job.n_rows,
-        by_status=dict(sorted(by_status.items())),
+        by_status={status: n for status, n in sorted(by_status.items()) if n},
         usage=usage,
         batch_ids=tuple(s.batch.id for s in job.shards if s.batch is not None),
         n_shards=len(job.shards),

@@ -35,7 +35,10 @@ def reshard(store: JobStore, job: Job, parent: Shard) -> Shard:
             told = again.get(index.ordinals[i])
             if told is not None:
                 status, output, problem = told
-                yield i, line if status != Status.INVALID else _with_problem(line, output, problem)
+                # Only an answer that can be read can be discussed; vectors, for one, have no conversation.
+                if status == Status.INVALID and output is not None:
+                    line = _with_problem(line, output, problem)
+                yield i, line
 
     child = child_id(parent.id)
     written = _write(store, parent.id, child, index, lines())
@@ -45,6 +48,8 @@ def reshard(store: JobStore, job: Job, parent: Shard) -> Shard:
         round=parent.round + 1,
         parent=parent.id,
         first_row=parent.first_row,
+        # A line is longer than its input. Never more than the parent, or a budget that it filled would not let it pass.
+        n_tokens=min(written.n_tokens, parent.n_tokens),
     )
 
 
@@ -80,7 +85,7 @@ def carry(store: JobStore, job: Job, draft: Shard) -> Shard:
         requests=written.requests,
         n_requests=written.n_requests,
         n_bytes=written.n_bytes,
-        n_tokens=written.n_tokens,
+        n_tokens=min(written.n_tokens, draft.n_tokens),
         row_index=draft.index,
         carried=name,
         n_carried=len(found),
@@ -140,12 +145,12 @@ def _lines(store: JobStore, name: str) -> Iterator[bytes]:
                 yield line + b"\n"
 
 
-def _with_problem(line: bytes, output: str | None, problem: str | None) -> bytes:
+def _with_problem(line: bytes, output: str, problem: str | None) -> bytes:
     """Put the answer and what is wrong with it into the conversation, so that the next one can be better."""
     request = msgspec.json.decode(line)
     body = request["body"]
     told = [
-        {"role": "assistant", "content": output or ""},
+        {"role": "assistant", "content": output},
         {"role": "user", "content": f"That answer does not follow the required schema: {problem}. Answer again."},
     ]
     if isinstance(body.get("messages"), list):

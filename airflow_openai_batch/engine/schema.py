@@ -11,6 +11,7 @@ import msgspec
 
 from airflow_openai_batch.engine.api import strict_schema
 from airflow_openai_batch.engine.errors import InputError
+from airflow_openai_batch.engine.identity import canonical
 
 _NAME = re.compile(r"[^A-Za-z0-9_-]")
 _PLACES = {"/v1/responses": "text.format", "/v1/chat/completions": "response_format"}
@@ -109,7 +110,8 @@ def with_response_format(body: dict[str, Any], endpoint: str, schema: ResponseSc
     # Responses nests the format flat under text.format, Chat Completions under response_format.json_schema.
     if endpoint not in _PLACES:
         raise InputError(f"response_model works with {' and '.join(_PLACES)}, not with {endpoint}.")
-    inner = {"name": schema.name, "schema": schema.schema, "strict": True}
+    # Raw: in a template, braces in a description or a pattern are no fields.
+    inner = {"name": schema.name, "schema": msgspec.Raw(canonical(schema.schema)), "strict": True}
     if endpoint == "/v1/responses":
         text = dict(body.get("text") or {})
         if "format" in text:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -39,8 +40,8 @@ def source_of(rows: Any, *, endpoint: str, ready: bool = False) -> Source:
     """Read the ``rows`` parameter.
 
     Args:
-        rows: A list of dicts, anything that exports an Arrow stream (pandas, polars, pyarrow), an iterator, a callable that returns
-            or yields such, a path object, or the text of a path or URI.
+        rows: A list of dicts, anything that exports an Arrow stream (pandas, polars, pyarrow), an iterator, a callable
+            that returns or yields such, a path object, or the text of a path or URI.
         endpoint: The endpoint, against which ready-made lines are checked.
         ready: Whether rows are ready-made request lines.
 
@@ -133,9 +134,7 @@ class FileSource:
     def version(self) -> str:
         """Path, size, and the store's own mark of a change (ETag or modification time)."""
         info = self._info()
-        mark = next(
-            (str(info[key]) for key in _MARKS if info.get(key)), ""
-        )
+        mark = next((str(info[key]) for key in _MARKS if info.get(key)), "")
         return f"file:{self._path}|{info.get('size')}|{mark}"
 
     def batches(self) -> Iterator[pa.RecordBatch]:
@@ -172,17 +171,41 @@ class FileSource:
 
         with self._path.open("rb") as file:
             try:
-                frames = pd.read_csv(file, dtype=str, keep_default_na=False, chunksize=BATCH_ROWS, encoding="utf-8-sig")
+                # Without index_col=False a surplus field would shift every column by one.
+                frames = pd.read_csv(
+                    file,
+                    dtype=str,
+                    keep_default_na=False,
+                    chunksize=BATCH_ROWS,
+                    encoding="utf-8-sig",
+                    index_col=False,
+                )
             except pd.errors.EmptyDataError:
                 return
             with frames:
-                for frame in frames:
+                for frame in _whole(frames):
                     yield from pa.Table.from_pandas(frame, preserve_index=False).combine_chunks().to_batches()
 
     def _jsonl(self) -> Iterator[pa.RecordBatch]:
         with self._path.open("rb") as file:
             rows = (_row(line, number) for number, line in enumerate(_lines(file)) if line.strip())
             yield from _from_python(rows, endpoint=self._endpoint, ready=self._ready)
+
+
+def _whole(frames: Iterator[Any]) -> Iterator[Any]:
+    """Refuse rows with more fields than the header, of which pandas would drop some with a warning."""
+    import pandas as pd
+
+    while True:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            try:
+                frame = next(frames, None)
+            except pd.errors.ParserWarning:
+                raise ValueError("its rows have more fields than its header") from None
+        if frame is None:
+            return
+        yield frame
 
 
 def _lines(file: Any) -> Iterator[bytes]:
@@ -232,9 +255,9 @@ def _from_arrow(rows: Any, ready: bool) -> Iterator[pa.RecordBatch]:
 
     for batch in pa.RecordBatchReader.from_stream(rows):
         # pandas exports an unnamed index as a column of its own.
-        names = [name for name in batch.schema.names if not name.startswith("__index_level_")]
+        kept = [i for i, name in enumerate(batch.schema.names) if not name.startswith("__index_level_")]
         for start in range(0, batch.num_rows, BATCH_ROWS):
-            yield batch.select(names).slice(start, BATCH_ROWS)
+            yield batch.select(kept).slice(start, BATCH_ROWS)
 
 
 def _record_batch(rows: Sequence[Mapping[str, Any]], first_row: int) -> pa.RecordBatch:

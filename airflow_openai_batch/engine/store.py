@@ -240,8 +240,12 @@ def decode_job(data: bytes) -> Job:
 
     Raises:
         UnknownFormat: It has another format version.
+        StoreError: It is no snapshot.
     """
-    version = msgspec.json.decode(data, type=_Versioned).format_version
+    try:
+        version = msgspec.json.decode(data, type=_Versioned).format_version
+    except msgspec.MsgspecError as error:
+        raise StoreError(f"A snapshot of the job cannot be read: {error}. {_ADVICE}") from error
     if version != FORMAT_VERSION:
         raise UnknownFormat(
             f"The job was written in state format {version}, this version reads {FORMAT_VERSION}. Nothing is lost: "

@@ -15,7 +15,7 @@ from airflow_openai_batch.engine.endpoints import Limits, check_endpoint
 from airflow_openai_batch.engine.errors import CommitRefused, InputError
 from airflow_openai_batch.engine.identity import spec_digest
 from airflow_openai_batch.engine.machine import UNSENT, deadline_at, is_quiet
-from airflow_openai_batch.engine.model import FORMAT_VERSION, Job, Policy, Shard, Spec, State
+from airflow_openai_batch.engine.model import FORMAT_VERSION, Job, Policy, Shard, Spec, State, Status
 from airflow_openai_batch.engine.perform import Engine
 from airflow_openai_batch.engine.schema import response_schema, with_response_format
 from airflow_openai_batch.engine.shard import build
@@ -24,6 +24,7 @@ from airflow_openai_batch.engine.template import Bodies, bodies_of
 
 _TRIES = 5
 _RESERVED_METADATA = 4  # dag_id, run_id, task_id and the nonce, of the 16 pairs that OpenAI allows
+_MAY_RETRY = (Status.INVALID, Status.REFUSED, Status.TRUNCATED)
 _KEY = re.compile(r"[^\x00]{1,64}\Z")
 
 
@@ -84,6 +85,11 @@ def check_policy(policy: Policy) -> None:
         value = getattr(policy, name)
         if value is not None and value < 0:
             raise InputError(f"{name} must not be negative, is {value}.")
+    if wrong := sorted(str(status) for status in policy.retry_on if status not in _MAY_RETRY):
+        raise InputError(
+            f"retry_on takes {', '.join(_MAY_RETRY)}, not {', '.join(wrong)}. What may pass by itself is asked again "
+            "anyway (max_rounds), and what succeeded or would fail again is never paid for twice."
+        )
     if len(policy.metadata) > 16 - _RESERVED_METADATA:
         raise InputError(
             f"metadata may have {16 - _RESERVED_METADATA} pairs besides our own; it has {len(policy.metadata)}."

@@ -133,7 +133,8 @@ class TemplateBodies:
 
 def _lacking(ordinal: int, name: str, endpoint: str) -> InputError:
     return InputError(
-        f"row {ordinal}: the column for {name!r} is empty, which {endpoint} requires; OpenAI would refuse the whole batch."
+        f"row {ordinal}: the column for {name!r}, which {endpoint} requires, is empty; "
+        "OpenAI would refuse the whole batch."
     )
 
 
