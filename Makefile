@@ -53,6 +53,10 @@ test-all: test test-integration ## All tests
 demo: setup ## Nightly labeling in a real Airflow against the emulator: no key, no cost
 	python -m airflow_openai_batch.demo
 
+.PHONY: chaos
+chaos: setup ## 200,000 rows on a real Airflow while everything around it breaks; needs PostgreSQL's programs
+	python tests/integration/chaos.py
+
 .PHONY: clean
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) .demo

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
+from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.model import Policy, Status
 from airflow_openai_batch.errors import OpenAIBatchFailure, airflow_errors
 from airflow_openai_batch.hooks import OpenAIBatchHook, as_path
@@ -68,6 +69,7 @@ class _Submitting(BaseOperator):
         max_bad_rows: int | None = None,
         deadline: datetime.timedelta = datetime.timedelta(hours=72),
         max_enqueued_tokens: int | None = None,
+        max_requests_per_batch: int | None = None,
         cancel_on_kill: bool = True,
         completion_window: str = "24h",
         metadata: dict[str, str] | None = None,
@@ -87,6 +89,7 @@ class _Submitting(BaseOperator):
         self.max_bad_rows = max_bad_rows
         self.deadline = deadline
         self.max_enqueued_tokens = max_enqueued_tokens
+        self.max_requests_per_batch = max_requests_per_batch
         self.cancel_on_kill = cancel_on_kill
         self.completion_window = completion_window
         self.metadata = metadata
@@ -110,6 +113,7 @@ class _Submitting(BaseOperator):
                 body=self.render_template(self.body, context) if isinstance(self.body, dict) else self.body,
                 response_model=self.response_model,
                 custom_id=self.custom_id,
+                limits=self._limits(),
             )
             submit(engine, request, self._policy(), start_over=_wish(context))
         return engine, handle
@@ -117,6 +121,13 @@ class _Submitting(BaseOperator):
     def _rows(self) -> Any:
         rows = self.rows.value if isinstance(self.rows, Rows) else self.rows
         return as_path(rows) if isinstance(rows, str) else rows
+
+    def _limits(self) -> Limits:
+        most = Limits().max_requests
+        n = most if self.max_requests_per_batch is None else self.max_requests_per_batch
+        if not 0 < n <= most:
+            raise OpenAIBatchFailure(f"max_requests_per_batch must be between 1 and {most:,}, is {n:,}.")
+        return Limits(max_requests=n)
 
     def _policy(self) -> Policy:
         known = [status.value for status in Status]
@@ -169,6 +180,7 @@ class OpenAIBatchSubmitOperator(_Submitting):
         max_bad_rows: The largest number of such rows; None for no limit of its own.
         deadline: How long after submission to wait at most; never less than a running batch's own expiry.
         max_enqueued_tokens: Estimated input tokens that the job may have in OpenAI's queue at once.
+        max_requests_per_batch: Cut smaller batches than OpenAI's limit of 50,000: more of them, each done sooner.
         cancel_on_kill: Whether marking the waiting task failed, success or skipped cancels its batches.
         completion_window: OpenAI accepts ``24h``; compatible servers have others.
         metadata: Up to 12 pairs of texts for the batches' metadata.

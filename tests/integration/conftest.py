@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import sys
 import time
@@ -18,6 +17,7 @@ from airflow_openai_batch.emulator import Emulator, ManualClock
 # pytest's importlib mode does not put the tests' folder on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from chaos import environment
 from postgres import find_binaries
 from stack import AirflowStack
 
@@ -36,17 +36,7 @@ def emulator() -> Iterator[Emulator]:
 def stack_env(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Additional environment of all Airflow processes (connections, variables, options)."""
     folder = tmp_path_factory.mktemp("openai-batch")
-    return {
-        "AIRFLOW_CONN_OPENAI_DEFAULT": json.dumps(
-            {"conn_type": "openai", "host": emulator.base_url, "password": "sk-emulator"}
-        ),
-        "AIRFLOW__OPENAI_BATCH__STORAGE": f"file://{folder}/store",
-        "AIRFLOW__OPENAI_BATCH__POLL_INTERVAL": "0.5",
-        "AIRFLOW__OPENAI_BATCH__FIRST_POLL_DELAY": "2",
-        # Real clocks, scaled: a create call that is unclear is settled after seconds instead of minutes.
-        "AIRFLOW__OPENAI_BATCH__CREATE_GRACE": "9",
-        "OPENAI_BATCH_TEST_OUTPUT": str(folder / "out"),
-    }
+    return environment(emulator, folder)
 
 
 @pytest.fixture(scope="session")

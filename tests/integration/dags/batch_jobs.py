@@ -44,5 +44,25 @@ with DAG("batch_timeout", **ALWAYS):
 with DAG("batch_one", **ALWAYS):
     OpenAIBatchOperator(task_id="one", rows=ROWS, **REQUEST)
 
+N_CHAOS = int(os.environ.get("OPENAI_BATCH_TEST_ROWS", "2000"))
+
+with DAG("batch_chaos", **{**ALWAYS, "default_args": {"retries": 100}}):
+    OpenAIBatchOperator(
+        task_id="one",
+        rows=lambda: ({"id": i, "text": f"ticket {i}"} for i in range(N_CHAOS)),
+        output=OUT + "/{{ run_id }}.parquet",
+        response_model={
+            "title": "label",
+            "type": "object",
+            "properties": {"topic": {"type": "string", "enum": ["bug", "question", "praise"]}},
+            "required": ["topic"],
+            "additionalProperties": False,
+        },
+        retry_on=["invalid"],
+        max_rounds=5,
+        max_requests_per_batch=N_CHAOS // 4,
+        **REQUEST,
+    )
+
 with DAG("batch_mapped", **ALWAYS):
     OpenAIBatchOperator.partial(task_id="one", **REQUEST).expand(rows=[ROWS[:10], ROWS[10:]])

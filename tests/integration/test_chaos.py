@@ -1,0 +1,24 @@
+"""A small, seeded version of `make chaos`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import chaos
+import pandas as pd
+import pytest
+from stack import AirflowStack
+
+from airflow_openai_batch.emulator import Emulator
+
+
+@pytest.mark.slow
+def test_every_row_is_accounted_for_and_paid_once_while_everything_breaks(
+    airflow_stack: AirflowStack, emulator: Emulator, stack_env: dict[str, str]
+) -> None:
+    emulator.reset()
+    run_id, damage = chaos.run(airflow_stack, emulator, seed=7, timeout_s=240, kills=4)
+    frame = pd.read_parquet(Path(stack_env["OPENAI_BATCH_TEST_OUTPUT"]) / f"{run_id}.parquet")
+    chaos.check(emulator, frame, 2_000)
+    assert damage.outages == 1
+    assert damage.workers_killed + damage.triggerers_killed > 0
