@@ -169,10 +169,11 @@ def plan(job: Job, now: float, wishes: Wishes, timing: Timing, fresh: frozenset[
 
 def _verb(job: Job, shard: Shard, now: float, wishes: Wishes, gate: _Gate, fresh: frozenset[str]) -> str | None:
     match shard.state:
-        case S.DRAFTED | S.PLANNED | S.UPLOADED if wishes.cancel:
-            return "call_off"
+        # Even of a job that is being cancelled: what was paid for must not be asked again when it is taken up.
         case S.DRAFTED if all(is_quiet(s) for s in job.earlier):
             return "carry"
+        case S.PLANNED | S.UPLOADED if wishes.cancel:
+            return "call_off"
         case S.PLANNED if gate.is_open:
             return "upload"
         case S.UPLOADED if gate.admits(shard):
@@ -214,6 +215,7 @@ class _Gate:
         budget = job.policy.max_enqueued_tokens
         used = sum(s.n_tokens for s in everything if s.state in AT_OPENAI)
         self._room = None if budget is None else budget - used
+        self._is_empty = not used
         # Not those of earlier epochs: they are never sent again.
         waiting = [s for s in job.shards if s.state is S.UPLOADED and s.n_waits]
         self._is_shut = any(s.not_before > now for s in waiting)
@@ -226,9 +228,11 @@ class _Gate:
         """Say whether the shard may be sent now, and count it as sent if so."""
         if not self.is_open or self._is_shut or (self._is_probing and self._is_probed):
             return False
-        if self._room is not None and shard.n_tokens > self._room:
+        # Cut for a larger budget, or grown by a conversation: what exceeds even the whole budget goes alone.
+        if self._room is not None and shard.n_tokens > self._room and not self._is_empty:
             self._room = 0  # a later, smaller shard must not overtake for ever
             return False
+        self._is_empty = False
         if self._room is not None:
             self._room -= shard.n_tokens
         self._is_probed = True
@@ -263,12 +267,18 @@ def fact_of(batch: Batch, shard: Shard, now: float, timing: Timing) -> Fact:
         return _fact_of_failure(batch, shard)
     if batch.status not in ENDED_STATUSES:
         return F.STILL_RUNNING
-    # Counts can lie, so only "all failed" is believed, and only as a reason not to wait.
-    has_answers = not 0 < batch.n_total <= batch.n_failed
-    lacks_file = batch.status == "completed" and batch.output_file_id is None and has_answers
-    if lacks_file and now - (batch.ended_at or now) < timing.late_file_s:
+    if _lacks_file(batch) and now - (batch.ended_at or now) < timing.late_file_s:
         return F.STILL_RUNNING  # the id can appear some time after the status
     return F.BATCH_ENDED
+
+
+def _lacks_file(batch: Batch) -> bool:
+    """Say whether an ended batch should have an output file and has none. Counts can lie, so they decide little."""
+    if batch.output_file_id is not None:
+        return False
+    if batch.status == "completed":
+        return not 0 < batch.n_total <= batch.n_failed
+    return batch.n_completed > 0  # an expired or cancelled batch may well have answered nothing
 
 
 def _fact_of_failure(batch: Batch, shard: Shard) -> Fact:

@@ -13,7 +13,7 @@ import msgspec
 from airflow_openai_batch.engine.identity import child_id
 from airflow_openai_batch.engine.model import Job, Outcome, Shard, State, Status, Usage
 from airflow_openai_batch.engine.outcomes import Index, PartWriter, output_type, read_index, read_part
-from airflow_openai_batch.engine.shard import BYTES_PER_TOKEN, write_index
+from airflow_openai_batch.engine.shard import write_index
 from airflow_openai_batch.engine.store import JobStore
 
 _READ_BYTES = 256 * 1024
@@ -41,7 +41,7 @@ def reshard(store: JobStore, job: Job, parent: Shard) -> Shard:
                 yield i, line
 
     child = child_id(parent.id)
-    written = _write(store, parent.id, child, index, lines())
+    written = _write(store, parent, child, index, lines())
     return msgspec.structs.replace(
         written,
         id=child,
@@ -78,7 +78,7 @@ def carry(store: JobStore, job: Job, draft: Shard) -> Shard:
             writer.add(index.ordinals[i], index.digests[i], outcome, None, batch_id=batch_id)
         writer.close()
     rest = ((i, line) for i, line in enumerate(_lines(store, draft.requests)) if i not in found)
-    written = _write(store, draft.id, draft.id, index, rest)
+    written = _write(store, draft, draft.id, index, rest)
     return msgspec.structs.replace(
         draft,
         index=written.index,
@@ -113,8 +113,8 @@ def _take(batch: Any, wanted: dict[bytes, list[int]], found: dict[int, tuple[Out
             found[i] = (outcome, told["batch_id"])
 
 
-def _write(store: JobStore, near: str, name: str, index: Index, lines: Iterator[tuple[int, bytes]]) -> Shard:
-    folder = f"e{near.partition('-')[0]}"
+def _write(store: JobStore, whole: Shard, name: str, index: Index, lines: Iterator[tuple[int, bytes]]) -> Shard:
+    folder = f"e{whole.id.partition('-')[0]}"
     requests = store.unique(f"{folder}/requests", name, ".jsonl")
     kept: list[int] = []
     n_bytes = 0
@@ -130,7 +130,8 @@ def _write(store: JobStore, near: str, name: str, index: Index, lines: Iterator[
         n_rows=len(kept),
         n_requests=len(kept),
         n_bytes=n_bytes,
-        n_tokens=n_bytes // BYTES_PER_TOKEN,
+        # By the same measure as the whole, so that what fitted into a budget still fits.
+        n_tokens=-(-whole.n_tokens * n_bytes // max(1, whole.n_bytes)),
         requests=requests,
         index=write_index(store, folder, name, [index.ordinals[i] for i in kept], ids, digests),
     )

@@ -1,0 +1,29 @@
+"""Promise 6: memory does not grow with the job. Measured properly by the benchmarks; this catches a list of all."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+
+def _peak_bytes(act):
+    tracemalloc.start()
+    try:
+        act()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_plan_of_more_rows_takes_no_more_memory(world):
+    """To hold the rows of the larger job would take at least 5 MB more."""
+    text = "word " * 120
+
+    def peak(n):
+        w = world()
+        rows = ({"id": i, "text": f"{i} {text}"} for i in range(n))
+        return _peak_bytes(lambda: w.submit(lambda: rows, per_shard=1000))
+
+    peak(10)
+    small = peak(4_500)
+    large = peak(13_000)
+    assert large < small + 2_000_000

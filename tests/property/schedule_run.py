@@ -1,0 +1,304 @@
+"""One schedule from its seed to its verdict: wild times, then an end in which everything must come right."""
+
+from __future__ import annotations
+
+import gc
+import random
+import shutil
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from schedule_plan import SCHEMA, Plan, draw, policy
+from schedule_wire import Inline  # noqa: F401 - re-exported for programs
+from schedule_witness import Violation, Witness
+from schedule_world import KEY, Process, World
+
+from airflow_openai_batch.emulator.model import Status
+from airflow_openai_batch.engine.advance import Done, Held, Wait, advance
+from airflow_openai_batch.engine.endpoints import Limits
+from airflow_openai_batch.engine.errors import StoreError
+from airflow_openai_batch.engine.model import Job
+from airflow_openai_batch.engine.perform import Engine
+from airflow_openai_batch.engine.results import write_results
+from airflow_openai_batch.engine.sink import ListSink
+from airflow_openai_batch.engine.submit import Request, submit
+
+_MOST_ADVANCES = 250
+_MOST_HELD = 12
+_STEPS_S = (1.0, 10.0, 35.0, 65.0, 130.0, 200.0, 600.0, 3700.0, 30_000.0)
+
+
+@dataclass
+class Report:
+    """What became of a schedule."""
+
+    seed: int
+    is_frozen: bool
+    violation: str | None = None
+    where: str = ""
+    trace: list[str] = field(default_factory=list)
+    n: Counter[str] = field(default_factory=Counter)
+    faults: tuple[str, ...] = ()
+
+
+def run(seed: int, *, is_frozen: bool = False, folder: Path | None = None) -> Report:
+    """Run a schedule. The same seed and class give the same schedule."""
+    plan = draw(seed, is_frozen=is_frozen)
+    home = Path(tempfile.mkdtemp(prefix="schedule-", dir=folder))
+    before, tempfile.tempdir = tempfile.tempdir, str(home)  # one file system: the store links what was spooled
+    # A process that dies leaves a Parquet writer behind, which complains when it is collected.
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    schedule = Schedule(plan, home)
+    report = Report(seed, is_frozen, faults=plan.faults)
+    try:
+        schedule.run()
+    except Violation as broken:
+        report.violation = str(broken)
+    except Exception as error:
+        report.violation = f"{type(error).__name__}: {error}"
+        report.where = traceback.format_exc()
+    finally:
+        schedule.end()
+        gc.collect(0)
+        sys.unraisablehook = hook
+        tempfile.tempdir = before
+        shutil.rmtree(home, ignore_errors=True)
+    report.trace, report.n = schedule.world.trace, schedule.n
+    return report
+
+
+class Schedule:
+    """One seed's story."""
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self.plan = plan
+        self.rng = random.Random(f"schedule:{plan.seed}:{plan.is_frozen}")
+        self.n: Counter[str] = Counter()
+        self.world = World(plan, folder)
+        self._policy = plan.policy
+        self._prompt = 0
+        self._rows = [{"id": i, "text": self._text(i, 0)} for i in range(plan.n_rows)]
+        self._start_over: str | None = None
+
+    @property
+    def _witness(self) -> Witness:
+        return self.world.witness
+
+    def _text(self, i: int, version: int) -> str:
+        kind = "poison" if i < self.plan.n_poison else "ticket"
+        return f"{kind} {i} version {version}"
+
+    # -- the story ---------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Let everything happen, then let everything end, and judge."""
+        self._begin()
+        for _ in range(self.plan.n_steps):
+            self._step()
+        self._calm_down()
+        self._finish()
+        for sleeper in self.world.frozen():
+            sleeper.go()
+            self._judge_end(sleeper)
+        self._finish()
+        self._judge()
+        for process in self.world.processes:
+            self.n["killed"] += process.is_doomed
+
+    def end(self) -> None:
+        """Let no thread stay behind."""
+        self.world.is_wild = False
+        for process in self.world.frozen():
+            process.kill()
+
+    def _begin(self) -> None:
+        """The first submission; the limit of the queue follows from its shards."""
+        self._start(self._submit_and_advance)
+        found = self.world.store().load()
+        if self.plan.queue_limit is not None and found is not None:
+            self.world.limit_queue(self.plan.queue_limit * max(s.n_tokens for s in found[1].shards) + 60)
+
+    def _step(self) -> None:
+        frozen = self.world.frozen()
+        dice = self.rng.random()
+        if frozen and (dice < 0.4 or (len(frozen) >= self.plan.n_workers and dice < 0.6)):
+            process = self.rng.choice(frozen)
+            if self.rng.random() < 0.15:
+                process.kill()
+            else:
+                process.go()
+            self._judge_end(process)
+        elif dice < 0.65 and len(frozen) < self.plan.n_workers:
+            self._start(self._submit_and_advance if self.rng.random() < 0.4 else advance)
+        elif dice < 0.92 or not self.plan.disturbances:
+            steps_s = _STEPS_S if self.plan.focus == 1.0 else _STEPS_S[:7]
+            self.world.pass_time(self.rng.choice(steps_s) * self.rng.uniform(0.5, 1.0))
+        else:
+            self._disturb(self.rng.choice(self.plan.disturbances))
+
+    def _start(self, work: Any) -> None:
+        self.n["processes"] += 1
+        self._judge_end(self.world.start(work))
+
+    def _judge_end(self, process: Process) -> None:
+        """A process may end by its own will, by death, or because there is no job yet."""
+        if isinstance(process.found, Held) and "a defect" in process.found.reason:
+            raise Violation(process.found.reason)
+        error, process.error = process.error, None
+        if error is None or (isinstance(error, StoreError) and "There is no job" in str(error)):
+            return
+        raise error
+
+    def _request(self) -> Request:
+        return Request(
+            [dict(row) for row in self._rows],
+            endpoint="/v1/responses",
+            body={"model": "gpt-6-luna", "input": f"Label in way {self._prompt}: " + "{text}"},
+            response_model=SCHEMA if self.plan.has_schema else None,
+            limits=Limits(max_requests=self.plan.per_shard),
+        )
+
+    def _submit_and_advance(self, engine: Engine) -> Wait | Done | Held:
+        submit(engine, self._request(), self._policy, start_over=self._start_over)
+        return advance(engine)
+
+    def _disturb(self, what: str) -> None:
+        self.world.trace.append(f"  {what}")
+        self.n[what] += 1
+        match what:
+            case "dashboard_cancel" | "input_file_deleted":
+                self._touch_openai(what)
+            case "new_prompt":
+                self._prompt += 1
+            case "old_prompt":
+                self._prompt = 0
+            case "new_rows":
+                self._change_rows()
+            case "start_over_marker":
+                self.world.store().wish("start_over")
+            case "start_over_parameter":
+                self._start_over = f"wish {self.rng.randint(1, 3)}"
+            case "cancel_wish":
+                self.world.store().wish("cancel")
+            case "other_policy":
+                self._policy = policy(self.rng, self.plan.has_schema)
+
+    def _touch_openai(self, what: str) -> None:
+        """A person clicks in the dashboard."""
+        backend = self.world.backend
+        if what == "dashboard_cancel" and (live := backend.ledger.live_batches()):
+            backend.cancel(self.rng.choice(live).id)
+        files = [stored for stored in backend.shelf.all() if stored.purpose == "batch"]
+        if what == "input_file_deleted" and files:
+            backend.delete_file(self.rng.choice(files).id)
+
+    def _change_rows(self) -> None:
+        """Some rows get another text, and perhaps a row is added."""
+        version = self.rng.randint(1, 100)
+        for i in self.rng.sample(range(len(self._rows)), self.rng.randint(1, 3)):
+            self._rows[i] = {"id": i, "text": self._text(i, version)}
+        if self.rng.random() < 0.5:
+            i = len(self._rows)
+            self._rows.append({"id": i, "text": self._text(i, version)})
+
+    # -- the end -----------------------------------------------------------------------------------------------
+
+    def _calm_down(self) -> None:
+        """No more faults. Of the frozen processes some die, some go on, some wake when all is over."""
+        self.world.is_wild = False
+        self.world.backend.faults.clear()
+        for process in self.world.frozen():
+            is_posting = process.posting_since is not None and not self.plan.is_frozen
+            fate = self.rng.choice(("dies", "goes on") if is_posting else ("dies", "goes on", "sleeps", "sleeps"))
+            if fate == "dies":
+                process.kill()
+            elif fate == "goes on":
+                process.go()
+                self._judge_end(process)
+
+    def _finish(self) -> None:
+        """A fresh process brings the job to its end, with time passing."""
+        work: Any = self._submit_and_advance
+        n_held = 0
+        for _ in range(_MOST_ADVANCES):
+            process = self.world.start(work)
+            self._judge_end(process)
+            found, work = process.found, advance
+            self.n["final advances"] += 1
+            if isinstance(found, Done):
+                return
+            if isinstance(found, Held):
+                n_held += 1
+                self.world.trace.append(f"  held: {found.reason}")
+                if n_held > _MOST_HELD:
+                    raise Violation(f"The job is held again and again: {found.reason}")
+                work = self._submit_and_advance
+            elif isinstance(found, Wait):
+                due_s = found.wake_at - self.world.clock.now()
+                self.world.pass_time(max(1.0, min(due_s, self.world.next_change_s() + 1.0)))
+        raise Violation(f"The job does not end: {self._job()}")
+
+    def _job(self) -> Job:
+        found = self.world.store().load()
+        assert found is not None
+        return found[1]
+
+    def _judge(self) -> None:
+        job = self._job()
+        sink = ListSink(10_000_000)
+        summary = write_results(self.world.store(), job, sink).summary
+        rows = sink.rows
+        if [row["id"] for row in rows] != [row["id"] for row in self._rows]:
+            raise Violation("The results are not in the order of the rows")
+        if [row["text"] for row in rows] != [row["text"] for row in self._rows]:
+            raise Violation("The results are of other rows")
+        counts = Counter(row["status"] for row in rows)
+        if counts != Counter({status.value: n for status, n in summary.by_status.items()}) or len(rows) != job.n_rows:
+            raise Violation(f"Rows in are not the sum of outcomes: {summary.by_status}, {counts}, {job.n_rows}")
+        for row in rows:
+            if row["status"] == "succeeded" and not self.plan.has_schema and row["text"] not in row["output"]:
+                raise Violation(f"Row {row['id']} has the answer to another: {row['output']}")
+        self._witness.check_paid()
+        self._witness.check_results(job, rows)
+        self._witness.check_ended()
+        self._judge_quiet()
+        self._count(rows)
+
+    def _judge_quiet(self) -> None:
+        """A job that is done is left alone, whoever looks at it and however late."""
+        before = self.world.store().load()
+        for seconds in (0.0, 10 * 86400.0):
+            self.world.pass_time(seconds)
+            process = self.world.start(advance)
+            self._judge_end(process)
+            if not isinstance(process.found, Done) or self.world.store().load() != before:
+                raise Violation(f"A quiet job was moved: {process.found}")
+        if any(b.status is Status.CANCELLING or b.is_live for b in self.world.backend.ledger.live_batches()):
+            raise Violation("A batch runs for ever")
+
+    def _count(self, rows: list[dict[str, Any]]) -> None:
+        ledger = self.world.backend.ledger
+        self.n["rows"] += len(rows)
+        self.n.update(f"row {row['status']}" for row in rows)
+        self.n["batches"] += len(ledger.batches)
+        self.n["billed rows"] += ledger.n_rows()
+        self.n["calls"] += self.world.n_calls
+        self.n["snapshots"] += self._witness.n_snapshots
+        self.n["epochs"] += len(self._witness.epochs)
+        self.n["late batches"] += len(self._witness.late)
+        self.n["late rows paid"] += self._witness.n_late_paid()
+        self.n["deaths"] += sum(" dies " in line for line in self.world.trace)
+        self.n["freezes"] += sum(" freezes " in line for line in self.world.trace)
+        assert KEY.task_id
+
+
+if __name__ == "__main__":
+    told = run(int(sys.argv[1]), is_frozen="frozen" in sys.argv)
+    print("\n".join(told.trace))
+    print(told.where)
+    print(told.n, told.faults, told.violation, sep="\n")

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import random
+import uuid
+from typing import Any
+
+from builders import RESPONSES, World, answer, failure, job, line_error, rows
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from upath import UPath
+
+from airflow_openai_batch.engine.endpoints import Limits
+from airflow_openai_batch.engine.harvest import harvest
+from airflow_openai_batch.engine.model import Batch, JobKey, Shard, State
+from airflow_openai_batch.engine.outcomes import read_part
+from airflow_openai_batch.engine.parse import LineParser, custom_id_of
+from airflow_openai_batch.engine.shard import build
+from airflow_openai_batch.engine.source import source_of
+from airflow_openai_batch.engine.store import JobStore
+from airflow_openai_batch.engine.template import bodies_of
+
+N = 6
+KEY = JobKey(dag_id="d", run_id="r", task_id="t")
+IDS = [f"t{i}" for i in range(N)]
+
+
+def new_world() -> tuple[World, Shard]:
+    world = World(JobStore(UPath(f"memory://harvest-{uuid.uuid4().hex}"), KEY))
+    body = bodies_of({"model": "m", "input": "{text}"}, RESPONSES)
+    source = source_of(rows(N), endpoint=RESPONSES)
+    return world, build(world.store, source, body, endpoint=RESPONSES, custom_id="{id}", limits=Limits()).shards[0]
+
+
+WORLD, SHARD = new_world()
+
+
+def fetch(output: bytes, errors: bytes, status: str) -> tuple[list[dict[str, Any]], bytes, dict[Any, int]]:
+    """Rows of the outcome part, strays, and the tally."""
+    import msgspec
+
+    WORLD.api.files = {"out": output, "err": errors}
+    batch = Batch(id="b", status=status, output_file_id="out", error_file_id="err")
+    of = msgspec.structs.replace(SHARD, state=State.ENDED, batch=batch)
+    got = harvest(WORLD.store, WORLD.api, job(of), of, LineParser(RESPONSES))  # type: ignore[arg-type]
+    found = [row for part in read_part(WORLD.store, got.outcomes) for row in part.to_pylist()]
+    strays = WORLD.store.read(got.strays) if got.strays else b""
+    for name in filter(None, (got.outcomes, got.strays)):
+        WORLD.store._fs.rm_file(WORLD.store._at(name))
+    return found, strays, got.tally.by_status
+
+
+lines = st.builds(
+    lambda custom_id, make: make(custom_id),
+    st.sampled_from([*IDS, "unknown"]),
+    st.sampled_from([answer, answer, failure, line_error, lambda i: failure(i, 400, "x")]),
+)
+ends = st.sampled_from(["completed", "expired", "cancelled"])
+
+
+def corrupt(data: bytes, cuts: list[tuple[int, int, bytes]]) -> bytes:
+    for at, n, new in cuts:
+        at %= len(data) + 1
+        data = data[:at] + new + data[at + n :]
+    return data
+
+
+cuts = st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 40), st.binary(max_size=4)), max_size=6)
+
+
+@settings(max_examples=60)
+@given(st.lists(lines, max_size=14), st.lists(lines, max_size=14), ends, cuts, cuts)
+def test_rows_in_are_the_sum_of_outcomes_whatever_happens_to_the_lines(
+    output: list[bytes], errors: list[bytes], status: str, one: Any, other: Any
+) -> None:
+    files = corrupt(b"\n".join(output), one), corrupt(b"\n".join(errors), other)
+    found, strays, tally = fetch(*files, status)
+    assert [row["custom_id"] for row in found] == IDS
+    assert [row["ordinal"] for row in found] == list(range(N))
+    assert sum(tally.values()) == N
+    # Nothing is lost: a line either names a row, which then has an answer or keeps a line, or is a stray.
+    rows_by_id = {row["custom_id"]: row for row in found}
+    for text in (text.rstrip(b"\r") for data in files for text in data.split(b"\n") if text.strip()):
+        row = rows_by_id.get(custom_id_of(text) or "")
+        if row is None:
+            assert text + b"\n" in strays
+        else:
+            assert row["status"] == "succeeded" or row["line"] is not None
+
+
+@settings(max_examples=60)
+@given(st.lists(lines, min_size=1, max_size=14), st.lists(lines, max_size=6), st.randoms(use_true_random=False))
+def test_success_wins_whatever_the_order_and_the_file(
+    output: list[bytes], errors: list[bytes], rng: random.Random
+) -> None:
+    everything = [*output, *errors]
+    expected = {i for i in IDS if any(text == answer(i) for text in everything)}
+    told = {i for i in IDS if any(f'"{i}"'.encode() in text for text in everything)}
+    rng.shuffle(everything)
+    at = rng.randint(0, len(everything))
+    files = (b"".join(text + b"\n" for text in part) for part in (everything[:at], everything[at:]))
+    found, strays, _ = fetch(*files, "completed")
+    assert {row["custom_id"] for row in found if row["status"] == "succeeded"} == expected
+    assert {row["custom_id"] for row in found if row["status"] == "missing"} == set(IDS) - told
+    assert sorted(strays.splitlines()) == sorted(text for text in everything if b'"unknown"' in text)

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from builders import CHAT, EMBEDDINGS, RESPONSES, answer, failure, line, line_error, responses_body
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_openai_batch.engine.model import Outcome, Status
+from airflow_openai_batch.engine.parse import LineParser, custom_id_of
+from airflow_openai_batch.engine.schema import ResponseSchema
+
+ENDPOINTS = [RESPONSES, CHAT, EMBEDDINGS, "/v1/completions", "/v1/moderations", "/v1/images/generations", "/v1/videos"]
+SCHEMA = ResponseSchema({"type": "object", "properties": {}, "required": [], "additionalProperties": False}, "x")
+PARSERS = [LineParser(endpoint, schema) for endpoint in ENDPOINTS for schema in (None, SCHEMA)]
+
+KEYS = """custom_id response status_code body error code message output content text type refusal choices finish_reason
+usage input_tokens prompt_tokens data embedding index model status incomplete_details reason results tool_calls"""
+words = st.sampled_from(KEYS.split())
+anything: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["message", "refusal", "length"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=5),
+    max_leaves=20,
+)
+good = [
+    answer("c"),
+    failure("c"),
+    line_error("c"),
+    line("c", {"choices": [{"message": {"content": "x"}}], "data": [{"embedding": [1.0]}], **responses_body("x")}),
+]
+spoilt = st.builds(
+    lambda data, at, n, new: data[: at % len(data)] + new + data[at % len(data) + n :],
+    st.sampled_from(good),
+    st.integers(0, 10_000),
+    st.integers(0, 30),
+    st.binary(max_size=6) | st.sampled_from([b'"', b"{", b"}", b"null", b"[]", b"\xe2\x80\xa8", b"9" * 30]),
+)
+
+
+def check(data: bytes) -> None:
+    for parser in PARSERS:
+        found = parser.parse(data)
+        assert found is None or (isinstance(found, Outcome) and isinstance(found.status, Status))
+        if found is not None:
+            # Whoever finds a row's line by its id finds the same row when reading it.
+            assert found.custom_id and custom_id_of(data) == found.custom_id
+            assert not (found.status is Status.SUCCEEDED and found.retryable)
+            assert found.status is Status.SUCCEEDED or found.error_code
+            assert all(0 <= getattr(found.usage, name) < 2**63 for name in found.usage.__struct_fields__)
+
+
+@given(st.binary())
+def test_any_bytes_are_accepted(data: bytes) -> None:
+    check(data)
+
+
+@given(spoilt)
+def test_any_spoilt_line_is_accepted(data: bytes) -> None:
+    check(data)
+
+
+@given(anything, st.sampled_from([200, 0, 429, 500]))
+def test_any_body_is_accepted(body: Any, status: int) -> None:
+    check(json.dumps({"custom_id": "c", "response": {"status_code": status, "body": body}}).encode())
+
+
+@given(st.dictionaries(words, anything))
+def test_any_object_is_accepted(value: dict[str, Any]) -> None:
+    check(json.dumps(value).encode())
+    check(json.dumps({**value, "custom_id": "c"}).encode())
+
+
+@given(st.text(), st.text(min_size=1))
+def test_every_text_and_every_id_come_out_as_they_went_in(text: str, custom_id: str) -> None:
+    data = answer(custom_id, text)
+    for written in (data, json.dumps(json.loads(data), ensure_ascii=False).encode()):
+        found = LineParser(RESPONSES).parse(written)
+        assert found is not None
+        assert (found.custom_id, found.output, found.status) == (custom_id, text, Status.SUCCEEDED)
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+def test_a_line_nested_too_deeply_is_no_accident(parser: LineParser) -> None:
+    deep = "[" * 20_000 + "]" * 20_000
+    for data in (
+        f'{{"custom_id":"c","response":{{"status_code":200,"body":{deep}}}}}',
+        f'{{"custom_id":"c","extra":{deep}}}',
+        line("c", responses_body(deep)).decode(),
+        line("c", {"choices": [{"message": {"content": deep}}]}).decode(),
+    ):
+        parser.parse(data.encode())

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+import pyarrow as pa
+from builders import EMBEDDINGS, KEY
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from upath import UPath
+
+from airflow_openai_batch.engine.endpoints import Limits
+from airflow_openai_batch.engine.model import Shard
+from airflow_openai_batch.engine.outcomes import read_index
+from airflow_openai_batch.engine.shard import BYTES_PER_TOKEN, Built, build
+from airflow_openai_batch.engine.source import source_of
+from airflow_openai_batch.engine.store import JobStore
+from airflow_openai_batch.engine.template import bodies_of
+
+BODY = {"model": "{m}", "input": "{v!json}"}
+row = st.fixed_dictionaries(
+    {
+        "m": st.sampled_from("aaaaaaaab"),
+        "v": st.lists(st.text(st.sampled_from("xé"), max_size=20), min_size=1, max_size=3),
+    }
+)
+# Every request fits alone.
+tight: dict[str, st.SearchStrategy[Any]] = {
+    "max_requests": st.integers(1, 4),
+    "max_bytes": st.integers(350, 900),
+    "max_inputs": st.integers(3, 6),
+    "max_tokens": st.integers(60, 100),
+}
+limits = st.one_of(*(st.builds(Limits, **{name: n}) for name, n in tight.items()), st.builds(Limits, **tight))
+
+
+def cut(store: JobStore, data: list[dict[str, Any]], limit: Limits, chunk: int) -> Built:
+    tables = [pa.Table.from_pylist(data[i : i + chunk]) for i in range(0, len(data), chunk)]
+    source = source_of(lambda: iter(tables), endpoint=EMBEDDINGS)
+    return build(store, source, bodies_of(BODY, EMBEDDINGS), endpoint=EMBEDDINGS, custom_id=None, limits=limit)
+
+
+def lines(store: JobStore, shard: Shard) -> list[bytes]:
+    return [text + b"\n" for text in store.read(shard.requests).split(b"\n") if text]
+
+
+def weight(found: list[bytes]) -> tuple[int, int, int, int]:
+    """Requests, bytes, inputs and estimated tokens of some request lines."""
+    bodies = [json.loads(text)["body"] for text in found]
+    sizes = [len(text) - text.index(b'"body":') - len(b'"body":}\n') for text in found]
+    return (
+        len(found),
+        sum(map(len, found)),
+        sum(len(body["input"]) for body in bodies),
+        sum(size // BYTES_PER_TOKEN + 1 for size in sizes),
+    )
+
+
+def fits(found: list[bytes], limit: Limits) -> bool:
+    n, n_bytes, n_inputs, n_tokens = weight(found)
+    return (
+        n <= limit.max_requests
+        and n_bytes <= limit.max_bytes
+        and n_inputs <= limit.max_inputs
+        and (limit.max_tokens is None or n_tokens <= limit.max_tokens)
+        and len({json.loads(text)["body"]["model"] for text in found}) == 1
+    )
+
+
+@settings(max_examples=60)
+@given(st.lists(row, min_size=4, max_size=25), limits, st.integers(1, 9))
+def test_shards_keep_every_limit_and_waste_no_room(data: list[dict[str, Any]], limit: Limits, chunk: int) -> None:
+    root = UPath(f"memory://{uuid.uuid4().hex}")
+    store = JobStore(root, KEY)
+    try:
+        built = cut(store, data, limit, chunk)
+        files = [lines(store, shard) for shard in built.shards]
+        # They concatenate to the input, in order.
+        bodies = [json.loads(text)["body"] for found in files for text in found]
+        assert [(body["model"], body["input"]) for body in bodies] == [(r["m"], r["v"]) for r in data]
+        ordinals = [read_index(store, shard.index).ordinals for shard in built.shards]
+        assert [i for found in ordinals for i in found] == list(range(len(data)))
+        kept = [row for shard in built.shards for row in kept_rows(store, shard)]
+        assert kept == data
+        for i, (shard, found) in enumerate(zip(built.shards, files, strict=True)):
+            assert fits(found, limit)
+            assert (shard.n_requests, shard.n_bytes, shard.n_tokens) == (
+                weight(found)[0],
+                weight(found)[1],
+                weight(found)[3],
+            )
+            assert len(kept_rows(store, shard)) == shard.n_rows
+            assert i + 1 == len(files) or not fits([*found, files[i + 1][0]], limit)  # the next would not have fitted
+    finally:
+        if root.exists():
+            root.fs.rm(root.path, recursive=True)
+
+
+def kept_rows(store: JobStore, shard: Shard) -> list[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    found: list[dict[str, Any]] = []
+    for name in shard.row_parts:
+        with store.open(name) as file:
+            found += pq.read_table(file).to_pylist()
+    return found

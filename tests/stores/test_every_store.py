@@ -1,0 +1,303 @@
+"""One behaviour for every storage: exclusive commits, whole files or none, and no listing that is out of date."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import msgspec
+import pytest
+from openai import DefaultHttpxClient, OpenAI
+
+from airflow_openai_batch.emulator import Emulator, ManualClock
+from airflow_openai_batch.engine.advance import Done, Wait, advance
+from airflow_openai_batch.engine.api import Api
+from airflow_openai_batch.engine.errors import CommitRefused, StoreError, UnknownFormat
+from airflow_openai_batch.engine.model import JobKey, Policy
+from airflow_openai_batch.engine.perform import Engine
+from airflow_openai_batch.engine.results import write_results
+from airflow_openai_batch.engine.sink import FileSink
+from airflow_openai_batch.engine.submit import Request, submit
+
+
+def _at_once(n, act):
+    """Let n threads do something at the same moment; return what each got."""
+    barrier = threading.Barrier(n)
+    found = [None] * n
+
+    def work(i):
+        barrier.wait()
+        try:
+            found[i] = act(i)
+        except Exception as error:
+            found[i] = error
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(n)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def test_of_eight_concurrent_creators_exactly_one_wins_and_its_content_stands(storage):
+    stores = [storage.store() for _ in range(8)]
+    found = _at_once(8, lambda i: stores[i].create("state/000000.json", f"writer {i}".encode()))
+    assert sorted(found, key=bool) == [False] * 7 + [True]
+    assert storage.store().read("state/000000.json") == f"writer {found.index(True)}".encode()
+
+
+def test_of_eight_concurrent_committers_exactly_one_wins(storage, job):
+    stores = [storage.store() for _ in range(8)]
+    found = _at_once(8, lambda i: stores[i].commit(0, job(i), 5.0))
+    winners = [i for i, result in enumerate(found) if isinstance(result, tuple)]
+    assert len(winners) == 1
+    assert sum(isinstance(result, CommitRefused) for result in found) == 7
+    assert storage.store().load()[1].n_rows == winners[0]
+
+
+def test_a_file_that_exists_is_left_as_it_is(storage):
+    store = storage.store()
+    assert store.create("a/b.json", b"first") is True
+    assert store.create("a/b.json", b"second") is False
+    assert store.read("a/b.json") == b"first"
+
+
+def test_what_was_committed_is_what_is_loaded(storage, job):
+    number, committed = storage.store().commit(0, job(7), 5.0)
+    assert number == 0
+    assert storage.store().load() == (0, committed)
+    assert committed.writer and committed.committed_at == 5.0
+
+
+def test_there_is_no_job_before_the_first_commit(storage):
+    assert storage.store().load() is None
+
+
+def test_the_highest_number_is_the_truth(storage, job):
+    store = storage.store()
+    for number in range(12):
+        store.commit(number, job(number), 5.0)
+    assert storage.store().load()[0] == 11
+    assert storage.store().load()[1].n_rows == 11
+
+
+def test_a_second_client_sees_a_commit_at_once_although_it_has_listed_before(storage, job):
+    ours, theirs = storage.store(), storage.store()
+    assert theirs.load() is None
+    for number in range(4):
+        ours.commit(number, job(number), 5.0)
+        assert theirs.load()[0] == number
+    theirs.commit(4, job(4), 5.0)
+    assert ours.load()[0] == 4
+
+
+def test_a_refused_commit_changes_nothing(storage, job):
+    store = storage.store()
+    store.commit(0, job(1), 5.0)
+    with pytest.raises(CommitRefused):
+        storage.store().commit(0, job(2), 6.0)
+    assert storage.store().load()[1].n_rows == 1
+
+
+def test_a_job_of_another_state_format_is_refused_and_kept(storage, job):
+    data = msgspec.json.encode(msgspec.structs.replace(job(), format_version=99))
+    store = storage.store()
+    store.create("state/000000.json", data)
+    with pytest.raises(UnknownFormat, match=r"99.*Nothing is lost"):
+        store.load()
+    assert store.read("state/000000.json") == data
+
+
+def test_other_files_beside_the_snapshots_are_ignored(storage, job):
+    store = storage.store()
+    store.commit(0, job(1), 5.0)
+    for name in ("state/notes.txt", "state/999999.json.bak", "state/.new-000009.json"):
+        store.create(name, b"x")
+    assert store.load()[0] == 0
+
+
+def test_a_file_written_as_a_stream_appears_whole(storage):
+    store = storage.store()
+    with store.writing("e0/requests/a.jsonl") as file:
+        for i in range(1000):
+            file.write(b"%d\n" % i)
+        assert not _exists(storage, "e0/requests/a.jsonl")
+    with storage.store().open("e0/requests/a.jsonl") as file:
+        assert file.read().split() == [b"%d" % i for i in range(1000)]
+    assert storage.store().size("e0/requests/a.jsonl") == 3890
+
+
+def test_a_file_whose_writer_failed_never_appears(storage):
+
+    def fail():
+        with storage.store().writing("e0/requests/a.jsonl") as file:
+            file.write(b"half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert not _exists(storage, "e0/requests/a.jsonl")
+
+
+def test_an_empty_and_a_large_file_survive_the_way(storage):
+    store = storage.store()
+    large = bytes(range(256)) * (6 * 1024 * 4)  # more than one part of an S3 upload would be 5 MB
+    for name, data in (("e0/empty", b""), ("e0/large", large)):
+        with store.writing(name) as file:
+            file.write(data)
+        with storage.store().open(name) as file:
+            assert file.read() == data
+
+
+def test_an_open_file_can_be_sought(storage):
+    store = storage.store()
+    with store.writing("e0/a") as file:
+        file.write(b"0123456789")
+    with store.open("e0/a") as file:
+        file.seek(5)
+        assert file.read(2) == b"56"
+
+
+def test_a_local_copy_has_the_same_bytes(storage):
+    store = storage.store()
+    with store.writing("e0/a") as file:
+        file.write(b"0123456789")
+    with store.local_copy("e0/a") as path:
+        assert path.read_bytes() == b"0123456789"
+
+
+def test_a_good_store_passes_the_check_and_keeps_no_trace_of_it(storage):
+    store = storage.store()
+    store.check()
+    store.check()
+    root = storage.root()
+    assert [name for name in root.fs.find(root.path) if "probe" in name] == []
+
+
+def test_wishes_stand_until_they_are_granted(storage, job):
+    store = storage.store()
+    assert store.wishes() == ()
+    storage.store().wish("cancel")
+    assert store.standing_wishes(job()).cancel is True
+    granted = msgspec.structs.replace(job(), granted=store.wishes())
+    assert store.standing_wishes(granted).cancel is False
+    storage.store().wish("cancel")
+    assert store.standing_wishes(granted).cancel is True
+
+
+def test_an_unknown_wish_is_refused(storage):
+    with pytest.raises(ValueError, match="Unknown wish"):
+        storage.store().wish("dance")
+
+
+def test_a_missing_file_is_a_store_error_that_names_the_setting(storage):
+    store = storage.store()
+    with pytest.raises(StoreError, match=r"\[openai_batch\] storage"):
+        store.read("e0/nothing")
+    with pytest.raises(StoreError, match=r"\[openai_batch\] storage"), store.open("e0/nothing"):
+        pass
+
+
+def test_jobs_have_folders_of_their_own(storage, job):
+    keys = [
+        JobKey(dag_id="d", run_id=run_id, task_id="t", map_index=i)
+        for run_id in ("a b", "a_b", "a/b", "..", "ä")
+        for i in (-1, 0, 1)
+    ]
+    for i, key in enumerate(keys):
+        storage.store(key).commit(0, job(i), 5.0)
+    assert [storage.store(key).load()[1].n_rows for key in keys] == list(range(len(keys)))
+
+
+@pytest.fixture(scope="module")
+def http():
+    with DefaultHttpxClient() as client:
+        yield client
+
+
+def _exists(storage, name):
+    try:
+        storage.store().size(name)
+    except StoreError:
+        return False
+    return True
+
+
+def _finish(engine, clock):
+    for _ in range(50):
+        found = advance(engine)
+        if not isinstance(found, Wait):
+            return found
+        clock.advance(1000)
+    raise AssertionError("the job does not end")
+
+
+def test_a_whole_job_lives_on_the_store_and_a_process_may_die_at_any_time(storage, http):
+    """Every advance is a new engine, on the other client of the storage."""
+    clock = ManualClock()
+    with Emulator(clock=clock, duration=3600, seed=7, faults=[{"on": "row", "do": "missing", "times": 1}]) as emu:
+
+        def engine():
+            client = OpenAI(base_url=emu.base_url, api_key="sk-test", http_client=http)
+            return Engine(storage.store(), Api(client), clock=clock.now, sleep=clock.advance)
+
+        def request():
+            rows = [{"id": i, "text": f"ticket {i}"} for i in range(20)]
+            return Request(rows, endpoint="/v1/responses", body={"model": "m", "input": "{text}"})
+
+        submit(engine(), request(), Policy())
+        advance(engine())
+        submit(engine(), request(), Policy())
+        found = None
+        for _ in range(50):
+            found = advance(engine())
+            if not isinstance(found, Wait):
+                break
+            clock.advance(1000)
+        assert isinstance(found, Done)
+        assert found.summary.n_succeeded == 20
+        assert len(emu.batches) == 2
+        assert emu.ledger.n_rows() == 20
+        assert emu.ledger.rows_billed_twice() == []
+        store = storage.store()
+        target = storage.root() / "results" / "out.jsonl"
+        write_results(store, store.load()[1], FileSink(target))
+        lines = [json.loads(line) for line in target.read_bytes().splitlines()]
+        assert [line["output"] for line in lines] == [f"Echo: ticket {i}" for i in range(20)]
+
+
+def test_results_replace_those_of_an_earlier_run(storage, http):
+    clock = ManualClock()
+    with Emulator(clock=clock, duration=0, seed=7) as emu:
+        client = OpenAI(base_url=emu.base_url, api_key="sk-test", http_client=http)
+        engine = Engine(storage.store(), Api(client), clock=clock.now, sleep=clock.advance)
+        target = storage.root() / "results" / "out.jsonl"
+        for n in (3, 2):
+            rows = [{"id": i} for i in range(n)]
+            submit(engine, Request(rows, endpoint="/v1/responses", body={"model": "m", "input": "{id}"}), Policy())
+            assert isinstance(_finish(engine, clock), Done)
+            write_results(engine.store, engine.store.load()[1], FileSink(target))
+        assert len(target.read_bytes().splitlines()) == 2
+
+
+@pytest.mark.parametrize("n_workers", [3])
+def test_workers_at_once_on_one_store_pay_once(storage, http, n_workers):
+    clock = ManualClock()
+    with Emulator(clock=clock, duration=600, seed=7, patience=20) as emu:
+
+        def engine():
+            client = OpenAI(base_url=emu.base_url, api_key="sk-test", http_client=http)
+            return Engine(storage.store(), Api(client), clock=clock.now, sleep=clock.advance)
+
+        rows = [{"id": i, "text": f"ticket {i}"} for i in range(6)]
+        request = Request(rows, endpoint="/v1/responses", body={"model": "m", "input": "{text}"})
+        assert isinstance(submit(engine(), request, Policy()).shards, tuple)
+        engines = [engine() for _ in range(n_workers)]
+        for _ in range(6):
+            found = _at_once(n_workers, lambda i: advance(engines[i]))
+            assert not [error for error in found if isinstance(error, Exception)]
+            clock.advance(200)
+        assert isinstance(_finish(engine(), clock), Done)
+        assert emu.ledger.n_rows() == 6
+        assert emu.ledger.rows_billed_twice() == []

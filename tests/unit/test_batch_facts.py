@@ -1,0 +1,117 @@
+"""What OpenAI says of a batch becomes a fact about its shard."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from builders import TIMING, batch, shard
+
+from airflow_openai_batch.engine.machine import (
+    ENDED_STATUSES,
+    MAX_FILE_RETRIES,
+    MAX_UPLOADS,
+    Fact,
+    backoff_s,
+    fact_of,
+    is_file_message,
+    is_queue_message,
+    queue_limit,
+)
+from airflow_openai_batch.engine.model import Batch, LineError, State
+
+NOW = 1000.0
+
+
+@pytest.mark.parametrize("status", ["validating", "in_progress", "finalizing", "cancelling", "unknown", "paused"])
+def test_a_status_that_is_not_known_as_an_end_is_still_running(status: str) -> None:
+    assert fact_of(batch(status), shard(State.RUNNING), NOW, TIMING) is Fact.STILL_RUNNING
+
+
+@pytest.mark.parametrize("status", ["completed", "expired", "cancelled"])
+def test_an_ended_batch_is_harvested_however_it_ended(status: str) -> None:
+    assert status in ENDED_STATUSES
+    all_failed = batch(status, error_file_id="f", n_total=2, n_failed=2)
+    for found in (batch(status, output_file_id="f"), all_failed, batch(status, ended_at=NOW - TIMING.late_file_s)):
+        assert fact_of(found, shard(State.RUNNING), NOW, TIMING) is Fact.BATCH_ENDED
+
+
+def test_a_completed_batch_may_get_its_file_later_but_not_for_ever() -> None:
+    late = batch("completed", n_total=2, n_completed=2, ended_at=NOW)
+    assert fact_of(late, shard(State.RUNNING), NOW + 1, TIMING) is Fact.STILL_RUNNING
+    assert fact_of(late, shard(State.RUNNING), NOW + TIMING.late_file_s, TIMING) is Fact.BATCH_ENDED
+    assert fact_of(batch("expired", n_completed=2, ended_at=NOW), shard(State.RUNNING), NOW, TIMING) is Fact.BATCH_ENDED
+
+
+def failed(code: str, message: str = "told you", **more: Any) -> Batch:
+    return batch("failed", errors=(LineError(code=code, message=message),), **more)
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "expected"),
+    [
+        ("token_limit_exceeded", "Enqueued token limit reached for m in organization o.", Fact.QUEUE_FULL),
+        ("other", "Enqueued token limit reached", Fact.QUEUE_FULL),
+        ("billing_hard_limit_reached", "pay", Fact.QUEUE_FULL),
+        ("insufficient_quota", "pay", Fact.QUEUE_FULL),
+        ("invalid_request", "Cannot find file file-1, or organization org", Fact.FILE_NOT_FOUND),
+        ("invalid_json_line", "not parseable", Fact.LINES_REJECTED),
+        ("missing_required_parameter", "Missing required parameter: 'body.messages'", Fact.LINES_REJECTED),
+        ("invalid_request", "Model parameter is required.", Fact.LINES_REJECTED),
+        ("invalid_url", "does not match", Fact.LINES_REJECTED),
+        ("model_not_found", "not supported", Fact.LINES_REJECTED),
+        ("mismatched_model", "single model", Fact.LINES_REJECTED),
+        ("duplicate_custom_id", "duplicate", Fact.LINES_REJECTED),
+        ("streaming_unsupported", "stream", Fact.LINES_REJECTED),
+        ("empty_file", "empty", Fact.LINES_REJECTED),
+        ("something_new", "?", Fact.LINES_REJECTED),
+    ],
+)
+def test_a_failed_batch_is_classified_by_code_then_by_words(code: str, message: str, expected: Fact) -> None:
+    of = shard(State.RUNNING, n_creates=1, n_uploads=1)
+    assert fact_of(failed(code, message), of, NOW, TIMING) is expected
+
+
+def test_a_failed_batch_without_a_reason_is_given_up() -> None:
+    assert fact_of(batch("failed"), shard(State.RUNNING), NOW, TIMING) is Fact.LINES_REJECTED
+
+
+def test_a_failed_batch_with_a_file_has_answers() -> None:
+    assert fact_of(failed("x", output_file_id="f"), shard(State.RUNNING), NOW, TIMING) is Fact.BATCH_ENDED
+
+
+def test_a_missing_file_is_tried_again_then_uploaded_again_then_given_up() -> None:
+    missing = failed("invalid_request", "Cannot find file file-1")
+    found = []
+    n_uploads, n_creates = 1, 0
+    while not found or found[-1] is not Fact.LINES_REJECTED:
+        n_creates += 1
+        found.append(fact_of(missing, shard(State.RUNNING, n_creates=n_creates, n_uploads=n_uploads), NOW, TIMING))
+        n_uploads += found[-1] is Fact.FILE_LOST
+    assert found.count(Fact.FILE_LOST) == MAX_UPLOADS - 1
+    assert len(found) == MAX_FILE_RETRIES * MAX_UPLOADS
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "is_queue"),
+    [
+        ("token_limit_exceeded", "x", True),
+        (None, "Enqueued token limit reached for gpt", True),
+        ("rate_limit_exceeded", "too many requests", False),
+        (None, "", False),
+    ],
+)
+def test_a_full_queue_is_told_by_code_or_words(code: str | None, message: str, is_queue: bool) -> None:
+    assert is_queue_message(code, message) is is_queue
+
+
+def test_messages_are_read() -> None:
+    assert queue_limit("... Limit: 2,000,000 enqueued tokens. Please") == 2_000_000
+    assert queue_limit("Limit: none") is None
+    assert is_file_message("Cannot find file file-1") and not is_file_message("Cannot find model")
+
+
+def test_the_pause_doubles_up_to_its_limit() -> None:
+    found = [backoff_s(n, TIMING) for n in range(1, 30)]
+    assert found[:3] == [30.0, 60.0, 120.0] and found[-1] == TIMING.backoff_max_s
+    assert found == sorted(found)

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import enum
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from builders import World, answer
+from pydantic import BaseModel
+from upath import UPath
+
+from airflow_openai_batch.engine.results import write_results
+from airflow_openai_batch.engine.sink import FileSink, ListSink
+
+
+def rows_of(world: World, data: Any, texts: dict[str, str], **request: Any) -> list[dict[str, Any]]:
+    """Result rows of a job whose answers are these texts by custom_id; the job runs to its end."""
+    world.submit(data, **request)
+    world.waits()
+    world.api.finish("batch_0", lambda i: answer(i, texts[i]))
+    world.done()
+    sink = ListSink()
+    write_results(world.store, world.job, sink)
+    return sink.rows
+
+
+class Kind(enum.StrEnum):
+    BUG = "bug"
+    WISH = "wish"
+
+
+class Part(BaseModel):
+    name: str
+
+
+class Label(BaseModel):
+    kind: Kind
+    score: float
+    n: int | None
+    urgent: bool
+    tags: list[str]
+    part: Part
+    parts: list[Part]
+    text: str
+    status: str
+    either: int | str
+    grid: list[list[int]]
+
+
+ANSWER: dict[str, Any] = {
+    "kind": "bug",
+    "score": 1,
+    "n": None,
+    "urgent": True,
+    "tags": ["a", "b"],
+    "part": {"name": "p"},
+    "parts": [{"name": "q"}],
+    "text": "of the answer",
+    "status": "open",
+    "either": 5,
+    "grid": [[1], [2, 3]],
+}
+
+
+def test_the_fields_of_a_structured_answer_are_columns(world: World) -> None:
+    [found] = rows_of(world, 1, {"t0": json.dumps(ANSWER)}, response_model=Label)
+    assert json.loads(found["output"]) == ANSWER
+    expected = {**ANSWER, "score": 1.0, "part": '{"name":"p"}', "parts": ['{"name":"q"}'], "either": "5"}
+    expected["output_text"], expected["output_status"] = expected.pop("text"), expected.pop("status")
+    assert {name: found[name] for name in expected} == expected
+    assert (found["text"], found["status"]) == ("ticket 0", "succeeded")  # an input column and a fixed one keep theirs
+
+
+def test_field_columns_have_types_and_are_null_where_there_is_no_answer(world: World, tmp_path: Path) -> None:
+    rows_of(world, 2, {"t0": json.dumps({**ANSWER, "n": 3}), "t1": "no json"}, response_model=Label)
+    write_results(world.store, world.job, FileSink(UPath(tmp_path / "x.parquet")))
+    import pyarrow.parquet as pq
+
+    types = {field.name: str(field.type) for field in pq.read_schema(tmp_path / "x.parquet")}
+    assert {name: types[name] for name in ("kind", "score", "n", "urgent", "tags", "grid")} == {
+        "kind": "large_string",
+        "score": "double",
+        "n": "int64",
+        "urgent": "bool",
+        "tags": "list<element: large_string>",
+        "grid": "list<element: list<element: int64>>",
+    }
+    second = pd.read_parquet(tmp_path / "x.parquet").iloc[1]
+    assert second["status"] == "invalid" and second["output"] == "no json"
+    assert all(pd.isna(second[name]) for name in ("kind", "score", "n", "urgent", "output_status"))
+    assert second["tags"] is None
+
+
+@pytest.mark.parametrize("value", [10**25, 2**63, -(10**30)])
+def test_a_number_too_large_for_its_column_stays_in_the_output(world: World, value: int) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer"}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    [found] = rows_of(world, 1, {"t0": f'{{"n":{value}}}'}, response_model=schema)
+    assert (found["n"], found["output"]) == (None, f'{{"n":{value}}}')
+
+
+def test_input_columns_that_would_hide_fixed_ones_are_renamed(world: World) -> None:
+    data = [{"id": "t0", "text": "x", "status": "new", "input_status": "other", "output": 5}]
+    [found] = rows_of(world, data, {"t0": "y"})
+    assert (found["status"], found["output"]) == ("succeeded", "y")
+    assert found["input_status"] == "other" and found["input_output"] == 5
+    assert found["input_input_status"] == "new"
+
+
+def test_a_recursive_schema_has_columns(world: World) -> None:
+    text = '{"name":"a","children":[{"name":"b","children":[]}]}'
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {"root": {"$ref": "#/$defs/Node"}, "all": {"type": "array", "items": {"$ref": "#/$defs/Node"}}},
+        "required": ["root", "all"],
+        "additionalProperties": False,
+        "$defs": {
+            "Node": {
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string"},
+                    "children": {"type": "array", "items": {"$ref": "#/$defs/Node"}},
+                },
+                "required": ["name", "children"],
+                "additionalProperties": False,
+            }
+        },
+    }
+    [found] = rows_of(world, 1, {"t0": f'{{"root":{text},"all":[{text}]}}'}, response_model=schema)
+    assert (found["root"], found["all"]) == (text, [text])

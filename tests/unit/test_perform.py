@@ -1,0 +1,116 @@
+"""Every verb of the API gone wrong in every way: what is lost, what is paid, what is said."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from builders import TIMING, World
+
+from airflow_openai_batch.engine.errors import ApiError, Denied, NotFound, QueueFull, Refused, Unavailable, Unclear
+from airflow_openai_batch.engine.model import Status
+
+S = Status
+FULL = "Enqueued token limit reached for m in organization o. Limit: 2,000,000 enqueued tokens."
+PASSING = [Unavailable("429", status=429), Unclear("502", status=502), Unavailable("x", retry_after_s=500.0)]
+FREE = ["upload", "retrieve", "download", "cancel", "batches"]
+LATER = 3600.0
+
+
+def sent(world: World, n: int = 2) -> None:
+    world.submit(n)
+    world.waits()
+
+
+# -- calls that cost nothing -----------------------------------------------------------------------------------------
+
+
+def before(world: World, verb: str) -> None:
+    """Bring a job to where its next call is this one."""
+    world.submit(2)
+    if verb == "batches":
+        world.api.script("create", Unclear("lost"))
+    elif verb != "upload":
+        world.waits()
+    if verb == "download":
+        world.api.finish("batch_0")
+    if verb == "cancel":
+        world.store.wish("cancel")
+
+
+@pytest.mark.parametrize(
+    ("verb", "error"),
+    [
+        *itertools.product(FREE, [*PASSING, QueueFull("full")]),
+        *itertools.product(FREE[1:], [Refused("413", status=413)]),  # a refused upload: see below
+    ],
+)
+def test_a_call_that_went_wrong_is_made_again_later(world: World, verb: str, error: ApiError) -> None:
+    before(world, verb)
+    world.api.script(verb, *[error] * 3)
+    found = world.waits()
+    assert found.wake_at >= world.clock() + max(TIMING.backoff_s, error.retry_after_s or 0.0)
+    if verb != "cancel":
+        world.ends_well()
+        return
+    for _ in range(3):
+        world.later(LATER)
+        world.waits()
+    assert world.api.made["batch_0"].status == "cancelling"
+
+
+def test_pauses_grow_while_a_call_keeps_failing(world: World) -> None:
+    world.submit(2)
+    pauses = []
+    for _ in range(4):
+        world.api.script("upload", Unavailable("down"))
+        pauses.append(world.waits().wake_at - world.clock())
+        world.later(pauses[-1])
+    assert pauses == [30.0, 60.0, 120.0, 240.0]
+
+
+@pytest.mark.parametrize("verb", FREE)
+def test_wrong_credentials_hold_the_job_and_lose_nothing(world: World, verb: str) -> None:
+    before(world, verb)
+    world.api.script(verb, Denied("Incorrect API key", status=401))
+    reason = world.held()
+    assert "Incorrect API key" in reason and "without paying twice" in reason
+    if verb != "cancel":
+        world.ends_well()
+
+
+def test_a_key_of_another_region_is_told_what_to_set(world: World) -> None:
+    world.submit(2)
+    world.api.script("upload", Denied("no", status=401, code="incorrect_hostname"))
+    assert "set the connection's host" in world.held()
+
+
+def test_a_refused_upload_ends_the_shard_unpaid(world: World) -> None:
+    world.submit(2)
+    world.api.script("upload", Refused("HTTP 400: Invalid file format", status=400))
+    found = world.done().summary
+    assert found.by_status == {S.FAILED: 2} and len(world.api.made) == 0
+    assert found.rejections[0].code == "http_400" and "Invalid file format" in found.rejections[0].message
+
+
+def test_one_404_may_be_a_lagging_replica(world: World) -> None:
+    sent(world)
+    world.api.script("retrieve", NotFound("no", status=404))
+    world.waits()
+    assert world.clock.slept == [2.0]
+
+
+def test_a_confirmed_404_holds_the_job_and_sends_nothing_again(world: World) -> None:
+    sent(world)
+    world.api.script("retrieve", *[NotFound("no such batch", status=404)] * 2)
+    assert "does not know batch batch_0" in world.held()
+    assert len(world.api.made) == 1
+    world.ends_well()
+
+
+def test_result_files_that_are_gone_hold_the_job(world: World) -> None:
+    sent(world)
+    world.api.finish("batch_0")
+    name = world.api.made["batch_0"].output_file_id or ""
+    del world.api.files[name]
+    assert "result files of batch batch_0 are gone" in world.held()

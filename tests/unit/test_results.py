@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pandas as pd
+import pytest
+from builders import BODY, World, answer, cut, failure, line, line_error
+from upath import UPath
+
+from airflow_openai_batch.engine.errors import InputError, JobNotReady, StoreError
+from airflow_openai_batch.engine.model import RESULT_COLUMNS, Policy, Status
+from airflow_openai_batch.engine.results import Written, manifest, write_results
+from airflow_openai_batch.engine.sink import FileSink, ListSink, Sink
+
+S = Status
+
+
+def ended(world: World, output: Any = answer, data: Any = 5, errors: Any = None, **request: Any) -> None:
+    """Run a job to its end; every batch answers alike."""
+    world.submit(data, **request)
+    for _ in range(5):
+        world.advance()
+        for name in world.api.running:
+            world.api.finish(name, output, errors)
+    world.done()
+
+
+def written(world: World, sink: Sink) -> Written:
+    return write_results(world.store, world.job, sink)
+
+
+def table(world: World) -> list[dict[str, Any]]:
+    sink = ListSink()
+    written(world, sink)
+    return sink.rows
+
+
+def test_rows_come_back_in_input_order_with_all_their_columns(world: World) -> None:
+    ended(world, lambda i: answer(i, f"about {i}"), limits=cut(2))
+    found = table(world)
+    assert [(r["id"], r["text"], r["custom_id"], r["output"]) for r in found] == [
+        (f"t{i}", f"ticket {i}", f"t{i}", f"about t{i}") for i in range(5)
+    ]
+    assert list(found[0]) == ["id", "text", *RESULT_COLUMNS]
+    assert {k: found[3][k] for k in RESULT_COLUMNS[3:]} == {
+        "error_code": None,
+        "error_message": None,
+        "finish_reason": "completed",
+        "model": "gpt-6-luna-2026",
+        "input_tokens": 10,
+        "cached_tokens": 4,
+        "output_tokens": 5,
+        "reasoning_tokens": 2,
+        "batch_id": "batch_1",
+        "request_id": "req_1",
+        "round": 0,
+    }
+
+
+def test_each_row_has_its_last_word_and_a_success_wins(world: World) -> None:
+    def told(i: str) -> bytes:
+        n = len(world.api.made)
+        return answer(i, f"round {n}") if i == f"t{n}" else failure(i, 500, f"try {n}")
+
+    ended(world, told, 5, policy=Policy(max_rounds=2, max_bad_ratio=1.0))
+    found = [
+        (r["custom_id"], r["status"], r["output"] or r["error_code"], r["round"], r["batch_id"]) for r in table(world)
+    ]
+    assert found == [
+        ("t0", "failed", "try 3", 2, "batch_2"),
+        ("t1", "succeeded", "round 1", 0, "batch_0"),
+        ("t2", "succeeded", "round 2", 1, "batch_1"),
+        ("t3", "succeeded", "round 3", 2, "batch_2"),
+        ("t4", "failed", "try 3", 2, "batch_2"),
+    ]
+
+
+def test_a_success_is_not_undone_by_a_later_failure(world: World) -> None:
+    ended(world, answer, 2)
+    [good] = world.job.shards
+    world.submit(2, start_over="again", policy=Policy(max_rounds=0, max_bad_ratio=1.0))
+    world.waits()
+    world.api.finish("batch_1", failure)
+    world.done()
+    [bad] = world.job.shards
+    root = msgspec.structs.replace(good, child=bad.id)
+    later = msgspec.structs.replace(bad, parent=good.id, round=1)
+    sink = ListSink()
+    write_results(world.store, msgspec.structs.replace(world.job, shards=(root, later)), sink)
+    assert [row["status"] for row in sink.rows] == ["succeeded"] * 2
+
+
+def test_errors_are_counted_by_code_with_examples(world: World, tmp_path: Path) -> None:
+    ended(world, lambda i: answer(i) if i == "t0" else failure(i, 400, "bad_value"), 6)
+    found = written(world, FileSink(UPath(tmp_path / "x.jsonl")))
+    [error] = found.errors
+    assert (error.status, error.code, error.n, error.custom_ids) == ("failed", "bad_value", 5, ("t1", "t2", "t3"))
+    assert error.message == "it was 400"
+
+
+def test_results_of_a_job_that_still_works_are_refused(world: World) -> None:
+    world.submit(3, limits=cut(1))
+    with pytest.raises(JobNotReady, match="3 of 3 shards have no outcome yet"):
+        written(world, ListSink())
+
+
+def test_a_store_that_lost_a_file_writes_nothing(world: World, tmp_path: Path) -> None:
+    ended(world, limits=cut(2))
+    name = world.job.shards[1].outcomes
+    assert name is not None
+    Path(str(world.store), name).unlink()
+    with pytest.raises(StoreError):
+        written(world, FileSink(UPath(tmp_path / "out" / "x.jsonl")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_answers_carried_over_are_in_the_table_like_any_other(world: World) -> None:
+    ended(world, lambda i: answer(i, f"old {i}"), 3)
+    ended(world, lambda i: answer(i, f"new {i}"), 5)
+    assert [(r["output"], r["batch_id"]) for r in table(world)] == [
+        ("old t0", "batch_0"),
+        ("old t1", "batch_0"),
+        ("old t2", "batch_0"),
+        ("new t3", "batch_1"),
+        ("new t4", "batch_1"),
+    ]
+
+
+def test_ready_made_lines_have_no_input_columns(world: World) -> None:
+    lines = [{"custom_id": f"t{i}", "url": "/v1/responses", "body": {"model": "m", "input": "x"}} for i in range(3)]
+    ended(world, answer, lines, body=None, custom_id=None)
+    found = table(world)
+    assert [r["custom_id"] for r in found] == ["t0", "t1", "t2"] and list(found[0]) == list(RESULT_COLUMNS)
+
+
+def test_users_columns_named_custom_id_and_body_are_in_the_table(world: World) -> None:
+    data = [{"custom_id": "mine", "body": "Dear all"}]
+    ended(world, answer, data, body={"model": "m", "input": "{body}"}, custom_id=None)
+    [found] = table(world)
+    assert (found["body"], found["input_custom_id"]) == ("Dear all", "mine")
+
+
+def test_columns_whose_type_grew_are_one_column(world: World) -> None:
+    import pyarrow as pa
+
+    big = 2**60 + 1
+    frames = [pa.table({"id": ["a"], "n": pa.nulls(1), "x": [big]}), pa.table({"id": ["b"], "n": ["text"], "x": [1.5]})]
+    ended(world, answer, lambda: iter(frames), body={**BODY, "input": "{id}"})
+    assert [(r["n"], r["x"]) for r in table(world)] == [(None, float(big)), ("text", 1.5)]
+
+
+def test_vectors_are_columns_of_numbers(world: World, tmp_path: Path) -> None:
+    def told(i: str) -> bytes:
+        return line(i, {"data": [{"embedding": [0.5, 1.5]}]}) if i != "t1" else line_error(i, "something_new")
+
+    ended(world, told, 2, endpoint="/v1/embeddings", policy=Policy(max_bad_ratio=1.0))
+    written(world, FileSink(UPath(tmp_path / "x.parquet")))
+    first, second = pd.read_parquet(tmp_path / "x.parquet")["output"]
+    assert first.tolist() == [0.5, 1.5] and second is None
+
+
+def test_the_manifest_is_small_and_tells_the_cost(world: World, tmp_path: Path) -> None:
+    ended(
+        world,
+        lambda i: failure(i, 400, "bad") if i == "t0" else answer(i),
+        limits=cut(2),
+        policy=Policy(max_bad_ratio=1),
+    )
+    found = json.loads(json.dumps(manifest(written(world, FileSink(UPath(tmp_path / "x.csv"))))))
+    assert found["output"] == str(tmp_path / "x.csv") and found["dead_letter"] == f"{found['output']}.dead_letter.jsonl"
+    assert (found["rows"], found["by_status"]) == (5, {"failed": 1, "succeeded": 4})
+    assert found["tokens"] == {"input_tokens": 40, "cached_tokens": 16, "output_tokens": 20, "reasoning_tokens": 8}
+    assert found["batches"] == ["batch_0", "batch_1", "batch_2"] and found["rounds"] == 0
+    assert found["errors"][0]["code"] == "bad" and "ticket" not in json.dumps(found)
+
+
+# -- the dead letter -------------------------------------------------------------------------------------------------
+
+
+def test_lines_given_up_are_kept_verbatim_and_an_old_dead_letter_is_removed(world: World, tmp_path: Path) -> None:
+    stray = b'not "json" \xff'
+    ended(world, lambda i: failure(i, 400, "bad") + b"\n" + stray if i == "t1" else answer(i), 3)
+    path = UPath(tmp_path / "x.jsonl")
+    found = written(world, FileSink(path))
+    dead = tmp_path / "x.jsonl.dead_letter.jsonl"
+    assert (found.dead_letter, found.n_dead_letter) == (str(dead), 2)
+    assert dead.read_bytes() == failure("t1", 400, "bad") + b"\n" + stray + b"\n"
+    world.submit(3, start_over="clean")
+    world.waits()
+    world.api.finish("batch_1")
+    world.done()
+    assert written(world, FileSink(path)).dead_letter is None
+    assert not dead.exists() and path.exists()
+
+
+def test_a_list_only_counts_the_dead_letter(world: World) -> None:
+    ended(world, lambda i: failure(i, 400, "bad"), 3)
+    sink = ListSink()
+    assert written(world, sink).n_dead_letter == 3
+
+
+def test_a_list_too_large_for_xcom_is_refused_with_advice(world: World) -> None:
+    ended(world)
+    with pytest.raises(InputError, match=r"larger than 100 bytes.*Give output=.*nothing is paid again"):
+        written(world, ListSink(max_bytes=100))

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import datetime
+import decimal
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from upath import UPath
+
+from airflow_openai_batch.engine.errors import InputError, StoreError
+from airflow_openai_batch.engine.sink import FileSink, ListSink
+
+ROWS: list[dict[str, Any]] = [
+    {"id": "007", "text": 'a,"b"\n\u2028', "n": 1, "x": 1.5, "ok": True, "list": ["a"], "map": {"k": None}},
+    {"id": "8", "text": None, "n": None, "x": None, "ok": None, "list": None, "map": None},
+]
+
+
+@pytest.fixture(params=["local", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[UPath]:
+    path = UPath(tmp_path / "new") if request.param == "local" else UPath(f"memory://{uuid.uuid4().hex}")
+    yield path
+    if request.param == "memory" and path.exists():
+        path.fs.rm(path.path, recursive=True)
+
+
+def write(path: UPath, rows: list[dict[str, Any]] = ROWS, dead: tuple[bytes, ...] = ()) -> FileSink:
+    batch = pa.RecordBatch.from_pylist(rows)
+    with FileSink(path) as sink:
+        sink.begin(batch.schema)
+        sink.write(batch.slice(0, 1))
+        sink.write(batch.slice(1))
+        for text in dead:
+            sink.dead_letter(text)
+        sink.finish()
+    return sink
+
+
+def test_parquet_is_read_back_with_its_types(folder: UPath) -> None:
+    write(folder / "x.parquet")
+    with (folder / "x.parquet").open("rb") as file:
+        assert pa.parquet.read_table(file).to_pylist() == ROWS
+
+
+def test_jsonl_is_read_back(folder: UPath) -> None:
+    write(folder / "x.jsonl")
+    data = (folder / "x.jsonl").read_bytes()
+    assert [json.loads(text) for text in data.split(b"\n") if text] == ROWS
+    with (folder / "x.jsonl").open("rb") as file:
+        assert pd.read_json(file, lines=True, dtype={"id": str})["id"].tolist() == ["007", "8"]
+
+
+def test_csv_is_read_back(folder: UPath) -> None:
+    write(folder / "x.csv")
+    with (folder / "x.csv").open("rb") as file:
+        found = pd.read_csv(file, dtype=str, keep_default_na=False).to_dict("records")
+    assert found == [
+        {
+            "id": "007",
+            "text": ROWS[0]["text"],
+            "n": "1",
+            "x": "1.5",
+            "ok": "True",
+            "list": '["a"]',
+            "map": '{"k":null}',
+        },
+        {"id": "8", "text": "", "n": "", "x": "", "ok": "", "list": "", "map": ""},
+    ]
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl", "csv"])
+def test_an_empty_table_is_a_file_with_its_columns(folder: UPath, ending: str) -> None:
+    with FileSink(folder / f"x.{ending}") as sink:
+        sink.begin(pa.schema([("a", pa.string())]))
+        sink.finish()
+    assert (folder / f"x.{ending}").exists()
+
+
+def half_written(sink: FileSink, batch: pa.RecordBatch) -> None:
+    sink.begin(batch.schema)
+    sink.write(batch)
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl", "csv"])
+def test_what_was_not_finished_never_appears(folder: UPath, ending: str) -> None:
+    batch = pa.RecordBatch.from_pylist(ROWS)
+    with pytest.raises(ZeroDivisionError), FileSink(folder / f"x.{ending}") as sink:
+        half_written(sink, batch)
+    assert not folder.exists() or not list(folder.iterdir())
+
+
+def test_a_second_run_replaces_the_table_and_the_dead_letter(folder: UPath) -> None:
+    path, dead = folder / "x.jsonl", folder / "x.jsonl.dead_letter.jsonl"
+    sink = write(path, dead=(b"\xff one", b"two"))
+    assert dead.read_bytes() == b"\xff one\ntwo\n"
+    assert (sink.dead_letter_uri, sink.n_dead_letter) == (str(dead), 2)
+    assert write(path, ROWS[:1]).dead_letter_uri is None
+    assert not dead.exists() and len(path.read_bytes().splitlines()) == 1
+    assert [p.name for p in folder.iterdir()] == ["x.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["x.txt", "x", "x.parquet.gz"])
+def test_an_unknown_ending_is_refused(folder: UPath, name: str) -> None:
+    with pytest.raises(InputError, match=r"must end in \.parquet, \.jsonl, \.csv"):
+        FileSink(folder / name)
+
+
+def test_a_place_that_cannot_be_written_says_that_nothing_is_lost(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreError, match=r"No answer is lost.*nothing is paid again"):
+        write(UPath(tmp_path / "file" / "x.csv"))
+
+
+ODD = {
+    "date": datetime.date(2026, 1, 2),
+    "time": datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC),
+    "pause": datetime.timedelta(seconds=90),
+    "money": decimal.Decimal("1.20"),
+    "bytes": b"hi",
+    "nan": float("nan"),
+}
+
+
+def test_values_that_json_does_not_know_are_written_as_text(tmp_path: Path) -> None:
+    write(UPath(tmp_path / "x.jsonl"), [ODD])
+    found = json.loads((tmp_path / "x.jsonl").read_bytes())
+    assert (found["date"], found["money"], found["bytes"], found["nan"]) == ("2026-01-02", "1.20", "aGk=", None)
+    assert found["time"].startswith("2026-01-02T03:04:00") and found["pause"] == "PT90S"
+    write(UPath(tmp_path / "x.csv"), [ODD])
+    cells = pd.read_csv(tmp_path / "x.csv", dtype=str).iloc[0]
+    assert (cells["date"], cells["money"], cells["bytes"]) == ("2026-01-02", "1.20", "aGk=")
+
+
+def test_a_list_is_plain_json(tmp_path: Path) -> None:
+    batch = pa.RecordBatch.from_pylist([*ROWS])
+    with ListSink() as sink:
+        sink.begin(batch.schema)
+        sink.write(batch)
+        sink.finish()
+    assert sink.rows == ROWS == json.loads(json.dumps(sink.rows))
+
+
+def test_a_list_has_a_limit_over_all_its_parts() -> None:
+    batch = pa.RecordBatch.from_pylist([{"a": "x" * 60}])
+    sink = ListSink(max_bytes=150)
+    sink.write(batch)
+    sink.write(batch)
+    with pytest.raises(InputError, match="larger than 150 bytes"):
+        sink.write(batch)
