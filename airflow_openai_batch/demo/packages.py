@@ -38,7 +38,7 @@ def write_package_rows(uri: str) -> int:
     import pyarrow.parquet as pq
     from airflow.sdk import ObjectStoragePath
 
-    path = ObjectStoragePath(uri)
+    path: Any = ObjectStoragePath(uri)
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.Table.from_pylist(list(package_rows()))
     with path.open("wb") as file:
@@ -59,7 +59,8 @@ def compare_with_topics(uri: str) -> dict[str, Any]:
     import pyarrow.parquet as pq
     from airflow.sdk import ObjectStoragePath
 
-    with ObjectStoragePath(uri).open("rb") as file:
+    path: Any = ObjectStoragePath(uri)
+    with path.open("rb") as file:
         labeled = pq.read_table(file, columns=["topic", "topics"]).to_pylist()
     known = [row for row in labeled if row["topics"] and row["topic"]]
     frequent = _most_frequent([topic for row in known for topic in row["topics"]])
@@ -83,7 +84,7 @@ def _row(name: str, distribution: Distribution) -> dict[str, Any]:
     classifiers = metadata.get_all("Classifier") or []
     return {
         "name": name,
-        "summary": (metadata.json.get("summary") or "").strip(),
+        "summary": str(metadata.json.get("summary") or "").strip(),
         "description": str(description)[:DESCRIPTION_CHARS],
         "topics": _top_level("Topic", classifiers),
         "frameworks": _top_level("Framework", classifiers),

@@ -11,6 +11,7 @@ import msgspec
 from airflow_openai_batch.engine.errors import CommitRefused, StoreError
 from airflow_openai_batch.engine.machine import (
     AT_OPENAI,
+    ENDED_STATUSES,
     QUEUED,
     Action,
     Fact,
@@ -21,7 +22,16 @@ from airflow_openai_batch.engine.machine import (
     plan,
 )
 from airflow_openai_batch.engine.model import Job, Shard, State, Value
-from airflow_openai_batch.engine.perform import Engine, Learned, Stop, cancel_extra, intend, perform, post
+from airflow_openai_batch.engine.perform import (
+    Engine,
+    Learned,
+    Stop,
+    cancel_extra,
+    cancel_strangers,
+    intend,
+    perform,
+    post,
+)
 from airflow_openai_batch.engine.report import Summary, summarize
 
 
@@ -67,6 +77,7 @@ def advance(engine: Engine) -> Wait | Done | Held:
         wishes = engine.store.standing_wishes(job)
         actions = list(plan(job, engine.clock(), wishes, engine.timing, frozenset(fresh)))
         if not actions:
+            cancel_strangers(engine, job)
             return _rest(engine, job)
         action = min(actions, key=lambda a: _ORDER.index(a.verb))
         if action.verb == "refresh":
@@ -175,7 +186,8 @@ def _rest(engine: Engine, job: Job) -> Wait | Done | Held:
     if is_done(job, engine.store.standing_wishes(job)):
         return Done(summary=summary)
     now, deadline = engine.clock(), deadline_at(job, engine.timing)
-    running = tuple(s.batch.id for s in _everything(job) if s.state is State.RUNNING and s.batch is not None)
+    batches = [s.batch for s in _everything(job) if s.state is State.RUNNING and s.batch is not None]
+    running = tuple(batch.id for batch in batches if batch.status not in ENDED_STATUSES)
     if now >= deadline:
         return Held(reason=_late(job, running), summary=summary)
     times = [s.not_before for s in _everything(job) if s.not_before > now and s.state is not State.SETTLED]

@@ -180,6 +180,9 @@ class Shard(Value, frozen=True, kw_only=True):
     nonce: str | None = None
     intent_at: float | None = None
     n_looks: int = 0
+    doubt: str | None = None
+    """Nonce of an intended batch that was concluded not to exist: a frozen process may prove that wrong."""
+    doubt_at: float | None = None
     batch: Batch | None = None
     cancel_asked_at: float | None = None
     past_batches: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 import msgspec
@@ -28,8 +29,9 @@ _LOOK_BACK_S = 900.0
 """How much older than our intent a batch may look, for clocks that disagree."""
 _RECHECK_S = 2.0
 _CANCEL_TRIES = 5
-_UNFIT_FACTOR = 1.5
-"""A shard whose estimate exceeds OpenAI's limit by this factor will never fit; below, the estimate may be off."""
+_UNFIT_FACTOR = 4
+"""A shard whose estimate exceeds OpenAI's limit by this factor will never fit; below, the estimate may be off: the JSON
+around short rows was seen to treble it."""
 
 
 @dataclass
@@ -134,7 +136,8 @@ def intend(engine: Engine, job: Job, shard: Shard) -> Learned:
     """Name the batch that is about to be made. Committed before the call, so that a crash cannot hide it."""
     now = engine.clock()
     known = {
-        "nonce": nonce(job.key, job.epoch, shard.id, engine.unique()),
+        # By the index file, whose name is unique: a job built anew must not adopt what another build had asked.
+        "nonce": nonce(job.key, job.epoch, PurePosixPath(shard.index).stem, engine.unique()),
         "intent_at": now,
         "not_before": now + engine.timing.grace_s,
         "n_looks": 0,
@@ -150,7 +153,8 @@ def post(engine: Engine, job: Job, shard: Shard) -> Learned:
     """
     assert shard.file_id is not None and shard.nonce is not None and shard.intent_at is not None  # noqa: S101
     # A process that was frozen since its commit may find that others have looked and gone on: too late to post.
-    if engine.clock() - shard.intent_at > engine.timing.grace_s - engine.timing.post_timeout_s:
+    # Of what the call leaves of the grace, half is for being late and half for the listing's lag.
+    if engine.clock() - shard.intent_at > (engine.timing.grace_s - engine.timing.post_timeout_s) / 2:
         return Learned(Fact.POSTPONED, {"problem": "The process was too slow to create the batch."})
     try:
         batch = engine.api.create(
@@ -213,7 +217,8 @@ def _look(engine: Engine, job: Job, shard: Shard) -> Learned:
     if not mine:
         if is_last:
             engine.log.info("Shard %s: no batch was created; creating it again costs nothing extra.", shard.id)
-            return Learned(Fact.BATCH_ABSENT, {"nonce": None, "intent_at": None, "n_looks": 0, "not_before": 0.0})
+            known = {"nonce": None, "intent_at": None, "n_looks": 0, "not_before": 0.0}
+            return Learned(Fact.BATCH_ABSENT, {**known, "doubt": shard.nonce, "doubt_at": shard.intent_at})
         return Learned(Fact.POSTPONED, {"n_looks": shard.n_looks + 1})
     adopted, *extras = sorted(mine, key=lambda b: (b.status in machine.FRUITLESS_STATUSES, b.created_at or 0.0))
     for extra in extras:
@@ -237,6 +242,33 @@ def cancel_extra(engine: Engine, batch_id: str) -> None:
     engine.log.error("Batch %s is one too many and runs on: cancel it in OpenAI's dashboard.", batch_id)
 
 
+def cancel_strangers(engine: Engine, job: Job) -> None:
+    """Cancel batches that a process made after we had concluded that it had not.
+
+    Only a process that was frozen for longer than the grace period does so; what it pays for until then is the one
+    price of an API without idempotency keys.
+    """
+    doubted = {_owner(s.doubt): s for s in (*job.earlier, *job.shards) if s.doubt is not None}
+    if not doubted:
+        return
+    since = min(shard.doubt_at or 0.0 for shard in doubted.values())
+    try:
+        for batch in engine.api.batches(since - _LOOK_BACK_S):
+            shard = doubted.get(_owner(batch.nonce)) if batch.nonce is not None else None
+            is_known = shard is None or (shard.batch is not None and shard.batch.id == batch.id)
+            if not is_known and batch.status not in machine.ENDED_STATUSES | {"cancelling"}:
+                engine.log.warning("Batch %s was created by a process that came too late; cancelling it.", batch.id)
+                cancel_extra(engine, batch.id)
+    except ApiError as error:
+        engine.log.warning("Could not look for batches that came too late: %s Looking again next time.", error)
+
+
+def _owner(text: str | None) -> tuple[str, int, str] | None:
+    """Return job, epoch and shard of a nonce: what all tries of a shard have in common."""
+    parsed = parse_nonce(text) if text is not None else None
+    return parsed[:3] if parsed is not None else None
+
+
 def _is_mine(batch: Batch, job: Job, shard: Shard) -> bool:
     """Match the nonce up to its unique part: a batch of an earlier try of the same shard is ours as well."""
     if batch.nonce is None or shard.nonce is None or batch.id in shard.past_batches:
@@ -245,8 +277,7 @@ def _is_mine(batch: Batch, job: Job, shard: Shard) -> bool:
     born_at = min(job.created_at, shard.intent_at or job.created_at)
     if batch.created_at is not None and batch.created_at < born_at - _LOOK_BACK_S:
         return False
-    theirs, ours = parse_nonce(batch.nonce), parse_nonce(shard.nonce)
-    return theirs is not None and ours is not None and theirs[:3] == ours[:3]
+    return _owner(batch.nonce) is not None and _owner(batch.nonce) == _owner(shard.nonce)
 
 
 def _refresh(engine: Engine, job: Job, shard: Shard) -> Learned:
@@ -271,10 +302,16 @@ def _retrieve_again(engine: Engine, batch_id: str) -> Batch:
 
 def _learn_batch(engine: Engine, shard: Shard, batch: Batch) -> Learned:
     now = engine.clock()
-    fact = machine.fact_of(batch, shard, now, engine.timing)
     if shard.batch is None or batch.status != shard.batch.status:
         engine.log.info("Shard %s: %s", shard.id, describe(batch))
+    if batch.status in machine.ENDED_STATUSES and batch.ended_at is None:
+        # Some servers do not say when: then it is when we first saw it.
+        seen_at = shard.batch.ended_at if shard.batch is not None else None
+        batch = msgspec.structs.replace(batch, ended_at=seen_at or now)
+    fact = machine.fact_of(batch, shard, now, engine.timing)
     known: dict[str, Any] = {"batch": batch, "problem": None}
+    if fact is Fact.STILL_RUNNING and batch.status in machine.ENDED_STATUSES:
+        known["not_before"] = now + engine.timing.backoff_s  # nothing to watch for but a file id
     if batch.status != "validating":  # admission to the queue is decided while validating
         known["n_waits"] = 0
     if fact is Fact.QUEUE_FULL:

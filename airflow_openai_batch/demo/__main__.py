@@ -1,0 +1,154 @@
+"""`python -m airflow_openai_batch.demo`: nightly labeling in a real Airflow against the emulator."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+from rich.text import Text
+
+from airflow_openai_batch.demo.outcome import failed_task_log, show_outcome
+from airflow_openai_batch.demo.processes import DemoError
+from airflow_openai_batch.demo.screen import Look, Screen
+from airflow_openai_batch.demo.stack import WORKER_SLOTS, DemoStack
+
+DAG_ID = "nightly_labeling"
+_ENDED = ("success", "failed")
+_LOOK_EVERY_S = 1.0
+_INTERRUPTED = 130
+_LOG_WIDTH = 120
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demo and return its exit code: 0 only if every row is accounted for."""
+    options = _parser().parse_args(argv)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _LOG_WIDTH)
+    # Whatever ends the demo, its processes end with it.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    screen = Screen(console)
+    try:
+        _demo(options, console, screen)
+    except KeyboardInterrupt:
+        console.print("Stopped.")
+        return _INTERRUPTED
+    except (DemoError, httpx.HTTPError) as error:
+        console.print(Text(f"\nThe demo failed: {error}", style="red"))
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m airflow_openai_batch.demo",
+        description="Label the Python packages installed here, in a real Airflow, against an emulator of OpenAI. "
+        "Needs no key and sends nothing to OpenAI, even if OPENAI_API_KEY is set.",
+    )
+    add = parser.add_argument
+    add("--home", type=Path, default=Path(".demo"), metavar="DIR", help="where all files go, default .demo")
+    add("--keep", action="store_true", help="leave Airflow's UI running until Ctrl-C")
+    add("--timeout", type=float, default=300.0, metavar="S", help="give the run up after so long, default 300")
+    add("--duration", type=float, default=20.0, metavar="S", help="how long a batch takes, default 20")
+    return parser
+
+
+def _demo(options: argparse.Namespace, console: Console, screen: Screen) -> None:
+    console.print(Text("Nightly labeling in a real Airflow, against an emulator of OpenAI", style="bold"))
+    console.print("No key, no cost: nothing is sent to OpenAI." + _ignored_key())
+    home = options.home.resolve()
+    try:
+        with DemoStack(home, options.duration, screen.say) as stack:
+            stack.wait_until(lambda: _is_ready(stack), f"the Dag {DAG_ID} to be parsed")
+            stack.rest.fail_unfinished_runs(DAG_ID)
+            run_id = stack.rest.trigger(DAG_ID)
+            screen.say(f"Airflow is ready at {stack.airflow_url}; started the Dag {DAG_ID}")
+            waiting = _watch(stack, screen, run_id, options.timeout)
+            show_outcome(console, stack, DAG_ID, run_id, waiting)
+            if options.keep:
+                _keep(console, stack)
+    finally:
+        screen.freeze()
+
+
+def _ignored_key() -> str:
+    return " (OPENAI_API_KEY is set and not used.)" if os.environ.get("OPENAI_API_KEY") else ""
+
+
+def _is_ready(stack: DemoStack) -> bool:
+    for error in stack.rest.import_errors():
+        raise DemoError(f"A Dag file cannot be imported:\n{error}")
+    return stack.rest.knows(DAG_ID)
+
+
+def _watch(stack: DemoStack, screen: Screen, run_id: str, timeout_s: float) -> str:
+    """Show the run until it ends, and return what was seen of its waiting."""
+    deadline = time.monotonic() + timeout_s
+    n_waiting = n_free = 0
+    while True:
+        stack.check()
+        look = _look(stack, run_id) or Look()
+        if look.tasks:
+            screen.show(look)
+        n_waiting += look.is_waiting
+        n_free += look.is_waiting and not look.slots_taken
+        if look.run_state in _ENDED:
+            break
+        if time.monotonic() > deadline:
+            screen.freeze()
+            raise DemoError(f"The run has not ended within {timeout_s:.0f} s. Its logs are in {stack.home}/logs.")
+        time.sleep(_LOOK_EVERY_S)
+    screen.freeze()
+    failed = [task for task, state in look.tasks.items() if state == "failed"]
+    if look.run_state != "success":
+        logs = [failed_task_log(stack.home, DAG_ID, run_id, task) for task in failed]
+        raise DemoError("\n".join([f"the run is {look.run_state}.", *logs]))
+    return f"no worker slot in use in {n_free} of {n_waiting} looks while 'wait' was deferred"
+
+
+def _look(stack: DemoStack, run_id: str) -> Look | None:
+    """Look at Airflow and the emulator. None if a machine that is too busy does not answer: the timeout bounds that."""
+    with contextlib.suppress(httpx.HTTPError):
+        return _found(stack, run_id)
+    return None
+
+
+def _found(stack: DemoStack, run_id: str) -> Look:
+    # First, so that an ended run is shown with its tasks as they ended.
+    run_state = stack.rest.run_state(DAG_ID, run_id)
+    instances = stack.rest.task_instances(DAG_ID, run_id)
+    # Asked before the slots: a task that has just been woken then counts against us, not for us.
+    pool = stack.rest.pool()
+    return Look(
+        run_state=run_state,
+        tasks={task["task_id"]: task["state"] or "" for task in instances},
+        seconds={task["task_id"]: task["duration"] for task in instances if task["duration"] is not None},
+        batches=stack.batches(),
+        slots_taken=pool["occupied_slots"],
+        slots=WORKER_SLOTS,
+    )
+
+
+def _keep(console: Console, stack: DemoStack) -> None:
+    console.print(Text(f"Airflow's UI: {stack.airflow_url}  (Ctrl-C stops it)", style="bold"))
+    try:
+        while True:
+            stack.check()
+            time.sleep(1)
+    except KeyboardInterrupt:
+        return
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
