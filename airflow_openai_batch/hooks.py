@@ -13,6 +13,7 @@ from airflow.providers.common.compat.sdk import BaseHook, ObjectStoragePath, con
 from airflow_openai_batch.engine.errors import StoreError
 
 if TYPE_CHECKING:
+    from airflow.providers.openai.hooks.openai import OpenAIHook
     from openai import AsyncOpenAI, OpenAI
 
 SECTION = "openai_batch"
@@ -48,20 +49,18 @@ class OpenAIBatchHook(BaseHook):
         Raises:
             AirflowNotFoundException: There is no such connection.
         """
-        from airflow.providers.openai.hooks.openai import OpenAIHook
-
         _quiet_http()
-        return OpenAIHook(conn_id=self.conn_id).get_conn()
+        return _openai_hook()(conn_id=self.conn_id).get_conn()
 
     async def get_async_conn(self) -> AsyncOpenAI:
         """Return the client that all triggers of this connection on the event loop share. Its retries are off."""
         loop = asyncio.get_running_loop()
         known = _clients.setdefault(loop, {})
         if self.conn_id not in known:
-            from airflow.providers.openai.hooks.openai import OpenAIHook
-
             _quiet_http()
-            client = await OpenAIHook(conn_id=self.conn_id).aget_conn()
+            # The first import of the SDK takes a second or more, which the other triggers would stand still for.
+            hook_class = await asyncio.to_thread(_openai_hook)
+            client = await hook_class(conn_id=self.conn_id).aget_conn()
             known.setdefault(self.conn_id, client.with_options(max_retries=0))
         return known[self.conn_id]
 
@@ -80,6 +79,16 @@ class OpenAIBatchHook(BaseHook):
             except Exception as error:  # shown to the person who pressed the button
                 return False, f"Cannot list {what}: {translate(error) or error}"
         return True, "Batches and files can be listed."
+
+
+def _openai_hook() -> type[OpenAIHook]:
+    """Return the hook that owns the connection type, and load what a trigger needs besides."""
+    from airflow.providers.openai.hooks.openai import OpenAIHook
+
+    import airflow_openai_batch.engine.api
+    import airflow_openai_batch.engine.harvest  # noqa: F401
+
+    return OpenAIHook
 
 
 def _quiet_http() -> None:

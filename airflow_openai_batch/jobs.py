@@ -14,7 +14,7 @@ from airflow_openai_batch.engine.machine import Timing
 from airflow_openai_batch.engine.model import Job, JobKey
 from airflow_openai_batch.errors import OpenAIBatchFailure, airflow_errors
 from airflow_openai_batch.hooks import SECTION, OpenAIBatchHook, as_path, storage_root
-from airflow_openai_batch.links import BATCH_IDS_KEY, OpenAIBatchLink, batch_link
+from airflow_openai_batch.links import BATCH_IDS_KEY, BATCH_LINK_KEY, OpenAIBatchLink, batch_link
 from airflow_openai_batch.triggers import OpenAIBatchTrigger
 
 if TYPE_CHECKING:
@@ -103,7 +103,9 @@ def _check_of(response_model: Any) -> Callable[[str], str | None] | None:
     def check(text: str) -> str | None:
         try:
             response_model.model_validate_json(text)
-        except ValidationError as error:
+        except Exception as error:  # a validator of the user's may raise anything, and must not stop a harvest
+            if not isinstance(error, ValidationError):
+                return f"a validator raised {type(error).__name__}"
             found = error.errors(include_input=False, include_url=False, include_context=False)
             return "; ".join(f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in found[:5])
         return None
@@ -123,19 +125,21 @@ def move(engine: Engine, context: Mapping[str, Any]) -> Wait | Done:
 
     with airflow_errors():
         reached = advance(engine)
-    show_batches(reached.summary.batch_ids, context)
+    show_batches(reached.summary.batch_ids, engine, context)
     engine.log.info("%s", progress_line(reached.summary))
     if isinstance(reached, Held):
         raise OpenAIBatchFailure(reached.reason)
     return reached
 
 
-def show_batches(batch_ids: tuple[str, ...], context: Mapping[str, Any]) -> None:
+def show_batches(batch_ids: tuple[str, ...], engine: Engine, context: Mapping[str, Any]) -> None:
     """Leave batch ids and link where the UI finds them, also while the task still runs."""
     ti = context["ti"]
+    link = batch_link(batch_ids[-1], engine.api.host) if batch_ids else ""
     ti.xcom_push(key=BATCH_IDS_KEY, value=list(batch_ids[-1000:]))
-    if batch_ids:
-        ti.xcom_push(key=OpenAIBatchLink().xcom_key, value=batch_link(batch_ids[-1]))
+    ti.xcom_push(key=BATCH_LINK_KEY, value=link)
+    if link:
+        ti.xcom_push(key=OpenAIBatchLink().xcom_key, value=link)
 
 
 def trigger_for(wait: Wait, handle: JobHandle, *, poll_interval_s: float, cancel_on_kill: bool) -> OpenAIBatchTrigger:
@@ -188,7 +192,7 @@ def deliver(engine: Engine, output: str | None, context: Mapping[str, Any]) -> A
         else:
             sink = FileSink(as_path(output))
         written = write_results(engine.store, job, sink)
-    show_batches(written.summary.batch_ids, context)
+    show_batches(written.summary.batch_ids, engine, context)
     _log_summary(engine, written)
     problem = verdict(written.summary, job.policy)
     if problem is not None:
@@ -213,14 +217,16 @@ def check_output(output: str | None) -> None:
 
 
 def _log_summary(engine: Engine, written: Written) -> None:
+    from airflow_openai_batch.engine.report import counted
+
     summary, usage = written.summary, written.summary.usage
     lines = [f"{status:<12}{n:>14,}" for status, n in summary.by_status.items()]
     lines += [f"  {e.n:,} x {e.status} {e.code} (for example {', '.join(e.custom_ids)})" for e in written.errors[:10]]
     engine.log.info(
-        "Results of %s rows in %d batches, %d rounds asked again\n%s\n"
+        "Results of %s in %s; rounds asked again: %d\n%s\n"
         "input tokens %s (cached %s), output tokens %s (reasoning %s)\nwritten to %s",
-        f"{written.n_rows:,}",
-        len(summary.batch_ids),
+        counted(written.n_rows, "row"),
+        counted(len(summary.batch_ids), "batch", "batches"),
         summary.rounds,
         "\n".join(lines),
         f"{usage.input_tokens:,}",

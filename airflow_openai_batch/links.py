@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 BATCH_IDS_KEY = "openai_batch_ids"
 """XCom key under which a task keeps the ids of its batches, newest last."""
 
+BATCH_LINK_KEY = "openai_batch_link"
+"""XCom key under which a task keeps the address of its newest batch, or an empty text."""
+
 _DASHBOARD = "https://platform.openai.com/batches"
 
 
@@ -22,10 +25,9 @@ class OpenAIBatchLink(BaseOperatorLink):
 
     def get_link(self, operator: Any, *, ti_key: TaskInstanceKey) -> str:
         """Return the address, or an empty text while there is no batch."""
-        batch_ids = XCom.get_value(ti_key=ti_key, key=BATCH_IDS_KEY)
-        return batch_link(batch_ids[-1]) if batch_ids else ""
+        return XCom.get_value(ti_key=ti_key, key=BATCH_LINK_KEY) or ""
 
 
-def batch_link(batch_id: str) -> str:
-    """Return the address of a batch in OpenAI's dashboard."""
-    return f"{_DASHBOARD}/{batch_id}"
+def batch_link(batch_id: str, host: str) -> str:
+    """Return the address of a batch in OpenAI's dashboard, or an empty text if it runs on another host."""
+    return f"{_DASHBOARD}/{batch_id}" if host == "openai.com" or host.endswith(".openai.com") else ""

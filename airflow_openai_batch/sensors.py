@@ -131,5 +131,6 @@ class OpenAIBatchSensor(BaseSensorOperator):
 
 
 def _summary(done: Done) -> dict[str, Any]:
-    summary: dict[str, Any] = msgspec.to_builtins(done.summary)
+    # Through JSON: a tuple in XCom shows as a wrapped class in Airflow's API and UI.
+    summary: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(done.summary))
     return summary

@@ -36,6 +36,11 @@ class Api:
     def __init__(self, client: OpenAI) -> None:
         self._client = client.with_options(max_retries=0)
 
+    @property
+    def host(self) -> str:
+        """The host that the client talks to."""
+        return str(self._client.base_url.host)
+
     def upload(self, name: str, file: IO[bytes]) -> str:
         """Upload a batch input file as a stream. Returns the file id. Costs nothing."""
         # The server refuses names that do not end in .jsonl; a tuple with an open file is streamed by the SDK.

@@ -224,6 +224,8 @@ def _read_failure(outcome: Outcome, response: _Response | None, error: _Error | 
     # The line codes that OpenAI documents: batch_expired, batch_cancelled, request_timeout.
     if code in ("batch_expired", "batch_cancelled"):
         outcome.status = Status.EXPIRED if code == "batch_expired" else Status.CANCELLED
+    if status is None and code.isdecimal():
+        status = int(code)  # some servers give an HTTP status for a code
     outcome.retryable = code not in ACCOUNT_CODES and (
         code in _PASSING_CODES or (status is not None and (status in _PASSING_STATUSES or status >= 500))
     )

@@ -93,10 +93,16 @@ def _listed(found: tuple[LineError, ...]) -> str:
     return "; ".join(texts)
 
 
+def counted(n: int, one: str, many: str | None = None) -> str:
+    """Return a number with its noun: ``1 shard``, ``2,000 shards``."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
 def progress_line(summary: Summary) -> str:
     """Return one line for a log: how far a job is."""
     done = sum(summary.by_status.values())
-    parts = [f"{done:,} of {summary.n_rows:,} rows settled", f"{summary.n_settled} of {summary.n_shards} shards"]
+    shards = f"{summary.n_settled} of {counted(summary.n_shards, 'shard')}"
+    parts = [f"{done:,} of {counted(summary.n_rows, 'row')} settled", shards]
     if summary.n_progress:
         parts.append(f"{summary.n_progress:,} rows finished at OpenAI and not yet fetched")
     if summary.by_status:

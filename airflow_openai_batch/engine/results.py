@@ -214,7 +214,8 @@ class _Errors:
 def manifest(written: Written) -> dict[str, Any]:
     """Return what is told to downstream tasks: where the rows are, and what they cost. JSON, small."""
     summary = written.summary
-    found: dict[str, Any] = msgspec.to_builtins(
+    # Through JSON: a tuple in XCom shows as a wrapped class in Airflow's API and UI.
+    data = msgspec.json.encode(
         {
             "output": written.output,
             "dead_letter": written.dead_letter,
@@ -228,4 +229,5 @@ def manifest(written: Written) -> dict[str, Any]:
             "errors": written.errors,
         }
     )
+    found: dict[str, Any] = msgspec.json.decode(data)
     return found

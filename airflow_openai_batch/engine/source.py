@@ -253,7 +253,11 @@ def _from_arrow(rows: Any, ready: bool) -> Iterator[pa.RecordBatch]:
     if ready:
         raise InputError("Ready-made request lines (body=None) are dicts or a .jsonl file, not a table.")
 
-    for batch in pa.RecordBatchReader.from_stream(rows):
+    try:
+        reader = pa.RecordBatchReader.from_stream(rows)
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        raise InputError(f"The table of rows cannot be read: {error}") from None
+    for batch in reader:
         # pandas exports an unnamed index as a column of its own.
         kept = [i for i, name in enumerate(batch.schema.names) if not name.startswith("__index_level_")]
         for start in range(0, batch.num_rows, BATCH_ROWS):

@@ -17,6 +17,7 @@ from airflow_openai_batch.engine.identity import spec_digest
 from airflow_openai_batch.engine.machine import UNSENT, deadline_at, is_quiet
 from airflow_openai_batch.engine.model import FORMAT_VERSION, Job, Policy, Shard, Spec, State, Status
 from airflow_openai_batch.engine.perform import Engine
+from airflow_openai_batch.engine.report import counted
 from airflow_openai_batch.engine.schema import response_schema, with_response_format
 from airflow_openai_batch.engine.shard import build
 from airflow_openai_batch.engine.source import source_of
@@ -219,5 +220,7 @@ def _write(
         earlier=earlier,
         granted=granted,
     )
-    engine.log.info("Planned %d rows as %d shards in %s.", built.n_rows, len(built.shards), engine.store)
+    engine.log.info(
+        "Planned %s as %s in %s.", counted(built.n_rows, "row"), counted(len(built.shards), "shard"), engine.store
+    )
     return engine.store.commit(number, job, now)[1]

@@ -65,7 +65,7 @@ class Run:
                 run_id=self.run_id, key=key, task_ids=[task_id], dag_ids=[self.dag.dag_id], map_indexes=map_index
             )
             found = session.execute(query.with_only_columns(XComModel.value)).scalars().first()
-        return json.loads(found) if isinstance(found, str) else found
+        return json.loads(found) if isinstance(found, str) and found else found
 
 
 @pytest.fixture

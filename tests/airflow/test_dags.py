@@ -35,13 +35,13 @@ def test_three_tasks_deliver_every_row_in_order(run_dag, emulator, tmp_path: Pat
     assert len(emulator.batches) == 1
 
 
-def test_the_single_operator_does_all_three_and_leaves_a_link(run_dag, emulator, tmp_path: Path) -> None:
+def test_the_single_operator_does_all_three_and_leaves_its_batch_ids(run_dag, emulator, tmp_path: Path) -> None:
     run = run_dag(ONE_TASK.format("labels.csv"))
     assert run.state == "success"
     assert len(pd.read_csv(tmp_path / "out" / "labels.csv")) == 20
     batch_id = next(iter(emulator.batches))
     assert run.xcom("one", key="openai_batch_ids") == [batch_id]
-    assert run.xcom("one", key="_link_OpenAIBatchLink") == f"https://platform.openai.com/batches/{batch_id}"
+    assert run.xcom("one", key="openai_batch_link") == ""  # the emulator has no dashboard
 
 
 def test_without_output_the_rows_come_through_xcom(run_dag, emulator) -> None:
@@ -150,3 +150,18 @@ def test_bad_input_fails_before_openai_hears_of_it(run_dag, emulator, task: str)
     run = run_dag(task)
     assert run.states == {"t": "failed"}
     assert emulator.ledger.calls == []
+
+
+@pytest.mark.parametrize(
+    ("host", "link"),
+    [
+        ("api.openai.com", "https://platform.openai.com/batches/batch_1"),
+        ("eu.api.openai.com", "https://platform.openai.com/batches/batch_1"),
+        ("gateway.example.com", ""),
+        ("notopenai.com", ""),
+    ],
+)
+def test_only_batches_at_openai_have_a_link_to_its_dashboard(host: str, link: str) -> None:
+    from airflow_openai_batch.links import batch_link
+
+    assert batch_link("batch_1", host) == link

@@ -19,8 +19,8 @@ from airflow_openai_batch.engine.machine import Fact, Wishes, learn, plan
 from airflow_openai_batch.engine.model import Batch, Job, Shard, State
 
 F = Fact
-LAG_S = 20.0
-POST_S = TIMING.post_timeout_s - LAG_S  # the call and the listing's lag together fit into what grace leaves for them
+LATE_S = (TIMING.grace_s - TIMING.post_timeout_s) / 2  # who is later than this after its intent does not post
+LAG_S = TIMING.grace_s - TIMING.post_timeout_s - LATE_S
 N_SHARDS = 3
 
 
@@ -107,9 +107,9 @@ class Simulation:
             return
         number, what = len(self.snapshots), self.snapshots[-1]
         yield 300.0  # frozen for as long as it likes
-        if intended.intent_at is None or self.now - intended.intent_at > TIMING.grace_s - TIMING.post_timeout_s:
+        if intended.intent_at is None or self.now - intended.intent_at > LATE_S:
             return
-        yield POST_S
+        yield TIMING.post_timeout_s
         if self.goes_wrong():
             return  # the request was lost
         born = Made(of.id, nonce, self.now + self.rng.random() * LAG_S, self.now + self.rng.random() * 600)

@@ -36,11 +36,15 @@ def test_an_ended_batch_is_harvested_however_it_ended(status: str) -> None:
         assert fact_of(found, shard(State.RUNNING), NOW, TIMING) is Fact.BATCH_ENDED
 
 
-def test_a_completed_batch_may_get_its_file_later_but_not_for_ever() -> None:
+def test_an_ended_batch_may_get_its_file_later_but_not_for_ever() -> None:
     late = batch("completed", n_total=2, n_completed=2, ended_at=NOW)
     assert fact_of(late, shard(State.RUNNING), NOW + 1, TIMING) is Fact.STILL_RUNNING
     assert fact_of(late, shard(State.RUNNING), NOW + TIMING.late_file_s, TIMING) is Fact.BATCH_ENDED
-    assert fact_of(batch("expired", n_completed=2, ended_at=NOW), shard(State.RUNNING), NOW, TIMING) is Fact.BATCH_ENDED
+    for status in ("expired", "cancelled"):
+        unpaid, paid = batch(status, n_total=2, ended_at=NOW), batch(status, n_total=2, n_completed=1, ended_at=NOW)
+        assert fact_of(unpaid, shard(State.RUNNING), NOW, TIMING) is Fact.BATCH_ENDED
+        assert fact_of(paid, shard(State.RUNNING), NOW, TIMING) is Fact.STILL_RUNNING
+        assert fact_of(paid, shard(State.RUNNING), NOW + TIMING.late_file_s, TIMING) is Fact.BATCH_ENDED
 
 
 def failed(code: str, message: str = "told you", **more: Any) -> Batch:

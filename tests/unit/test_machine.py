@@ -105,6 +105,14 @@ def test_a_small_shard_does_not_overtake_a_large_one_for_ever() -> None:
     assert ("0-00002", "create") not in verbs(job(*shards, policy=Policy(max_enqueued_tokens=100)))
 
 
+def test_a_shard_larger_than_the_whole_budget_goes_alone() -> None:
+    big, small = shard(S.UPLOADED, n_tokens=150), shard(S.UPLOADED, "0-00001", n_tokens=5)
+    policy = Policy(max_enqueued_tokens=100)
+    assert verbs(job(big, small, policy=policy)) == [(big.id, "create")]
+    fresh = frozenset({"0-00002"})
+    assert verbs(job(big, small, running("0-00002", n_tokens=1), policy=policy), fresh=fresh) == []
+
+
 def test_what_may_have_been_created_counts_as_queued() -> None:
     shards = [shard(S.CREATING, n_tokens=90, n_looks=1, not_before=NOW + 9), shard(S.UPLOADED, "0-00001", n_tokens=20)]
     assert verbs(job(*shards, policy=Policy(max_enqueued_tokens=100))) == []
@@ -150,7 +158,7 @@ def test_what_an_earlier_epoch_left_waiting_does_not_hold_up_the_new_one() -> No
 @pytest.mark.parametrize(
     ("of", "expected"),
     [
-        (shard(S.DRAFTED), "call_off"),
+        (shard(S.DRAFTED), "carry"),  # then the rest is called off
         (shard(S.PLANNED), "call_off"),
         (shard(S.UPLOADED), "call_off"),
         (shard(S.CREATING), "look"),
