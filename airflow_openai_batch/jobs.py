@@ -18,8 +18,8 @@ from airflow_openai_batch.links import BATCH_IDS_KEY, BATCH_LINK_KEY, OpenAIBatc
 from airflow_openai_batch.triggers import OpenAIBatchTrigger
 
 if TYPE_CHECKING:
+    from airflow_openai_batch.engine.action import Engine
     from airflow_openai_batch.engine.advance import Done, Wait
-    from airflow_openai_batch.engine.perform import Engine
     from airflow_openai_batch.engine.results import Written
 
 
@@ -72,8 +72,8 @@ def engine_for(handle: JobHandle, log: Any, response_model: Any = None) -> Engin
         log: The task's logger.
         response_model: The user's Pydantic class, if at hand: its own validators then check the answers too.
     """
+    from airflow_openai_batch.engine.action import Engine
     from airflow_openai_batch.engine.api import Api
-    from airflow_openai_batch.engine.perform import Engine
     from airflow_openai_batch.engine.store import JobStore
 
     key = JobKey(

@@ -28,8 +28,8 @@ from airflow_openai_batch.jobs import (
 from airflow_openai_batch.links import OpenAIBatchLink
 
 if TYPE_CHECKING:
+    from airflow_openai_batch.engine.action import Engine
     from airflow_openai_batch.engine.advance import Wait
-    from airflow_openai_batch.engine.perform import Engine
 
 START_OVER = "openai_batch_start_over"
 """Key in a Dag run's conf: any text there makes the job start over, once for each text."""

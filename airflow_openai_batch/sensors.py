@@ -28,8 +28,8 @@ from airflow_openai_batch.jobs import (
 from airflow_openai_batch.links import OpenAIBatchLink
 
 if TYPE_CHECKING:
+    from airflow_openai_batch.engine.action import Engine
     from airflow_openai_batch.engine.advance import Done, Wait
-    from airflow_openai_batch.engine.perform import Engine
 
 
 class OpenAIBatchSensor(BaseSensorOperator):

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import msgspec
 
+from airflow_openai_batch.engine.action import Engine, Learned, Stop
+from airflow_openai_batch.engine.create import cancel_extra, cancel_strangers, intend, post
 from airflow_openai_batch.engine.errors import CommitRefused, StoreError
 from airflow_openai_batch.engine.machine import (
-    AT_OPENAI,
     ENDED_STATUSES,
-    QUEUED,
     Action,
     Fact,
     deadline_at,
@@ -21,17 +21,8 @@ from airflow_openai_batch.engine.machine import (
     learn,
     plan,
 )
-from airflow_openai_batch.engine.model import Job, Shard, State, Value
-from airflow_openai_batch.engine.perform import (
-    Engine,
-    Learned,
-    Stop,
-    cancel_extra,
-    cancel_strangers,
-    intend,
-    perform,
-    post,
-)
+from airflow_openai_batch.engine.model import AT_OPENAI, QUEUED, Job, Shard, State, Value
+from airflow_openai_batch.engine.perform import perform
 from airflow_openai_batch.engine.report import Summary, summarize
 
 
@@ -75,10 +66,11 @@ def advance(engine: Engine) -> Wait | Done | Held:
     refusals = 0
     while True:
         wishes = engine.store.standing_wishes(job)
-        actions = list(plan(job, engine.clock(), wishes, engine.timing, frozenset(fresh)))
+        now = engine.clock()
+        actions = list(plan(job, now, wishes, engine.timing, frozenset(fresh)))
         if not actions:
             cancel_strangers(engine, job)
-            return _rest(engine, job)
+            return _rest(engine, job, now)
         action = min(actions, key=lambda a: _ORDER.index(a.verb))
         if action.verb == "refresh":
             fresh.add(action.shard)
@@ -180,17 +172,19 @@ def _everything(job: Job) -> tuple[Shard, ...]:
     return job.earlier + job.shards
 
 
-def _rest(engine: Engine, job: Job) -> Wait | Done | Held:
-    """Say why there is nothing to do now."""
+def _rest(engine: Engine, job: Job, now: float) -> Wait | Done | Held:
+    """Say why there was nothing to do at a time; what has fallen due since is waited for no longer than that."""
     summary = summarize(job)
     if is_done(job, engine.store.standing_wishes(job)):
         return Done(summary=summary)
-    now, deadline = engine.clock(), deadline_at(job, engine.timing)
+    deadline = deadline_at(job, engine.timing)
     batches = [s.batch for s in _everything(job) if s.state is State.RUNNING and s.batch is not None]
     running = tuple(batch.id for batch in batches if batch.status not in ENDED_STATUSES)
     if now >= deadline:
         return Held(reason=_late(job, running), summary=summary)
     times = [s.not_before for s in _everything(job) if s.not_before > now and s.state is not State.SETTLED]
+    if len(running) < len(batches) and not times:
+        times = [now]  # the process was slow: a batch that nobody watches, as it has ended, is due for its next look
     is_queued = any(s.state in QUEUED for s in job.shards)
     if not running and not times:
         waiting = ", ".join(f"{s.id} {s.state}" for s in job.shards if s.state is not State.SETTLED)

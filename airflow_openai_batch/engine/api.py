@@ -15,8 +15,8 @@ import msgspec
 
 from airflow_openai_batch.engine import errors
 from airflow_openai_batch.engine.identity import NONCE_KEY
-from airflow_openai_batch.engine.machine import ACCOUNT_CODES, is_queue_message
 from airflow_openai_batch.engine.model import Batch, LineError
+from airflow_openai_batch.engine.queue import ACCOUNT_CODES, is_queue_message
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from typing import Any
@@ -30,6 +31,7 @@ def digest(endpoint: str, body: bytes) -> bytes:
     return hashlib.blake2b(body, digest_size=DIGEST_BYTES, person=_person(endpoint)).digest()
 
 
+@functools.cache
 def _person(endpoint: str) -> bytes:
     return hashlib.blake2b(endpoint.encode(), digest_size=16).digest()
 

@@ -7,14 +7,14 @@ no I/O, no clock, no sleep and no client; times are arguments. ``NEXT`` is the w
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import Any
 
 import msgspec
 
-from airflow_openai_batch.engine.model import Batch, Job, Shard, State, Status, Value
+from airflow_openai_batch.engine.model import UNSENT, Batch, Job, Shard, State, Value
+from airflow_openai_batch.engine.queue import ACCOUNT_CODES, Gate, is_file_message, is_queue_message
 
 
 class Fact(StrEnum):
@@ -76,16 +76,6 @@ ENDED_STATUSES = frozenset({"completed", "expired", "cancelled", "failed"})
 
 FRUITLESS_STATUSES = frozenset({"failed", "cancelling", "cancelled"})
 """Of two batches of one shard, the one not to keep: perhaps itself an extra that was cancelled."""
-
-UNSENT = frozenset({S.DRAFTED, S.PLANNED, S.UPLOADED})
-QUEUED = frozenset({S.PLANNED, S.UPLOADED})
-AT_OPENAI = frozenset({S.CREATING, S.RUNNING})
-
-QUEUE_CODES = frozenset({"token_limit_exceeded"})
-ACCOUNT_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
-_QUEUE_WORDS = re.compile(r"enqueued token", re.IGNORECASE)
-_FILE_WORDS = re.compile(r"cannot find file", re.IGNORECASE)
-_LIMIT = re.compile(r"Limit:\s*([\d,]+)\s*enqueued tokens", re.IGNORECASE)
 
 
 class Timing(Value, frozen=True, kw_only=True):
@@ -158,7 +148,7 @@ def plan(job: Job, now: float, wishes: Wishes, timing: Timing, fresh: frozenset[
     for shard in job.earlier:
         yield from _plan_earlier(shard, now, fresh)
     is_late = now >= deadline_at(job, timing)
-    gate = _Gate(job, now, is_closed=wishes.cancel or is_late)
+    gate = Gate(job, now, is_closed=wishes.cancel or is_late)
     for shard in job.shards:
         if shard.not_before > now and shard.state is not S.CREATING:
             continue
@@ -167,7 +157,7 @@ def plan(job: Job, now: float, wishes: Wishes, timing: Timing, fresh: frozenset[
             yield Action(verb=verb, shard=shard.id)
 
 
-def _verb(job: Job, shard: Shard, now: float, wishes: Wishes, gate: _Gate, fresh: frozenset[str]) -> str | None:
+def _verb(job: Job, shard: Shard, now: float, wishes: Wishes, gate: Gate, fresh: frozenset[str]) -> str | None:
     match shard.state:
         # Even of a job that is being cancelled: what was paid for must not be asked again when it is taken up.
         case S.DRAFTED if all(is_quiet(s) for s in job.earlier):
@@ -204,39 +194,6 @@ def _plan_earlier(shard: Shard, now: float, fresh: frozenset[str]) -> Iterator[A
             yield Action(verb="refresh", shard=shard.id)
         case S.ENDED | S.REJECTED:
             yield Action(verb="harvest", shard=shard.id)
-
-
-class _Gate:
-    """Decides which shards may enter OpenAI's queue: the stated token budget, and what a full queue taught us."""
-
-    def __init__(self, job: Job, now: float, *, is_closed: bool) -> None:
-        self.is_open = not is_closed
-        everything = _all(job)
-        budget = job.policy.max_enqueued_tokens
-        used = sum(s.n_tokens for s in everything if s.state in AT_OPENAI)
-        self._room = None if budget is None else budget - used
-        self._is_empty = not used
-        # Not those of earlier epochs: they are never sent again.
-        waiting = [s for s in job.shards if s.state is S.UPLOADED and s.n_waits]
-        self._is_shut = any(s.not_before > now for s in waiting)
-        # After a full queue one batch at a time tries the door: each refused try is a failed batch in the dashboard.
-        self._is_probing = bool(waiting)
-        running = [s.batch for s in everything if s.state is S.RUNNING]
-        self._is_probed = any(batch is not None and batch.status == "validating" for batch in running)
-
-    def admits(self, shard: Shard) -> bool:
-        """Say whether the shard may be sent now, and count it as sent if so."""
-        if not self.is_open or self._is_shut or (self._is_probing and self._is_probed):
-            return False
-        # Cut for a larger budget, or grown by a conversation: what exceeds even the whole budget goes alone.
-        if self._room is not None and shard.n_tokens > self._room and not self._is_empty:
-            self._room = 0  # a later, smaller shard must not overtake for ever
-            return False
-        self._is_empty = False
-        if self._room is not None:
-            self._room -= shard.n_tokens
-        self._is_probed = True
-        return True
 
 
 def deserves_another_round(job: Job, shard: Shard) -> bool:
@@ -284,9 +241,9 @@ def _lacks_file(batch: Batch) -> bool:
 def _fact_of_failure(batch: Batch, shard: Shard) -> Fact:
     """Code first, then words; anything unknown is the user's to read. A failed batch has cost nothing."""
     for error in batch.errors:
-        if error.code in QUEUE_CODES | ACCOUNT_CODES or _QUEUE_WORDS.search(error.message):
+        if error.code in ACCOUNT_CODES or is_queue_message(error.code, error.message):
             return F.QUEUE_FULL
-        if _FILE_WORDS.search(error.message):
+        if is_file_message(error.message):
             return fact_of_missing_file(shard)
     return F.LINES_REJECTED
 
@@ -301,22 +258,6 @@ def fact_of_missing_file(shard: Shard) -> Fact:
 def account_problem(batch: Batch) -> str | None:
     """Return the message of an error that only a person with the account can mend."""
     return next((e.message for e in batch.errors if e.code in ACCOUNT_CODES), None)
-
-
-def is_queue_message(code: str | None, message: str) -> bool:
-    """Say whether an error of the create call means that the queue is full (HTTP 400 and 429 were both seen)."""
-    return code in QUEUE_CODES or bool(_QUEUE_WORDS.search(message))
-
-
-def is_file_message(message: str) -> bool:
-    """Say whether an error means that OpenAI does not see the input file."""
-    return bool(_FILE_WORDS.search(message))
-
-
-def queue_limit(message: str) -> int | None:
-    """Return the limit of enqueued tokens that an error message states, if it does."""
-    found = _LIMIT.search(message)
-    return int(found[1].replace(",", "")) if found else None
 
 
 class Watched(Value, frozen=True, kw_only=True):
@@ -356,8 +297,3 @@ def wake(
 
 def _all(job: Job) -> tuple[Shard, ...]:
     return job.earlier + job.shards
-
-
-def bad_statuses() -> frozenset[Status]:
-    """Return every outcome that is not a good answer."""
-    return frozenset(Status) - {Status.SUCCEEDED}

@@ -55,6 +55,11 @@ class State(StrEnum):
     SETTLED = "settled"
 
 
+UNSENT = frozenset({State.DRAFTED, State.PLANNED, State.UPLOADED})
+QUEUED = frozenset({State.PLANNED, State.UPLOADED})
+AT_OPENAI = frozenset({State.CREATING, State.RUNNING})
+
+
 class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Base of everything that is stored: immutable, compared by content, defaults left out of the JSON."""
 

@@ -6,28 +6,12 @@ or break the schema. A line that is not JSON or names no row is a stray: ``None`
 
 from __future__ import annotations
 
-import base64
-import binascii
-from collections.abc import Callable, Sequence
-from typing import Any
-
 import msgspec
 
-from airflow_openai_batch.engine.endpoints import EMBEDDINGS
-from airflow_openai_batch.engine.machine import ACCOUNT_CODES
-from airflow_openai_batch.engine.model import Outcome, Status, Usage
+from airflow_openai_batch.engine.answers import PASSING_CODES, READERS, Check, Error, read_other
+from airflow_openai_batch.engine.model import Outcome, Status
+from airflow_openai_batch.engine.queue import ACCOUNT_CODES
 from airflow_openai_batch.engine.schema import ResponseSchema
-
-_MAX_COUNT = 2**40
-
-Check = Callable[[str], str | None]
-"""Says what is wrong with an answer's text, or None."""
-
-
-class _Error(msgspec.Struct):
-    code: str | int | None = None
-    message: str | None = None
-    type: str | None = None
 
 
 class _Response(msgspec.Struct):
@@ -39,111 +23,15 @@ class _Response(msgspec.Struct):
 class _Line(msgspec.Struct):
     custom_id: str | None = None
     response: _Response | None = None
-    error: _Error | str | None = None
+    error: Error | str | None = None
 
 
 class _ErrorBody(msgspec.Struct):
-    error: _Error | str | None = None
-
-
-class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct):
-    """Both namings: Chat, Completions and Embeddings count prompt and completion; Responses input and output."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-    completion_tokens_details: _Details | None = None
-    input_tokens_details: _Details | None = None
-    output_tokens_details: _Details | None = None
-
-    def usage(self) -> Usage:
-        """Return the counts under their newer names."""
-        before = self.input_tokens_details or self.prompt_tokens_details or _Details()
-        after = self.output_tokens_details or self.completion_tokens_details or _Details()
-        return Usage(
-            input_tokens=_count(self.input_tokens or self.prompt_tokens),
-            cached_tokens=_count(before.cached_tokens),
-            output_tokens=_count(self.output_tokens or self.completion_tokens),
-            reasoning_tokens=_count(after.reasoning_tokens),
-        )
-
-
-def _count(n: int | None) -> int:
-    """Keep a count within what a column can hold: nonsense in one line must not stop a harvest."""
-    return max(0, min(n or 0, _MAX_COUNT))
-
-
-class _Body(msgspec.Struct):
-    model: str | None = None
-    usage: _Usage | None = None
-
-
-class _Message(msgspec.Struct):
-    content: str | None = None
-    refusal: str | None = None
-    tool_calls: msgspec.Raw = msgspec.Raw(b"null")
-    """Not ``Raw | None``, which to msgspec is null and nothing else."""
-
-
-class _Choice(msgspec.Struct):
-    message: _Message | None = None
-    text: str | None = None
-    finish_reason: str | None = None
-
-
-class _Choices(_Body):
-    choices: list[_Choice] = []
-
-
-class _Content(msgspec.Struct):
-    type: str = ""
-    text: str | None = None
-    refusal: str | None = None
-
-
-class _Item(msgspec.Struct):
-    type: str = ""
-    content: list[_Content] | None = None
-
-
-class _Reason(msgspec.Struct):
-    reason: str | None = None
-
-
-class _ResponsesBody(_Body):
-    status: str | None = None
-    error: _Error | None = None
-    incomplete_details: _Reason | None = None
-    output: list[msgspec.Raw] = []
-
-
-class _Vector(msgspec.Struct):
-    embedding: str | list[float]
-    index: int = 0
-
-
-class _Embeddings(_Body):
-    data: list[_Vector] = []
-
-
-class _Moderations(_Body):
-    results: msgspec.Raw = msgspec.Raw(b"[]")
-
-
-class _Images(_Body):
-    data: msgspec.Raw = msgspec.Raw(b"[]")
+    error: Error | str | None = None
 
 
 _decode_line = msgspec.json.Decoder(_Line).decode
 _decode_error = msgspec.json.Decoder(_ErrorBody).decode
-_decode_item = msgspec.json.Decoder(_Item).decode
 _UNREADABLE = (msgspec.MsgspecError, UnicodeError, ValueError, RecursionError)
 
 
@@ -157,7 +45,7 @@ class LineParser:
     """
 
     def __init__(self, endpoint: str, schema: ResponseSchema | None = None, check: Check | None = None) -> None:
-        self._read = _READERS.get(endpoint, _read_other)
+        self._read = READERS.get(endpoint, read_other)
         self._checks = [c for c in (schema.problem if schema else None, check) if c is not None]
 
     def parse(self, line: bytes) -> Outcome | None:
@@ -207,7 +95,7 @@ def _unwrapped(body: msgspec.Raw) -> bytes:
     return msgspec.json.decode(data, type=str).encode() if data[:1] == b'"' else data
 
 
-def _read_failure(outcome: Outcome, response: _Response | None, error: _Error | str | None) -> None:
+def _read_failure(outcome: Outcome, response: _Response | None, error: Error | str | None) -> None:
     """Fill in what went wrong, and whether the same request may fare better."""
     if response is not None and response.status_code is not None and error is None:
         try:
@@ -215,8 +103,8 @@ def _read_failure(outcome: Outcome, response: _Response | None, error: _Error | 
         except _UNREADABLE:
             error = None
     if isinstance(error, str):
-        error = _Error(message=error)
-    error = error or _Error()
+        error = Error(message=error)
+    error = error or Error()
     status = response.status_code if response is not None else None
     code = str(error.code or error.type or (f"http_{status}" if status is not None else "no_answer"))
     outcome.error_code = code
@@ -227,172 +115,8 @@ def _read_failure(outcome: Outcome, response: _Response | None, error: _Error | 
     if status is None and code.isdecimal():
         status = int(code)  # some servers give an HTTP status for a code
     outcome.retryable = code not in ACCOUNT_CODES and (
-        code in _PASSING_CODES or (status is not None and (status in _PASSING_STATUSES or status >= 500))
+        code in PASSING_CODES or (status is not None and (status in _PASSING_STATUSES or status >= 500))
     )
 
 
-_PASSING_CODES = frozenset(
-    {"batch_expired", "batch_cancelled", "request_timeout", "server_error", "rate_limit_exceeded", "no_answer"}
-)
 _PASSING_STATUSES = frozenset({0, 408, 409, 429})  # 0 was seen in output files
-
-
-def _fill(outcome: Outcome, body: _Body, finish_reason: str | None = None) -> None:
-    outcome.model = body.model
-    outcome.usage = body.usage.usage() if body.usage is not None else Usage()
-    outcome.finish_reason = finish_reason
-
-
-def _judge(outcome: Outcome, texts: Sequence[str], problem: Check) -> None:
-    """Take the texts as the answer, and check each."""
-    outcome.output = texts[0] if len(texts) == 1 else msgspec.json.encode(texts).decode()
-    wrong = next((found for text in texts if (found := problem(text)) is not None), None)
-    if wrong is None:
-        outcome.status = Status.SUCCEEDED
-    else:
-        outcome.status = Status.INVALID
-        outcome.error_code, outcome.error_message = "schema_mismatch", wrong[:2000]
-
-
-def _refuse(outcome: Outcome, code: str, message: str | None) -> None:
-    outcome.status = Status.REFUSED
-    outcome.error_code, outcome.error_message = code, message
-
-
-def _truncate(outcome: Outcome, reason: str) -> None:
-    outcome.status = Status.TRUNCATED
-    outcome.error_code, outcome.error_message = reason, "The answer was cut off; allow more output tokens."
-
-
-def _read_choices(outcome: Outcome, data: bytes, problem: Check) -> None:
-    """Chat Completions and Completions. With ``n`` > 1 the output is a JSON array of the texts."""
-    body = _decode_choices(data)
-    if not body.choices:
-        raise ValueError("it has no choices")
-    first = body.choices[0]
-    _fill(outcome, body, first.finish_reason)
-    texts = [_choice_text(choice) for choice in body.choices]
-    refusal = first.message.refusal if first.message is not None else None
-    if refusal:
-        outcome.output = None
-        return _refuse(outcome, "refusal", refusal)
-    if first.finish_reason == "content_filter":
-        outcome.output = texts[0]
-        return _refuse(outcome, "content_filter", "The answer was withheld by the content filter.")
-    if any(choice.finish_reason == "length" for choice in body.choices):
-        outcome.output = texts[0]
-        return _truncate(outcome, "length")
-    return _judge(outcome, texts, problem)
-
-
-def _choice_text(choice: _Choice) -> str:
-    message = choice.message
-    if message is None:
-        return choice.text or ""
-    calls = bytes(message.tool_calls)
-    if message.content is None and calls != b"null":
-        return calls.decode()
-    return message.content or ""
-
-
-def _read_responses(outcome: Outcome, data: bytes, problem: Check) -> None:
-    """Responses. There can be several message items, and an earlier one can be a fragment: the last counts.
-
-    Seen in 557 of 233,124 real lines: the first item held a cut-off answer, a later one the whole.
-    """
-    body = _decode_responses(data)
-    reason = body.incomplete_details.reason if body.incomplete_details is not None else None
-    _fill(outcome, body, reason or body.status)
-    if body.status == "failed":
-        error = body.error or _Error()
-        outcome.error_code, outcome.error_message = str(error.code or "failed"), error.message
-        outcome.retryable = outcome.error_code in _PASSING_CODES
-        return None
-    texts, refusal, calls = _messages(body.output)
-    outcome.output = texts[-1] if texts else None
-    if body.status == "incomplete":
-        if reason == "content_filter":
-            return _refuse(outcome, "content_filter", "The answer was withheld by the content filter.")
-        return _truncate(outcome, reason or "incomplete")
-    if refusal is not None and not texts:
-        return _refuse(outcome, "refusal", refusal)
-    if not texts and calls:
-        return _judge(outcome, [b"[%b]".__mod__(b",".join(calls)).decode()], lambda _: None)
-    if not texts:
-        raise ValueError("it has no message")
-    good = next((text for text in reversed(texts) if problem(text) is None), texts[-1])
-    return _judge(outcome, [good], problem)
-
-
-def _messages(items: list[msgspec.Raw]) -> tuple[list[str], str | None, list[bytes]]:
-    """Return the texts of the message items, the refusal if there is one, and the raw function calls."""
-    texts: list[str] = []
-    refusal: str | None = None
-    calls: list[bytes] = []
-    for raw in items:
-        item = _decode_item(raw)
-        if item.type == "function_call":
-            calls.append(bytes(raw))
-        if item.type != "message" or not item.content:
-            continue
-        parts = [part.text for part in item.content if part.text is not None and part.type != "refusal"]
-        if parts:
-            texts.append("".join(parts))
-        refusal = next((part.refusal for part in item.content if part.refusal), refusal)
-    return texts, refusal, calls
-
-
-def _read_embeddings(outcome: Outcome, data: bytes, problem: Check) -> None:
-    body = _decode_embeddings(data)
-    _fill(outcome, body)
-    if not body.data:
-        raise ValueError("it has no embedding")
-    outcome.output = [_vector(entry.embedding) for entry in sorted(body.data, key=lambda entry: entry.index)]
-    outcome.status = Status.SUCCEEDED
-
-
-def _vector(value: str | list[float]) -> Any:
-    """Return float32 numbers; base64 text is little-endian float32."""
-    import numpy as np
-
-    if isinstance(value, str):
-        try:
-            return np.frombuffer(base64.b64decode(value, validate=True), dtype="<f4")
-        except binascii.Error as error:
-            raise ValueError(f"the embedding is no base64: {error}") from None
-    return np.asarray(value, dtype=np.float32)
-
-
-def _read_moderations(outcome: Outcome, data: bytes, problem: Check) -> None:
-    body = _decode_moderations(data)
-    _fill(outcome, body)
-    _judge(outcome, [bytes(body.results).decode()], problem)
-
-
-def _read_images(outcome: Outcome, data: bytes, problem: Check) -> None:
-    body = _decode_images(data)
-    _fill(outcome, body)
-    _judge(outcome, [bytes(body.data).decode()], problem)
-
-
-def _read_other(outcome: Outcome, data: bytes, problem: Check) -> None:
-    """Videos, and whatever comes next: the body as it is."""
-    _fill(outcome, msgspec.json.decode(data, type=_Body))
-    _judge(outcome, [data.decode()], problem)
-
-
-_decode_choices = msgspec.json.Decoder(_Choices).decode
-_decode_responses = msgspec.json.Decoder(_ResponsesBody).decode
-_decode_embeddings = msgspec.json.Decoder(_Embeddings).decode
-_decode_moderations = msgspec.json.Decoder(_Moderations).decode
-_decode_images = msgspec.json.Decoder(_Images).decode
-
-_READERS: dict[str, Callable[[Outcome, bytes, Check], None]] = {
-    "/v1/chat/completions": _read_choices,
-    "/v1/completions": _read_choices,
-    "/v1/responses": _read_responses,
-    EMBEDDINGS: _read_embeddings,
-    "/v1/moderations": _read_moderations,
-    "/v1/images/generations": _read_images,
-    "/v1/images/edits": _read_images,
-}

@@ -13,7 +13,7 @@ import msgspec
 from airflow_openai_batch.engine.identity import child_id
 from airflow_openai_batch.engine.model import Job, Outcome, Shard, State, Status, Usage
 from airflow_openai_batch.engine.outcomes import Index, PartWriter, output_type, read_index, read_part
-from airflow_openai_batch.engine.shard import write_index
+from airflow_openai_batch.engine.parts import write_index
 from airflow_openai_batch.engine.store import JobStore
 
 _READ_BYTES = 256 * 1024

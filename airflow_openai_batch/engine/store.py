@@ -162,18 +162,6 @@ class JobStore:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(spool.name)
 
-    @contextlib.contextmanager
-    def local_copy(self, name: str) -> Iterator[Path]:
-        """Give a file of the job as a path on local disk."""
-        if self.is_local:
-            yield Path(self._at(name))
-            return
-        with tempfile.TemporaryDirectory(prefix="openai-batch-") as folder:
-            target = Path(folder) / "file"
-            with self._guard("read from"):
-                self._fs.get_file(self._at(name), str(target))
-            yield target
-
     def size(self, name: str) -> int:
         """Return the size of a file in bytes."""
         with self._guard("read from"):

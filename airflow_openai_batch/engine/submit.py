@@ -11,12 +11,12 @@ from typing import Any
 
 import msgspec
 
+from airflow_openai_batch.engine.action import Engine
 from airflow_openai_batch.engine.endpoints import Limits, check_endpoint
 from airflow_openai_batch.engine.errors import CommitRefused, InputError
 from airflow_openai_batch.engine.identity import spec_digest
-from airflow_openai_batch.engine.machine import UNSENT, deadline_at, is_quiet
-from airflow_openai_batch.engine.model import FORMAT_VERSION, Job, Policy, Shard, Spec, State, Status
-from airflow_openai_batch.engine.perform import Engine
+from airflow_openai_batch.engine.machine import deadline_at, is_quiet
+from airflow_openai_batch.engine.model import FORMAT_VERSION, UNSENT, Job, Policy, Shard, Spec, State, Status
 from airflow_openai_batch.engine.report import counted
 from airflow_openai_batch.engine.schema import response_schema, with_response_format
 from airflow_openai_batch.engine.shard import build

@@ -8,12 +8,8 @@ then one join.
 
 from __future__ import annotations
 
-import datetime
-import decimal
 import inspect
-import itertools
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
@@ -21,11 +17,19 @@ import msgspec
 from airflow_openai_batch.engine.endpoints import EMBEDDINGS, REQUIRED, check_body, count_inputs
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.identity import canonical
+from airflow_openai_batch.engine.splice import (
+    Slot,
+    TextTemplate,
+    check_columns,
+    compile_json,
+    is_json_slot,
+    join,
+    values_of,
+    without_nulls,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-_FIELD = re.compile(r"\{([^\W\d]\w*)(!json)?\}")
 
 LINE_ID = "_request_line_custom_id"
 LINE_BODY = "_request_line_body"
@@ -52,14 +56,6 @@ class Bodies(Protocol):
     @property
     def fingerprint(self) -> str:
         """What identifies the bodies in the job's spec."""
-
-
-class _Slot(NamedTuple):
-    column: str
-    encode: Callable[[Any], bytes]
-
-
-_Part = bytes | _Slot
 
 
 def bodies_of(body: Any, endpoint: str) -> Bodies:
@@ -95,17 +91,15 @@ class TemplateBodies:
         self._endpoint = endpoint
         self._template = template
         try:
-            self._parts = _compile_json(template)
+            self._parts = compile_json(template)
         except (TypeError, msgspec.MsgspecError) as error:
             raise InputError(f"body cannot be written as JSON: {error}") from None
         self._model = TextTemplate(str(template.get("model", "")))
         self._required = [
-            (name, template[name][1:-6]) for name in REQUIRED[endpoint] if _is_json_slot(str(template[name]))
+            (name, template[name][1:-6]) for name in REQUIRED[endpoint] if is_json_slot(str(template[name]))
         ]
         embed_input = template.get("input")
-        self._has_one_input = endpoint != EMBEDDINGS or (
-            isinstance(embed_input, str) and not _is_json_slot(embed_input)
-        )
+        self._has_one_input = endpoint != EMBEDDINGS or (isinstance(embed_input, str) and not is_json_slot(embed_input))
 
     @property
     def fingerprint(self) -> str:
@@ -114,16 +108,16 @@ class TemplateBodies:
 
     def check(self, columns: Sequence[str]) -> None:
         """Refuse a template that names a column which the rows do not have."""
-        _check_columns("body", (part.column for part in self._parts if isinstance(part, _Slot)), columns)
+        check_columns("body", (part.column for part in self._parts if isinstance(part, Slot)), columns)
 
     def render(self, batch: pa.RecordBatch, first_row: int) -> Iterator[Rendered]:
         """Yield one body a row."""
         for name, column in self._required:
-            if None in (values := _values(batch, column)):
+            if None in (values := values_of(batch, column)):
                 raise _lacking(first_row + values.index(None), name, self._endpoint)
         models = self._model.render(batch, first_row)
         for ordinal, (body, model) in enumerate(
-            zip(_join(self._parts, batch, first_row), models, strict=True), first_row
+            zip(join(self._parts, batch, first_row), models, strict=True), first_row
         ):
             if not model and "model" in REQUIRED[self._endpoint]:
                 raise _lacking(ordinal, "model", self._endpoint)
@@ -161,7 +155,7 @@ class CallableBodies:
         for ordinal, row in enumerate(batch.to_pylist(), first_row):
             where = f"row {ordinal}"
             try:
-                body = self._function(row)
+                body = self._function({name: without_nulls(value) for name, value in row.items()})
             except Exception as error:
                 raise InputError(f"{where}: the body function raised {error!r}.") from error
             yield _rendered(body, self._endpoint, where)
@@ -196,140 +190,9 @@ def _rendered(body: Any, endpoint: str, where: str) -> Rendered:
     return Rendered(data, str(body.get("model", "")), n_inputs)
 
 
-class TextTemplate:
-    """A plain text with ``{column}`` in it, such as the custom_id.
-
-    Args:
-        text: The template.
-    """
-
-    def __init__(self, text: str) -> None:
-        self._parts = _compile_text(text, _text_bytes)
-
-    def check(self, name: str, columns: Sequence[str]) -> None:
-        """Refuse a template that names a column which the rows do not have."""
-        _check_columns(name, (part.column for part in self._parts if isinstance(part, _Slot)), columns)
-
-    def render(self, batch: pa.RecordBatch, first_row: int) -> Iterator[str]:
-        """Yield one text a row."""
-        if all(isinstance(part, bytes) for part in self._parts):
-            constant = b"".join(part for part in self._parts if isinstance(part, bytes)).decode()
-            return itertools.repeat(constant, batch.num_rows)
-        return (data.decode() for data in _join(self._parts, batch, first_row))
-
-
-def _compile_json(value: Any) -> list[_Part]:
-    """Compile a JSON value with sorted keys, so that what is rendered is canonical and its digest needs no parsing."""
-    if isinstance(value, str):
-        if _is_json_slot(value):
-            return [_Slot(value[1:-6], canonical)]
-        return [b'"', *_compile_text(value, _json_text), b'"']
-    if isinstance(value, dict):
-        entries = sorted((str(key), entry) for key, entry in value.items())
-        return _sequence(
-            b"{", [[msgspec.json.encode(key), b":", *_compile_json(entry)] for key, entry in entries], b"}"
-        )
-    if isinstance(value, list | tuple):
-        return _sequence(b"[", [_compile_json(entry) for entry in value], b"]")
-    return [canonical(value)]
-
-
-def _sequence(start: bytes, entries: list[list[_Part]], end: bytes) -> list[_Part]:
-    parts: list[_Part] = [start]
-    for i, entry in enumerate(entries):
-        parts += [b",", *entry] if i else entry
-    return [*parts, end]
-
-
-def _compile_text(text: str, encode: Callable[[Any], bytes]) -> list[_Part]:
-    parts: list[_Part] = []
-    end = 0
-    for found in _FIELD.finditer(text):
-        if found[2]:
-            raise InputError(f"{found[0]} must stand alone in its string: it inserts a JSON value, not a text.")
-        parts += [encode(text[end : found.start()]), _Slot(found[1], encode)]
-        end = found.end()
-    return [*parts, encode(text[end:])]
-
-
-def _is_json_slot(text: str) -> bool:
-    found = _FIELD.fullmatch(text)
-    return found is not None and bool(found[2])
-
-
-def _text(value: Any) -> str:
-    """Write a column's value as text: nothing for null, JSON for numbers, booleans, lists and objects."""
-    if isinstance(value, str):
-        return value
-    if value is None:
-        return ""
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    if isinstance(value, decimal.Decimal):
-        return str(value)
-    data = msgspec.json.encode(value, order="sorted")
-    # Bytes and durations are texts in JSON; their quotes are no part of the text.
-    return msgspec.json.decode(data, type=str) if data[:1] == b'"' else data.decode()
-
-
-def _json_text(value: Any) -> bytes:
-    return msgspec.json.encode(_text(value))[1:-1]
-
-
-def _text_bytes(value: Any) -> bytes:
-    return _text(value).encode()
-
-
-def _merge(parts: Iterable[_Part]) -> Iterator[_Part]:
-    for is_constant, group in itertools.groupby(parts, key=lambda part: isinstance(part, bytes)):
-        if is_constant:
-            yield b"".join(group)  # type: ignore[arg-type] # the group holds bytes only
-        else:
-            yield from group
-
-
-def _join(parts: Sequence[_Part], batch: pa.RecordBatch, first_row: int) -> Iterator[bytes]:
-    """Splice the values of each row between the constant bytes."""
-    streams: list[Iterable[bytes]] = []
-    for part in _merge(parts):
-        if isinstance(part, bytes):
-            streams.append(itertools.repeat(part, batch.num_rows))
-            continue
-        streams.append(_encoded(_values(batch, part.column), part, first_row))
-    return map(b"".join, zip(*streams, strict=True))
-
-
-def _values(batch: pa.RecordBatch, column: str) -> list[Any]:
-    """Return a column's values. A stream of dicts may lack an optional key for thousands of rows: that is null."""
-    at = batch.schema.get_field_index(column)
-    return batch.column(at).to_pylist() if at >= 0 else [None] * batch.num_rows
-
-
-def _encoded(values: list[Any], slot: _Slot, first_row: int) -> list[bytes]:
-    try:
-        return list(map(slot.encode, values))
-    except (TypeError, UnicodeError, msgspec.MsgspecError):
-        pass
-    for ordinal, value in enumerate(values, first_row):  # slow, once: find the row to name
-        try:
-            slot.encode(value)
-        except (TypeError, UnicodeError, msgspec.MsgspecError) as error:
-            raise InputError(f"row {ordinal}, column {slot.column!r}: cannot be written as JSON: {error}") from None
-    raise AssertionError("a value failed once and not twice")
-
-
 class _WithInput(msgspec.Struct):
     input: Any = None
 
 
 def _inputs_in(body: bytes, where: str) -> int:
     return count_inputs(msgspec.json.decode(body, type=_WithInput).input, where)
-
-
-def _check_columns(name: str, wanted: Iterable[str], columns: Sequence[str]) -> None:
-    missing = sorted(set(wanted) - set(columns))
-    if missing:
-        raise InputError(
-            f"{name} uses {', '.join('{' + column + '}' for column in missing)}, but the rows have no such column. "
-            f"Columns: {', '.join(columns) or '(none)'}. Nothing was uploaded."
-        )

@@ -20,12 +20,12 @@ from openai import DefaultHttpxClient, OpenAI
 from upath import UPath
 
 from airflow_openai_batch.emulator import Emulator, ManualClock, Rule
+from airflow_openai_batch.engine.action import Engine
 from airflow_openai_batch.engine.advance import Done, Held, Wait, advance
 from airflow_openai_batch.engine.api import Api
 from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.machine import Timing
 from airflow_openai_batch.engine.model import Job, JobKey, Policy
-from airflow_openai_batch.engine.perform import Engine
 from airflow_openai_batch.engine.report import Summary, verdict
 from airflow_openai_batch.engine.results import Written, write_results
 from airflow_openai_batch.engine.sink import FileSink

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 from typing import Any
 
@@ -143,7 +143,7 @@ class Plan:
     n_workers: int
     n_steps: int
     disturbances: tuple[str, ...]
-    faults: tuple[str, ...] = field(default=())
+    faults: tuple[str, ...] = ()
 
 
 def draw(seed: int, *, is_frozen: bool) -> Plan:

@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from schedule_plan import SCHEMA, Plan, draw, policy
-from schedule_wire import Inline  # noqa: F401 - re-exported for programs
 from schedule_witness import Violation, Witness
-from schedule_world import KEY, Process, World
+from schedule_world import Process, World
 
 from airflow_openai_batch.emulator.model import Status
+from airflow_openai_batch.engine.action import Engine
 from airflow_openai_batch.engine.advance import Done, Held, Wait, advance
 from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.errors import StoreError
 from airflow_openai_batch.engine.model import Job
-from airflow_openai_batch.engine.perform import Engine
 from airflow_openai_batch.engine.results import write_results
 from airflow_openai_batch.engine.sink import ListSink
 from airflow_openai_batch.engine.submit import Request, submit
@@ -44,6 +43,8 @@ class Report:
     trace: list[str] = field(default_factory=list)
     n: Counter[str] = field(default_factory=Counter)
     faults: tuple[str, ...] = ()
+    fired: dict[str, int] = field(default_factory=dict)
+    """How often each fault struck."""
 
 
 def run(seed: int, *, is_frozen: bool = False, folder: Path | None = None) -> Report:
@@ -69,7 +70,19 @@ def run(seed: int, *, is_frozen: bool = False, folder: Path | None = None) -> Re
         tempfile.tempdir = before
         shutil.rmtree(home, ignore_errors=True)
     report.trace, report.n = schedule.world.trace, schedule.n
+    report.fired = {f"{r['on']} {_named(r['do'])}": r["fired"] for r in schedule.fired}
     return report
+
+
+def _named(do: Any) -> str:
+    if isinstance(do, str):
+        return do
+    name, value = next(iter(do.items()))
+    if name == "status":
+        return f"{value['code']}{' after acting' if value.get('after') else ''}"
+    if isinstance(value, dict):
+        value = value.get("code") or value.get("state") or value.get("status") or value.get("fraction")
+    return f"{name} {value}"
 
 
 class Schedule:
@@ -84,6 +97,8 @@ class Schedule:
         self._prompt = 0
         self._rows = [{"id": i, "text": self._text(i, 0)} for i in range(plan.n_rows)]
         self._start_over: str | None = None
+        self.fired: list[dict[str, Any]] = []
+        """The rules, with how often each struck."""
 
     @property
     def _witness(self) -> Witness:
@@ -107,8 +122,6 @@ class Schedule:
             self._judge_end(sleeper)
         self._finish()
         self._judge()
-        for process in self.world.processes:
-            self.n["killed"] += process.is_doomed
 
     def end(self) -> None:
         """Let no thread stay behind."""
@@ -211,6 +224,7 @@ class Schedule:
     def _calm_down(self) -> None:
         """No more faults. Of the frozen processes some die, some go on, some wake when all is over."""
         self.world.is_wild = False
+        self.fired = self.world.backend.faults.to_json()
         self.world.backend.faults.clear()
         for process in self.world.frozen():
             is_posting = process.posting_since is not None and not self.plan.is_frozen
@@ -294,7 +308,6 @@ class Schedule:
         self.n["late rows paid"] += self._witness.n_late_paid()
         self.n["deaths"] += sum(" dies " in line for line in self.world.trace)
         self.n["freezes"] += sum(" freezes " in line for line in self.world.trace)
-        assert KEY.task_id
 
 
 if __name__ == "__main__":

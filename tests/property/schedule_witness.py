@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from airflow_openai_batch.engine.model import Job
 from airflow_openai_batch.engine.store import JobStore
 
 NONCE = "airflow_openai_batch"
+_SHARD = re.compile(r"[0-9a-f]+/\d+/(\d+-\d{5}(?:\.\d+)?)[^/]*/[^/]+")
 
 
 class Violation(AssertionError):
@@ -34,13 +36,16 @@ class Epoch:
 
 
 def shard_of(batch: Batch) -> str:
-    """Return job, epoch and shard of a batch, as text."""
-    return (batch.metadata or {}).get(NONCE, "").rpartition("/")[0]
+    """Return the shard for which a batch was made; its id says the epoch."""
+    found = _SHARD.fullmatch((batch.metadata or {}).get(NONCE, ""))
+    if found is None:
+        raise Violation(f"A batch without a nonce: {batch.metadata}")
+    return found[1]
 
 
 def epoch_of(batch: Batch) -> int:
     """Return the epoch for which a batch was made."""
-    return int(shard_of(batch).split("/")[1])
+    return int(shard_of(batch).partition("-")[0])
 
 
 def root_of(batch: Batch) -> str:

@@ -31,9 +31,9 @@ from airflow_openai_batch.emulator.backend import Backend
 from airflow_openai_batch.emulator.clock import ManualClock
 from airflow_openai_batch.emulator.server import make_app
 from airflow_openai_batch.emulator.settings import Settings
+from airflow_openai_batch.engine.action import Engine
 from airflow_openai_batch.engine.api import Api
 from airflow_openai_batch.engine.model import Job, JobKey
-from airflow_openai_batch.engine.perform import Engine
 from airflow_openai_batch.engine.store import JobStore
 
 KEY = JobKey(dag_id="labels", run_id="manual__2026-11-22", task_id="ask")
@@ -163,6 +163,8 @@ class World:
         self.running: Process | None = None
         self.processes: list[Process] = []
         self.is_wild = True
+        self.freeze_at: Callable[[str], bool] = lambda what: False
+        """Says where a process is to be frozen, for stories that are told and not drawn."""
         self.trace: list[str] = []
         self.n_calls = 0
         self._root = UPath(folder / "store")
@@ -224,7 +226,11 @@ class World:
         """Decide the fate of the running process, at a moment when it may matter."""
         process = self.running
         self.trace.append(f"{self.clock.now() - 1.795e9:.0f} P{self._number(process)} {what}")
-        if process is None or not self.is_wild:
+        if process is None:
+            return
+        if self.freeze_at(what):
+            process.freeze(what)
+        if not self.is_wild:
             return
         dice = self.rng.random()
         pause_rate = self.plan.pause_rate * (self.plan.focus if self._is_creating(what) else 1.0)
@@ -236,7 +242,7 @@ class World:
             process.freeze(what)
 
     def _is_creating(self, what: str) -> bool:
-        return what.endswith(_CREATE) or what.startswith("after writing state") and self.witness.has_new_intent
+        return what.endswith(_CREATE) or (what.startswith("after writing state") and self.witness.has_new_intent)
 
     def _number(self, process: Process | None) -> str:
         return str(self.processes.index(process)) if process in self.processes else "-"

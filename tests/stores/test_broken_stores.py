@@ -10,11 +10,11 @@ import pytest
 from upath import UPath
 
 from airflow_openai_batch.emulator import Emulator
+from airflow_openai_batch.engine.action import Engine
 from airflow_openai_batch.engine.advance import advance
 from airflow_openai_batch.engine.api import Api
 from airflow_openai_batch.engine.errors import StoreError
 from airflow_openai_batch.engine.model import JobKey, Policy
-from airflow_openai_batch.engine.perform import Engine
 from airflow_openai_batch.engine.results import write_results
 from airflow_openai_batch.engine.sink import FileSink
 from airflow_openai_batch.engine.store import JobStore

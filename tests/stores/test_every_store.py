@@ -10,11 +10,11 @@ import pytest
 from openai import DefaultHttpxClient, OpenAI
 
 from airflow_openai_batch.emulator import Emulator, ManualClock
+from airflow_openai_batch.engine.action import Engine
 from airflow_openai_batch.engine.advance import Done, Wait, advance
 from airflow_openai_batch.engine.api import Api
 from airflow_openai_batch.engine.errors import CommitRefused, StoreError, UnknownFormat
 from airflow_openai_batch.engine.model import JobKey, Policy
-from airflow_openai_batch.engine.perform import Engine
 from airflow_openai_batch.engine.results import write_results
 from airflow_openai_batch.engine.sink import FileSink
 from airflow_openai_batch.engine.submit import Request, submit
@@ -157,14 +157,6 @@ def test_an_open_file_can_be_sought(storage):
     with store.open("e0/a") as file:
         file.seek(5)
         assert file.read(2) == b"56"
-
-
-def test_a_local_copy_has_the_same_bytes(storage):
-    store = storage.store()
-    with store.writing("e0/a") as file:
-        file.write(b"0123456789")
-    with store.local_copy("e0/a") as path:
-        assert path.read_bytes() == b"0123456789"
 
 
 def test_a_good_store_passes_the_check_and_keeps_no_trace_of_it(storage):

@@ -9,13 +9,13 @@ from typing import IO, Any
 
 import msgspec
 
+from airflow_openai_batch.engine.action import Engine
 from airflow_openai_batch.engine.advance import Done, Held, Wait, advance
 from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.errors import NotFound, Unclear
 from airflow_openai_batch.engine.identity import NONCE_KEY
 from airflow_openai_batch.engine.machine import Timing
 from airflow_openai_batch.engine.model import Batch, Job, JobKey, Policy, Shard, Spec, State, Status
-from airflow_openai_batch.engine.perform import Engine
 from airflow_openai_batch.engine.store import JobStore
 from airflow_openai_batch.engine.submit import Request, submit
 

@@ -14,11 +14,9 @@ from airflow_openai_batch.engine.machine import (
     Fact,
     backoff_s,
     fact_of,
-    is_file_message,
-    is_queue_message,
-    queue_limit,
 )
 from airflow_openai_batch.engine.model import Batch, LineError, State
+from airflow_openai_batch.engine.queue import is_file_message, is_queue_message, queue_limit
 
 NOW = 1000.0
 

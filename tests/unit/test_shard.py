@@ -15,8 +15,9 @@ from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.identity import canonical, default_custom_id, digest
 from airflow_openai_batch.engine.model import State
 from airflow_openai_batch.engine.outcomes import read_index
+from airflow_openai_batch.engine.records import BATCH_ROWS
 from airflow_openai_batch.engine.shard import Built, build
-from airflow_openai_batch.engine.source import BATCH_ROWS, source_of
+from airflow_openai_batch.engine.source import source_of
 from airflow_openai_batch.engine.store import JobStore
 from airflow_openai_batch.engine.template import bodies_of
 

@@ -133,17 +133,6 @@ def test_a_small_file_is_created_once(any_store: JobStore) -> None:
     assert any_store.read("a/b.json") == b"1"
 
 
-def test_a_large_file_appears_whole(any_store: JobStore) -> None:
-    with any_store.writing("e0/x.jsonl") as file:
-        file.write(b"one")
-        assert files(any_store) == []
-    assert any_store.read("e0/x.jsonl") == b"one" and any_store.size("e0/x.jsonl") == 3
-    with any_store.open("e0/x.jsonl") as read:
-        assert read.read() == b"one"
-    with any_store.local_copy("e0/x.jsonl") as path:
-        assert path.read_bytes() == b"one"
-
-
 def test_a_large_file_that_broke_leaves_nothing(
     store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,8 @@ from builders import CHAT, EMBEDDINGS, RESPONSES
 
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.identity import canonical
-from airflow_openai_batch.engine.template import Rendered, TextTemplate, bodies_of
+from airflow_openai_batch.engine.splice import TextTemplate
+from airflow_openai_batch.engine.template import Rendered, bodies_of
 
 
 def table(**columns: Any) -> pa.RecordBatch:

@@ -1,0 +1,142 @@
+"""What an action works with, what it reports, and what each kind of error means for the shard."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_openai_batch.engine import machine, queue
+from airflow_openai_batch.engine.answers import Check
+from airflow_openai_batch.engine.api import Api
+from airflow_openai_batch.engine.errors import ApiError, Denied
+from airflow_openai_batch.engine.machine import Fact, Timing, backoff_s
+from airflow_openai_batch.engine.model import Batch, LineError, Shard
+from airflow_openai_batch.engine.store import JobStore
+
+_UNFIT_FACTOR = 4
+"""A shard whose estimate exceeds OpenAI's limit by this factor will never fit; below, the estimate may be off: the JSON
+around short rows was seen to treble it."""
+
+
+@dataclass
+class Engine:
+    """What the engine works with. Everything from the outside world is here, so tests can replace it.
+
+    Args:
+        store: The job's store.
+        api: The verbs.
+        timing: Durations.
+        check: A check of answers that is stricter than the schema, or None.
+        clock: Returns epoch seconds.
+        sleep: Sleeps; only for pauses of seconds.
+        unique: Returns a new unique text.
+        log: Where progress goes. Never content of rows.
+    """
+
+    store: JobStore
+    api: Api
+    timing: Timing = field(default_factory=Timing)
+    check: Check | None = None
+    clock: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
+    unique: Callable[[], str] = lambda: uuid.uuid4().hex[:12]
+    log: logging.Logger = field(default_factory=lambda: logging.getLogger(__name__))
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A fact, and what is known with it."""
+
+    fact: Fact
+    known: Mapping[str, Any] = field(default_factory=dict)
+    child: Shard | None = None
+    hold: str | None = None
+    """Why the job cannot go on without a person; told after the fact is committed."""
+
+
+class Stop(Exception):
+    """The job cannot go on without a person, and nothing new became known."""
+
+
+def postponed(engine: Engine, shard: Shard, error: ApiError) -> Learned:
+    """Try again later, with back-off or when OpenAI says so. Nothing else changes."""
+    pause = max(backoff_s(shard.n_waits + 1, engine.timing), error.retry_after_s or 0.0)
+    engine.log.warning("Shard %s: %s Trying again in %.0f s; nothing is lost.", shard.id, error, pause)
+    known = {
+        "not_before": max(shard.not_before, engine.clock() + pause),
+        "n_waits": shard.n_waits + 1,
+        "n_looks": shard.n_looks + 1,
+        "problem": str(error)[:500],
+    }
+    return Learned(Fact.POSTPONED, known)
+
+
+def denied(error: ApiError) -> str:
+    """Say what a person with the account has to do."""
+    hint = ""
+    if error.code == "incorrect_hostname":
+        hint = " The key belongs to another region: set the connection's host to that region's address."
+    return (
+        f"OpenAI refused the credentials or the account ({error}).{hint} Nothing is lost: batches that run go on, and "
+        "after the connection or the account is mended, clearing this task takes them up again without paying twice."
+    )
+
+
+def rejected(engine: Engine, shard: Shard, error: ApiError) -> Learned:
+    """Give the shard up: OpenAI will not take it, and nothing was billed."""
+    engine.log.error("Shard %s: OpenAI refused it: %s", shard.id, error)
+    rejection = LineError(code=error.code or f"http_{error.status}", message=str(error))
+    known = {"rejections": (rejection,), "problem": str(error)[:500], "not_before": 0.0}
+    return Learned(Fact.LINES_REJECTED, known)
+
+
+def again_later(engine: Engine, shard: Shard, error: ApiError, pause: float | None = None) -> dict[str, Any]:
+    """Return what is known of a shard whose batch was certainly not created."""
+    pause = backoff_s(shard.n_waits + 1, engine.timing) if pause is None else pause
+    pause = max(pause, error.retry_after_s or 0.0)
+    engine.log.warning("Shard %s: no batch was created: %s", shard.id, error)
+    return {
+        "nonce": None,
+        "intent_at": None,
+        "not_before": engine.clock() + pause,
+        "n_waits": shard.n_waits + 1,
+        "problem": str(error)[:500],
+    }
+
+
+def unsent(engine: Engine, shard: Shard, batch: Batch | None) -> dict[str, Any]:
+    """Return what is known of a shard whose batch ended before it ran: back in line, with back-off."""
+    past = shard.past_batches if batch is None else (*shard.past_batches, batch.id)
+    pause = backoff_s(shard.n_waits + 1, engine.timing)
+    return {
+        "batch": None,
+        "past_batches": past,
+        "nonce": None,
+        "intent_at": None,
+        "n_waits": shard.n_waits + 1,
+        "not_before": engine.clock() + pause,
+    }
+
+
+def queue_full(engine: Engine, shard: Shard, message: str, batch: Batch | None) -> Learned:
+    """Back in line, unbilled. What can never fit, and what only money can mend, is said at once."""
+    known = {**unsent(engine, shard, batch), "problem": message[:500]}
+    pause = known["not_before"] - engine.clock()
+    engine.log.warning(
+        "Shard %s: OpenAI's queue is full, nothing was billed; next try in %.0f s. %s", shard.id, pause, message
+    )
+    hold = None
+    if batch is not None and (problem := machine.account_problem(batch)):
+        hold = denied(Denied(problem))
+    limit = queue.queue_limit(message)
+    if limit is not None and shard.n_tokens > _UNFIT_FACTOR * limit:
+        hold = (
+            f"Shard {shard.id} has about {shard.n_tokens:,} input tokens, but OpenAI allows {limit:,} in the queue, so "
+            f"it can never be sent. Nothing was billed for it. Set max_enqueued_tokens={limit} (or less) and clear the "
+            "submitting task: the rows are cut into smaller shards, and answers that exist are kept."
+        )
+    return Learned(Fact.QUEUE_FULL, known, hold=hold)

@@ -1,0 +1,177 @@
+"""Templates compiled into constant bytes and slots; rendering a row is then one join."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from airflow_openai_batch.engine.errors import InputError
+from airflow_openai_batch.engine.identity import canonical
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_FIELD = re.compile(r"\{([^\W\d]\w*)(!json)?\}")
+
+
+class Slot(NamedTuple):
+    """Where a column's value goes, and how it is written there."""
+
+    column: str
+    encode: Callable[[Any], bytes]
+
+
+Part = bytes | Slot
+
+
+class TextTemplate:
+    """A plain text with ``{column}`` in it, such as the custom_id.
+
+    Args:
+        text: The template.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._parts = _compile_text(text, _text_bytes)
+
+    def check(self, name: str, columns: Sequence[str]) -> None:
+        """Refuse a template that names a column which the rows do not have."""
+        check_columns(name, (part.column for part in self._parts if isinstance(part, Slot)), columns)
+
+    def render(self, batch: pa.RecordBatch, first_row: int) -> Iterator[str]:
+        """Yield one text a row."""
+        if all(isinstance(part, bytes) for part in self._parts):
+            constant = b"".join(part for part in self._parts if isinstance(part, bytes)).decode()
+            return itertools.repeat(constant, batch.num_rows)
+        return (data.decode() for data in join(self._parts, batch, first_row))
+
+
+def compile_json(value: Any) -> list[Part]:
+    """Compile a JSON value with sorted keys, so that what is rendered is canonical and its digest needs no parsing."""
+    if isinstance(value, str):
+        if is_json_slot(value):
+            return [Slot(value[1:-6], _json)]
+        return [b'"', *_compile_text(value, _json_text), b'"']
+    if isinstance(value, dict):
+        entries = sorted((str(key), entry) for key, entry in value.items())
+        return _sequence(b"{", [[msgspec.json.encode(key), b":", *compile_json(entry)] for key, entry in entries], b"}")
+    if isinstance(value, list | tuple):
+        return _sequence(b"[", [compile_json(entry) for entry in value], b"]")
+    return [canonical(value)]
+
+
+def _sequence(start: bytes, entries: list[list[Part]], end: bytes) -> list[Part]:
+    parts: list[Part] = [start]
+    for i, entry in enumerate(entries):
+        parts += [b",", *entry] if i else entry
+    return [*parts, end]
+
+
+def _compile_text(text: str, encode: Callable[[Any], bytes]) -> list[Part]:
+    parts: list[Part] = []
+    end = 0
+    for found in _FIELD.finditer(text):
+        if found[2]:
+            raise InputError(f"{found[0]} must stand alone in its string: it inserts a JSON value, not a text.")
+        parts += [encode(text[end : found.start()]), Slot(found[1], encode)]
+        end = found.end()
+    return [*parts, encode(text[end:])]
+
+
+def is_json_slot(text: str) -> bool:
+    """Say whether a text is ``{column!json}`` and nothing else."""
+    found = _FIELD.fullmatch(text)
+    return found is not None and bool(found[2])
+
+
+def _text(value: Any) -> str:
+    """Write a column's value as text: nothing for null, JSON for numbers, booleans, lists and objects."""
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        return str(value)
+    data = msgspec.json.encode(value, order="sorted")
+    # Bytes and durations are texts in JSON; their quotes are no part of the text.
+    return msgspec.json.decode(data, type=str) if data[:1] == b'"' else data.decode()
+
+
+def _json(value: Any) -> bytes:
+    """Write a value as JSON. Inside a nested value Arrow cannot tell an absent key from null: both are left out."""
+    return canonical(without_nulls(value) if isinstance(value, list | dict) else value)
+
+
+def without_nulls(value: Any) -> Any:
+    """Return a nested value without the keys that are null."""
+    if isinstance(value, dict):
+        return {key: without_nulls(entry) for key, entry in value.items() if entry is not None}
+    return [without_nulls(entry) for entry in value] if isinstance(value, list) else value
+
+
+def _json_text(value: Any) -> bytes:
+    return msgspec.json.encode(_text(value))[1:-1]
+
+
+def _text_bytes(value: Any) -> bytes:
+    return _text(value).encode()
+
+
+def _merge(parts: Iterable[Part]) -> Iterator[Part]:
+    for is_constant, group in itertools.groupby(parts, key=lambda part: isinstance(part, bytes)):
+        if is_constant:
+            yield b"".join(group)  # type: ignore[arg-type] # the group holds bytes only
+        else:
+            yield from group
+
+
+def join(parts: Sequence[Part], batch: pa.RecordBatch, first_row: int) -> Iterator[bytes]:
+    """Splice the values of each row between the constant bytes."""
+    streams: list[Iterable[bytes]] = []
+    for part in _merge(parts):
+        if isinstance(part, bytes):
+            streams.append(itertools.repeat(part, batch.num_rows))
+            continue
+        streams.append(_encoded(values_of(batch, part.column), part, first_row))
+    return map(b"".join, zip(*streams, strict=True))
+
+
+def values_of(batch: pa.RecordBatch, column: str) -> list[Any]:
+    """Return a column's values. A stream of dicts may lack an optional key for thousands of rows: that is null."""
+    at = batch.schema.get_field_index(column)
+    return batch.column(at).to_pylist() if at >= 0 else [None] * batch.num_rows
+
+
+def _encoded(values: list[Any], slot: Slot, first_row: int) -> list[bytes]:
+    try:
+        return list(map(slot.encode, values))
+    except (TypeError, UnicodeError, msgspec.MsgspecError):
+        pass
+    for ordinal, value in enumerate(values, first_row):  # slow, once: find the row to name
+        try:
+            slot.encode(value)
+        except (TypeError, UnicodeError, msgspec.MsgspecError) as error:
+            raise InputError(f"row {ordinal}, column {slot.column!r}: cannot be written as JSON: {error}") from None
+    raise AssertionError("a value failed once and not twice")
+
+
+def check_columns(name: str, wanted: Iterable[str], columns: Sequence[str]) -> None:
+    """Refuse a template that names a column which the rows do not have.
+
+    Raises:
+        InputError: With the columns there are.
+    """
+    missing = sorted(set(wanted) - set(columns))
+    if missing:
+        raise InputError(
+            f"{name} uses {', '.join('{' + column + '}' for column in missing)}, but the rows have no such column. "
+            f"Columns: {', '.join(columns) or '(none)'}. Nothing was uploaded."
+        )
