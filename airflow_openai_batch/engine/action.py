@@ -17,9 +17,9 @@ from airflow_openai_batch.engine.machine import Fact, Timing, backoff_s
 from airflow_openai_batch.engine.model import Batch, LineError, Shard
 from airflow_openai_batch.engine.store import JobStore
 
-_UNFIT_FACTOR = 4
-"""A shard whose estimate exceeds OpenAI's limit by this factor will never fit; below, the estimate may be off: the JSON
-around short rows was seen to treble it."""
+_UNFIT_FACTOR, _DOUBTFUL_FACTOR, _DOUBTFUL_WAITS = 4, 1.5, 6
+"""A shard whose estimate exceeds OpenAI's limit four times will never fit. Below, the estimate may be off, the JSON
+around short rows was seen to treble it: then it must have been refused for half an hour too."""
 
 
 @dataclass
@@ -133,7 +133,8 @@ def queue_full(engine: Engine, shard: Shard, message: str, batch: Batch | None) 
     if batch is not None and (problem := machine.account_problem(batch)):
         hold = denied(Denied(problem))
     limit = queue.queue_limit(message)
-    if limit is not None and shard.n_tokens > _UNFIT_FACTOR * limit:
+    factor = _UNFIT_FACTOR if shard.n_waits < _DOUBTFUL_WAITS else _DOUBTFUL_FACTOR
+    if limit is not None and shard.n_tokens > factor * limit:
         hold = (
             f"Shard {shard.id} has about {shard.n_tokens:,} input tokens, but OpenAI allows {limit:,} in the queue, so "
             f"it can never be sent. Nothing was billed for it. Set max_enqueued_tokens={limit} (or less) and clear the "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_openai_batch.emulator.tokens import prompt_tokens
+from airflow_openai_batch.engine.advance import Held
 from airflow_openai_batch.engine.model import Policy
 
 TEXT = "ticket {} " + "word " * 40
@@ -97,7 +98,10 @@ def test_a_shard_that_can_never_fit_is_held_says_what_to_set_and_then_completes(
     limit = 4 * 110
     w.emu.settings.queue_limit = limit
     w.submit(w.rows(20, TEXT))
-    reason = w.held()
+    while not isinstance(reached := w.advance(), Held):
+        w.clock.advance(min(reached.wake_at - w.clock.now(), 600))
+        assert w.clock.now() - w.job.created_at < 3600 * 2
+    reason = reached.reason
     assert f"max_enqueued_tokens={limit}" in reason and "never be sent" in reason
     assert "Nothing was billed" in reason
     assert w.billed() == {}
