@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 #: States of our own task instance in which nobody is left to look after its batches.
 _ABANDONED = frozenset({"failed", "success", "skipped", "upstream_failed", "removed", "missing"})
 _POLL_TIMEOUT_S = 30.0
-_MAX_BACKOFF_S = 600.0
+_BACKOFF_S, _MAX_BACKOFF_S = 5.0, 600.0
 _PARALLEL_POLLS = 8
+_is_warm = False
 _unfinished: set[asyncio.Future[None]] = set()
 """Keeps cancels alive whose trigger is gone: the event loop itself holds tasks only weakly."""
 
@@ -96,7 +97,7 @@ class OpenAIBatchTrigger(BaseTrigger):
         self.log.info("Watching %d batches.", len(self.batch_ids))
         # An event within the seconds that the deferring worker needs to exit can lose the task to a race in the
         # scheduler; execute has just looked, so nothing is missed by sleeping first.
-        await asyncio.sleep(conf.getfloat(SECTION, "first_poll_delay", fallback=10.0))
+        await asyncio.gather(self._warm_up(), asyncio.sleep(conf.getfloat(SECTION, "first_poll_delay", fallback=10.0)))
         while True:
             problem = await self._poll()
             reason = problem or wake(
@@ -113,7 +114,8 @@ class OpenAIBatchTrigger(BaseTrigger):
     def _next_pause(self) -> float:
         """Return the seconds to the next look: jittered, longer after failures, never past ``wake_at``."""
         if self._n_failures:
-            pause = min(self.poll_interval_s * 2.0 ** min(self._n_failures, 10), _MAX_BACKOFF_S)
+            # A blip is over in seconds, so the first look after it comes soon, however long the interval.
+            pause = min(_BACKOFF_S * 2.0 ** min(self._n_failures - 1, 10), _MAX_BACKOFF_S)
         else:
             pause = self.poll_interval_s
         pause = max(pause * random.uniform(0.8, 1.2), self._pause_s)  # noqa: S311 - spreads polls, guards nothing
@@ -206,6 +208,17 @@ class OpenAIBatchTrigger(BaseTrigger):
             self.log.warning(
                 "Asked OpenAI to cancel %s: the task is %s. Finished rows are kept there.", batch_id, state
             )
+
+    async def _warm_up(self) -> None:
+        """Ask for the task's state once in each triggerer: the first answer takes seconds, too long for on_kill."""
+        global _is_warm
+        if _is_warm or self.task_instance is None:
+            return
+        _is_warm = True
+        try:
+            await self._own_state()
+        except Exception as error:  # only a rehearsal
+            self.log.debug("The task's state could not be read: %s", error)
 
     async def _own_state(self) -> str | None:
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance

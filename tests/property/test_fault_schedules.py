@@ -41,7 +41,7 @@ _FROZEN_FINDS = (5000, 5042, 5097, 5192, 5211, 5310, 5485, 5799, 5999, 6040, 628
 def folder(tmp_path: Path) -> Iterator[Path]:
     """A folder for job stores; in memory where there is such a place, as stores write through to the disk."""
     memory = Path("/dev/shm")
-    yield memory if memory.is_dir() and os.access(memory, os.W_OK) else tmp_path
+    return memory if memory.is_dir() and os.access(memory, os.W_OK) else tmp_path
 
 
 def _fails(seeds: Any, folder: Path, *, is_frozen: bool) -> list[tuple[int, str]]:
