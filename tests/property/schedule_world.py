@@ -70,6 +70,8 @@ class Process:
 
     def go(self) -> None:
         """Let it run until it is frozen or over."""
+        if self.is_over:
+            raise RuntimeError("The process is over.")
         self._world.running, self.at = self, None
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, daemon=True)

@@ -1,0 +1,112 @@
+"""Run thousands of fault schedules of engine and emulator, and print what happened as tables.
+
+    python benchmarks/fault_schedules.py [--schedules 2000] [--first 0] [--processes 2]
+
+Two thirds of the schedules freeze no process for longer than the grace period, one third does. Each is replayed by
+`python tests/property/schedule_run.py SEED [frozen]`. Exits with 1 if a promise was broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from multiprocessing import Pool
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "property"))
+
+_MEMORY = Path("/dev/shm")
+_HAPPENED = (
+    ("schedules", "schedules"),
+    ("broken promises", "violations"),
+    ("rows asked for", "rows"),
+    ("rows succeeded", "row succeeded"),
+    ("rows billed", "billed rows"),
+    ("batches made", "batches"),
+    ("calls", "calls"),
+    ("snapshots", "snapshots"),
+    ("epochs", "epochs"),
+    ("processes started", "processes"),
+    ("processes that died", "deaths"),
+    ("processes that froze", "freezes"),
+    ("batches made past the grace", "late batches"),
+    ("rows these cost", "late rows paid"),
+)
+
+
+def one(task: tuple[int, bool]) -> Any:
+    """Run one schedule, in a process of a pool."""
+    import pyarrow as pa
+    from schedule_run import run
+
+    logging.disable(logging.CRITICAL)
+    pa.set_cpu_count(1)
+    report = run(task[0], is_frozen=task[1], folder=_MEMORY if os.access(_MEMORY, os.W_OK) else None)
+    report.trace.clear()
+    return report
+
+
+def main() -> int:
+    """Run the schedules and print the tables."""
+    args = _parsed()
+    seeds = range(args.first, args.first + args.schedules)
+    tasks = [(seed, seed % 3 == 2) for seed in seeds]
+    began = time.monotonic()
+    with Pool(args.processes) as pool:
+        reports = list(pool.imap_unordered(one, tasks, chunksize=8))
+    took_s = time.monotonic() - began
+    n = {is_frozen: _totals(r for r in reports if r.is_frozen is is_frozen) for is_frozen in (False, True)}
+    print(f"{'':32}{'patient':>10}{'frozen':>10}")
+    for title, key in _HAPPENED:
+        print(f"{title:32}{n[False][key]:>10,}{n[True][key]:>10,}")
+    fired: Counter[str] = sum((Counter(r.fired) for r in reports), Counter())
+    disturbed = sum((r.n for r in reports), Counter())
+    _print("What people did", {what: disturbed[what] for what in _disturbances()})
+    _print("What became of rows", {k[4:]: v for k, v in disturbed.items() if k.startswith("row ")})
+    _print("Faults that struck", fired)
+    print(
+        f"\n{len(reports):,} schedules in {took_s:.0f} s with {args.processes} processes: {len(reports) / took_s:.1f}/s"
+    )
+    broken = sorted((r for r in reports if r.violation), key=lambda r: r.seed)
+    for report in broken:
+        print(f"seed {report.seed}{' frozen' if report.is_frozen else ''}: {report.violation[:300]}")
+    return 1 if broken else 0
+
+
+def _parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--schedules", type=int, default=2000)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--processes", type=int, default=2)
+    return parser.parse_args()
+
+
+def _disturbances() -> tuple[str, ...]:
+    from schedule_plan import DISTURBANCES
+
+    return DISTURBANCES
+
+
+def _totals(reports: Iterable[Any]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for report in reports:
+        total += report.n
+        total["schedules"] += 1
+        total["violations"] += report.violation is not None
+    return total
+
+
+def _print(title: str, found: dict[str, int]) -> None:
+    print(f"\n{title}")
+    for name, n in sorted(found.items(), key=lambda item: -item[1]):
+        print(f"  {name:60}{n:>8,}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
