@@ -115,7 +115,8 @@ class OpenAIBatchTrigger(BaseTrigger):
         """Return the seconds to the next look: jittered, longer after failures, never past ``wake_at``."""
         if self._n_failures:
             # A blip is over in seconds, so the first look after it comes soon, however long the interval.
-            pause = min(_BACKOFF_S * 2.0 ** min(self._n_failures - 1, 10), _MAX_BACKOFF_S)
+            first_s = min(_BACKOFF_S, self.poll_interval_s)
+            pause = min(first_s * 2.0 ** min(self._n_failures - 1, 10), _MAX_BACKOFF_S)
         else:
             pause = self.poll_interval_s
         pause = max(pause * random.uniform(0.8, 1.2), self._pause_s)  # noqa: S311 - spreads polls, guards nothing

@@ -69,7 +69,8 @@ def main() -> int:
     disturbed = sum((r.n for r in reports), Counter())
     _print("What people did", {what: disturbed[what] for what in _disturbances()})
     _print("What became of rows", {k[4:]: v for k, v in disturbed.items() if k.startswith("row ")})
-    _print("Faults that struck", fired)
+    for place in ("call", "batch", "row"):
+        _print(f"Faults of a {place} that struck", _of(place, fired))
     print(
         f"\n{len(reports):,} schedules in {took_s:.0f} s with {args.processes} processes: {len(reports) / took_s:.1f}/s"
     )
@@ -100,6 +101,18 @@ def _totals(reports: Iterable[Any]) -> Counter[str]:
         total["schedules"] += 1
         total["violations"] += report.violation is not None
     return total
+
+
+def _of(place: str, fired: Counter[str]) -> Counter[str]:
+    """Return the faults of one kind; those of calls without the route."""
+    found: Counter[str] = Counter()
+    for name, n in fired.items():
+        on, _, what = name.partition(" ")
+        if on == place:
+            found[what] += n
+        elif place == "call" and on not in ("batch", "row"):
+            found[what.partition(" ")[2]] += n
+    return found
 
 
 def _print(title: str, found: dict[str, int]) -> None:
