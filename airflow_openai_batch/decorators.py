@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import DecoratedOperator, task_decorator_factory
+from airflow.providers.common.compat.sdk import DecoratedOperator, determine_kwargs, task_decorator_factory
 
 from airflow_openai_batch.operators import OpenAIBatchOperator, Rows
 
@@ -28,7 +28,9 @@ class _OpenAIBatchDecoratedOperator(DecoratedOperator, OpenAIBatchOperator):
 
     def execute(self, context: Any) -> Any:
         """Call the function, then make the job of the rows it returned or take it up."""
-        kwargs = self.determine_kwargs(context) if hasattr(self, "determine_kwargs") else self.op_kwargs
+        # The context's names (ds, ti, …) and the caller's own arguments, as far as the function asks for them.
+        known = {**context, **self.op_kwargs}
+        kwargs = determine_kwargs(self.python_callable, self.op_args, known)
         rows = self.python_callable(*self.op_args, **kwargs)
         self.rows = rows if isinstance(rows, str) else Rows(rows)
         return OpenAIBatchOperator.execute(self, context)

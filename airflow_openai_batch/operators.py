@@ -7,9 +7,10 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.providers.common.compat.sdk import BaseOperator
+from airflow.providers.common.compat.sdk import BaseOperator, XComArg
 
 from airflow_openai_batch.engine.endpoints import Limits
+from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.model import Policy, Status
 from airflow_openai_batch.errors import OpenAIBatchFailure, airflow_errors
 from airflow_openai_batch.hooks import OpenAIBatchHook, as_path
@@ -76,15 +77,20 @@ class _Submitting(BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if not isinstance(deadline, datetime.timedelta):
+            raise TypeError(f"deadline must be a datetime.timedelta, not {type(deadline).__name__}.")
         self.rows = rows if isinstance(rows, str) or _is_resolved_later(rows) else Rows(rows)
         self.endpoint = endpoint
         self.body = body
+        # Not a template field, so that prompts do not show in the UI; a task's output in it is upstream all the same.
+        if body is not None and not callable(body):
+            XComArg.apply_upstream_relationship(self, body)
         self.response_model = response_model
         self.custom_id = custom_id
         self.conn_id = conn_id
         self.storage = storage
         self.max_rounds = max_rounds
-        self.retry_on = tuple(retry_on)
+        self.retry_on = (retry_on,) if isinstance(retry_on, str) else tuple(retry_on)
         self.max_bad_ratio = max_bad_ratio
         self.max_bad_rows = max_bad_rows
         self.deadline = deadline
@@ -110,7 +116,9 @@ class _Submitting(BaseOperator):
             request = Request(
                 self._rows(),
                 endpoint=self.endpoint,
-                body=self.render_template(self.body, context) if isinstance(self.body, dict) else self.body,
+                body=self.body
+                if self.body is None or callable(self.body)
+                else self.render_template(self.body, context),
                 response_model=self.response_model,
                 custom_id=self.custom_id,
                 limits=self._limits(),
@@ -120,6 +128,11 @@ class _Submitting(BaseOperator):
 
     def _rows(self) -> Any:
         rows = self.rows.value if isinstance(self.rows, Rows) else self.rows
+        if isinstance(rows, str) and (rows in ("", "None") or rows[0] in "[{"):
+            raise InputError(
+                "rows was rendered to a text that is no path. To pass another task's output, give it as it is "
+                "(rows=other_task.output), not through Jinja."
+            )
         return as_path(rows) if isinstance(rows, str) else rows
 
     def _limits(self) -> Limits:

@@ -73,6 +73,9 @@ class OpenAIBatchSensor(BaseSensorOperator):
 
     def execute(self, context: Any) -> Any:
         """Wait, the way that ``deferrable`` says."""
+        from airflow_openai_batch.engine.submit import take_up
+
+        take_up(self._engine()[0])
         if not self.deferrable:
             return super().execute(context)
         try:

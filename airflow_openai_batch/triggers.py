@@ -29,6 +29,8 @@ _ABANDONED = frozenset({"failed", "success", "skipped", "upstream_failed", "remo
 _POLL_TIMEOUT_S = 30.0
 _BACKOFF_S, _MAX_BACKOFF_S = 5.0, 600.0
 _PARALLEL_POLLS = 8
+_CANCEL_TRIES, _CANCEL_PAUSE_S = 3, 2.0
+_CONNECTION_TRIES = 5
 _is_warm = False
 _unfinished: set[asyncio.Future[None]] = set()
 """Keeps cancels alive whose trigger is gone: the event loop itself holds tasks only weakly."""
@@ -132,9 +134,9 @@ class OpenAIBatchTrigger(BaseTrigger):
         gate = asyncio.Semaphore(_PARALLEL_POLLS)
         try:
             client = await OpenAIBatchHook(self.conn_id).get_async_conn()
-        except Exception as error:  # the connection's back end may be away; the deadline bounds the wait
+        except Exception as error:  # the connection's back end may be away for a moment
             self._failed(error, None)
-            return None
+            return None if self._n_failures < _CONNECTION_TRIES else "the connection cannot be read"
         answers = await asyncio.gather(*(self._look(gate, client, batch_id) for batch_id in waiting))
         failures = [answer for answer in answers if isinstance(answer, Exception)]
         for answer in answers:
@@ -201,14 +203,26 @@ class OpenAIBatchTrigger(BaseTrigger):
         if state not in _ABANDONED:
             self.log.info("Not cancelling: the task is %s, someone else looks after the batches.", state)
             return
+        client = await OpenAIBatchHook(self.conn_id).get_async_conn()
+        left = self.batch_ids
+        for attempt in range(_CANCEL_TRIES):
+            await asyncio.sleep(attempt * _CANCEL_PAUSE_S)
+            done = await asyncio.gather(*(self._cancel(client, batch_id) for batch_id in left))
+            left = [batch_id for batch_id, is_done in zip(left, done, strict=True) if not is_done]
+            if not left:
+                self.log.warning("Asked OpenAI to cancel, as the task is %s. Finished rows are kept there.", state)
+                return
+        self.log.error("Could not cancel %s: do it in OpenAI's dashboard, they run on.", ", ".join(left))
+
+    async def _cancel(self, client: AsyncOpenAI, batch_id: str) -> bool:
         from airflow_openai_batch.engine.api import cancel_async
 
-        client = await OpenAIBatchHook(self.conn_id).get_async_conn()
-        for batch_id in self.batch_ids:
+        try:
             await cancel_async(client, batch_id)
-            self.log.warning(
-                "Asked OpenAI to cancel %s: the task is %s. Finished rows are kept there.", batch_id, state
-            )
+        except Exception as error:  # one batch that cannot be cancelled must not save the others
+            self.log.warning("Could not cancel %s: %s", batch_id, error)
+            return False
+        return True
 
     async def _warm_up(self) -> None:
         """Ask for the task's state once in each triggerer: the first answer takes seconds, too long for on_kill."""

@@ -59,7 +59,16 @@ class Learned:
 
 
 class Stop(Exception):
-    """The job cannot go on without a person, and nothing new became known."""
+    """The job cannot go on without a person, and nothing new became known.
+
+    Args:
+        reason: What the person must know.
+        is_local: Whether only one shard is concerned, and the others can go on.
+    """
+
+    def __init__(self, reason: str, *, is_local: bool = False) -> None:
+        super().__init__(reason)
+        self.is_local = is_local
 
 
 def postponed(engine: Engine, shard: Shard, error: ApiError) -> Learned:

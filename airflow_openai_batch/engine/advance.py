@@ -63,21 +63,26 @@ def advance(engine: Engine) -> Wait | Done | Held:
     """
     number, job = load(engine)
     fresh: set[str] = set()
+    stuck: dict[str, str] = {}  # shards that only a person can help, and why
     refusals = 0
     while True:
         wishes = engine.store.standing_wishes(job)
         now = engine.clock()
-        actions = list(plan(job, now, wishes, engine.timing, frozenset(fresh)))
+        planned = plan(job, now, wishes, engine.timing, frozenset(fresh))
+        actions = [action for action in planned if action.shard not in stuck]
         if not actions:
             cancel_strangers(engine, job)
-            return _rest(engine, job, now)
+            return _rest(engine, job, now, stuck)
         action = min(actions, key=lambda a: _ORDER.index(a.verb))
         if action.verb == "refresh":
             fresh.add(action.shard)
         try:
             number, job, hold = _step(engine, number, job, action)
         except Stop as stop:
-            return Held(reason=str(stop), summary=summarize(job))
+            if not stop.is_local:
+                return Held(reason=str(stop), summary=summarize(job))
+            stuck[action.shard] = str(stop)
+            continue
         except CommitRefused:
             refusals += 1
             if refusals > _MAX_REFUSALS:
@@ -110,7 +115,7 @@ def load(engine: Engine) -> tuple[int, Job]:
 def _step(engine: Engine, number: int, job: Job, action: Action) -> tuple[int, Job, str | None]:
     shard = _find(job, action.shard)
     if action.verb != "create":
-        return _take(engine, number, job, shard, perform(engine, job, shard, action.verb))
+        return _take(engine, number, job, shard, _performed(engine, job, shard, action.verb))
     # The intent must be in the store before the call that costs money.
     number, job, _ = _take(engine, number, job, shard, intend(engine, job, shard))
     shard = _find(job, action.shard)
@@ -119,6 +124,17 @@ def _step(engine: Engine, number: int, job: Job, action: Action) -> tuple[int, J
         return _take(engine, number, job, shard, learned)
     except CommitRefused:
         return _settle_race(engine, shard, learned)
+
+
+def _performed(engine: Engine, job: Job, shard: Shard, verb: str) -> Learned:
+    try:
+        return perform(engine, job, shard, verb)
+    except Stop as stop:
+        if not stop.is_local or all(s.id != shard.id for s in job.earlier):
+            raise
+        # The job asks something else now: what is lost of an earlier epoch must not hold it.
+        engine.log.warning("Shard %s of an earlier epoch is given up: %s", shard.id, stop)
+        return Learned(Fact.GIVEN_UP, {"problem": str(stop)[:500]})
 
 
 def _settle_race(engine: Engine, intended: Shard, learned: Learned) -> tuple[int, Job, str | None]:
@@ -172,20 +188,28 @@ def _everything(job: Job) -> tuple[Shard, ...]:
     return job.earlier + job.shards
 
 
-def _rest(engine: Engine, job: Job, now: float) -> Wait | Done | Held:
-    """Say why there was nothing to do at a time; what has fallen due since is waited for no longer than that."""
+def _rest(engine: Engine, job: Job, now: float, stuck: dict[str, str]) -> Wait | Done | Held:
+    """Say why there was nothing to do at a time; what has fallen due since is waited for no longer than that.
+
+    What is stuck holds the job only when nothing else can be waited for.
+    """
     summary = summarize(job)
     if is_done(job, engine.store.standing_wishes(job)):
         return Done(summary=summary)
     deadline = deadline_at(job, engine.timing)
-    batches = [s.batch for s in _everything(job) if s.state is State.RUNNING and s.batch is not None]
+    able = [s for s in _everything(job) if s.id not in stuck]
+    batches = [s.batch for s in able if s.state is State.RUNNING and s.batch is not None]
     running = tuple(batch.id for batch in batches if batch.status not in ENDED_STATUSES)
     if now >= deadline:
         return Held(reason=_late(job, running), summary=summary)
-    times = [s.not_before for s in _everything(job) if s.not_before > now and s.state is not State.SETTLED]
+    times = [s.not_before for s in able if s.not_before > now and s.state is not State.SETTLED]
     if len(running) < len(batches) and not times:
         times = [now]  # the process was slow: a batch that nobody watches, as it has ended, is due for its next look
     is_queued = any(s.state in QUEUED for s in job.shards)
+    if is_queued and any(batch.status == "validating" for batch in batches):
+        times.append(now + engine.timing.probe_s)  # once it is admitted, the next may try
+    if stuck and not running and not times:
+        return Held(reason=" ".join(stuck.values()), summary=summary)
     if not running and not times:
         waiting = ", ".join(f"{s.id} {s.state}" for s in job.shards if s.state is not State.SETTLED)
         return Held(
@@ -199,7 +223,9 @@ def _late(job: Job, running: tuple[str, ...]) -> str:
     still = f"Batches still at OpenAI: {', '.join(running)}." if running else "Nothing runs at OpenAI."
     unsettled = sum(s.n_requests for s in job.shards if s.state in AT_OPENAI | QUEUED)
     unsettled += sum(s.n_retryable for s in job.shards if deserves_another_round(job, s))
+    problem = next((f" Last problem: {s.problem}" for s in job.shards if s.problem), "")
     return (
-        f"The deadline of {hours:g} h has passed with {unsettled:,} requests open. {still} Nothing is lost: answers so "
-        "far are in the job store, and clearing this task waits for the rest without paying again."
+        f"The deadline of {hours:g} h has passed with {unsettled:,} requests open.{problem} {still} "
+        "Nothing is lost: answers so far are in the job store, and clearing this task waits for the rest without "
+        "paying again."
     )

@@ -121,12 +121,17 @@ class _Embeddings(_Body):
     data: list[_Vector] = []
 
 
+class _Job(_Body):
+    status: str | None = None
+    error: Error | None = None
+
+
 class _Moderations(_Body):
-    results: msgspec.Raw = msgspec.Raw(b"[]")
+    results: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _Images(_Body):
-    data: msgspec.Raw = msgspec.Raw(b"[]")
+    data: msgspec.Raw = msgspec.Raw(b"null")
 
 
 def _fill(outcome: Outcome, body: _Body, finish_reason: str | None = None) -> None:
@@ -136,8 +141,12 @@ def _fill(outcome: Outcome, body: _Body, finish_reason: str | None = None) -> No
 
 
 def _judge(outcome: Outcome, texts: Sequence[str], problem: Check) -> None:
-    """Take the texts as the answer, and check each."""
+    """Take the texts as the answer, and check each. An empty text is no answer."""
     outcome.output = texts[0] if len(texts) == 1 else msgspec.json.encode(texts).decode()
+    if not all(texts):
+        outcome.status = Status.INVALID
+        outcome.error_code, outcome.error_message = "empty_answer", "The answer is empty."
+        return
     wrong = next((found for text in texts if (found := problem(text)) is not None), None)
     if wrong is None:
         outcome.status = Status.SUCCEEDED
@@ -164,11 +173,11 @@ def _read_choices(outcome: Outcome, data: bytes, problem: Check) -> None:
     first = body.choices[0]
     _fill(outcome, body, first.finish_reason)
     texts = [_choice_text(choice) for choice in body.choices]
-    refusal = first.message.refusal if first.message is not None else None
+    refusal = next((c.message.refusal for c in body.choices if c.message is not None and c.message.refusal), None)
     if refusal:
         outcome.output = None
         return _refuse(outcome, "refusal", refusal)
-    if first.finish_reason == "content_filter":
+    if any(choice.finish_reason == "content_filter" for choice in body.choices):
         outcome.output = texts[0]
         return _refuse(outcome, "content_filter", "The answer was withheld by the content filter.")
     if any(choice.finish_reason == "length" for choice in body.choices):
@@ -182,7 +191,7 @@ def _choice_text(choice: _Choice) -> str:
     if message is None:
         return choice.text or ""
     calls = bytes(message.tool_calls)
-    if message.content is None and calls != b"null":
+    if message.content is None and calls not in (b"null", b"[]"):
         return calls.decode()
     return message.content or ""
 
@@ -258,18 +267,32 @@ def _vector(value: str | list[float]) -> Any:
 def _read_moderations(outcome: Outcome, data: bytes, problem: Check) -> None:
     body = _decode_moderations(data)
     _fill(outcome, body)
-    _judge(outcome, [bytes(body.results).decode()], problem)
+    _judge(outcome, [_present(body.results)], problem)
 
 
 def _read_images(outcome: Outcome, data: bytes, problem: Check) -> None:
     body = _decode_images(data)
     _fill(outcome, body)
-    _judge(outcome, [bytes(body.data).decode()], problem)
+    _judge(outcome, [_present(body.data)], problem)
+
+
+def _present(raw: msgspec.Raw) -> str:
+    text = bytes(raw).decode()
+    if text in ("null", "[]"):
+        raise ValueError("it holds no result")
+    return text
 
 
 def read_other(outcome: Outcome, data: bytes, problem: Check) -> None:
-    """Videos, and whatever comes next: the body as it is."""
-    _fill(outcome, msgspec.json.decode(data, type=_Body))
+    """Read a video, or whatever comes next: the body as it is, unless it says that it failed."""
+    body = msgspec.json.decode(data, type=_Job)
+    _fill(outcome, body, body.status)
+    if body.status == "failed":
+        error = body.error or Error()
+        outcome.status = Status.FAILED
+        outcome.error_code, outcome.error_message = str(error.code or "failed"), error.message
+        outcome.retryable = outcome.error_code in PASSING_CODES
+        return
     _judge(outcome, [data.decode()], problem)
 
 

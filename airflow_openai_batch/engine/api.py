@@ -78,14 +78,18 @@ class Api:
         The API filters by nothing and pages by cursor, 100 at a time.
         """
         after: str | None = None
+        seen: set[str] = set()
         while True:
             with translated():
                 args: dict[str, Any] = {"limit": _PAGE} | ({"after": after} if after else {})
                 page = _object(self._client.batches.with_raw_response.list(**args, timeout=60).content)
             found = [_batch(entry) for entry in page.get("data") or []]
-            yield from found
+            # Some servers ignore the cursor and send the same page for ever: each batch is told once.
+            fresh = [batch for batch in found if batch.id not in seen]
+            seen.update(batch.id for batch in fresh)
+            yield from fresh
             is_past = bool(found) and all(b.created_at is not None and b.created_at < since for b in found)
-            if not found or is_past or not page.get("has_more"):
+            if not fresh or is_past or not page.get("has_more"):
                 return
             after = found[-1].id
 

@@ -45,7 +45,6 @@ class Layout:
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
     def _field_columns(self, outcomes: pa.RecordBatch) -> list[pa.Array]:
-        import pyarrow as pa
 
         if not self.fields:
             return []
@@ -57,7 +56,7 @@ class Layout:
         ]
         # With n > 1 the output is an array of answers: then the fields stay empty.
         objects = [answer if isinstance(answer, dict) else {} for answer in answers]
-        return [pa.array([_fit(o.get(name), kind) for o in objects], kind) for name, kind in self.fields.items()]
+        return [_column([_fit(o.get(name), kind) for o in objects], kind) for name, kind in self.fields.items()]
 
 
 def layout_of(store: JobStore, job: Job) -> Layout:
@@ -117,7 +116,9 @@ def _arrow_type(schema: Any, root: dict[str, Any], depth: int = 0) -> Any:
     if "$ref" in schema:
         return _arrow_type(_resolved(schema["$ref"], root), root, depth + 1)
     if "anyOf" in schema:
-        options = [option for option in schema["anyOf"] if option.get("type") != "null"]
+        options = [
+            option for option in schema["anyOf"] if not (isinstance(option, dict) and option.get("type") == "null")
+        ]
         return _arrow_type(options[0], root, depth + 1) if len(options) == 1 else text
     kind = schema.get("type")
     if isinstance(kind, list):
@@ -135,6 +136,26 @@ def _resolved(ref: Any, root: dict[str, Any]) -> Any:
     return value
 
 
+def _column(values: list[Any], kind: Any) -> pa.Array:
+    """Return an Arrow column. A value that its type cannot hold stays in the output alone, and costs no other row."""
+    import pyarrow as pa
+
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        return pa.array([value if _holds(value, kind) else None for value in values], kind)
+
+
+def _holds(value: Any, kind: Any) -> bool:
+    import pyarrow as pa
+
+    try:
+        pa.array([value], kind)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        return False
+    return True
+
+
 def _fit(value: Any, kind: Any) -> Any:
     """Write a value as its column wants it: JSON text where the column is text and the value is not."""
     import pyarrow as pa
@@ -145,6 +166,8 @@ def _fit(value: Any, kind: Any) -> Any:
         return value if isinstance(value, str) else msgspec.json.encode(value).decode()
     if pa.types.is_list(kind):
         return [_fit(entry, kind.value_type) for entry in value]
+    if pa.types.is_float64(kind) and isinstance(value, int):
+        return float(value) if abs(value) < 10**300 else None
     if pa.types.is_int64(kind):
         # A JSON integer has no bounds; one beyond the column's stays in the output alone.
         return int(value) if abs(value) < 2**63 else None

@@ -52,7 +52,9 @@ def post(engine: Engine, job: Job, shard: Shard) -> Learned:
         )
     except Unclear as error:
         engine.log.warning("Shard %s: %s It is not known whether a batch was created; looking for it.", shard.id, error)
-        return Learned(Fact.POSTPONED, {"problem": str(error)[:500]})
+        # From now on: the call may have taken long, and the listing has its lag after it.
+        look_at = max(shard.not_before, engine.clock() + engine.timing.grace_s - engine.timing.post_timeout_s)
+        return Learned(Fact.POSTPONED, {"problem": str(error)[:500], "not_before": look_at})
     except QueueFull as error:
         return queue_full(engine, shard, str(error), None)
     except Denied as error:
@@ -74,7 +76,7 @@ def _refused_create(engine: Engine, shard: Shard, error: ApiError) -> Learned:
     if isinstance(error, NotFound) or queue.is_file_message(str(error)):
         fact = machine.fact_of_missing_file(shard)
         if fact is not Fact.LINES_REJECTED:
-            return Learned(fact, again_later(engine, shard, error))
+            return Learned(fact, {**again_later(engine, shard, error), "n_misses": shard.n_misses + 1})
     return rejected(engine, shard, error)
 
 
@@ -86,7 +88,8 @@ def look(engine: Engine, job: Job, shard: Shard) -> Learned:
     """Find out whether the intended batch exists: adopt it, cancel any extra, or learn that it is absent."""
     assert shard.intent_at is not None  # noqa: S101
     is_last = engine.clock() >= shard.not_before
-    mine = [b for b in engine.api.batches(shard.intent_at - _LOOK_BACK_S) if _is_mine(b, job, shard)]
+    listed = engine.api.batches(shard.intent_at - _LOOK_BACK_S)
+    mine = {batch.id: batch for batch in listed if _is_mine(batch, job, shard)}.values()
     if not mine:
         if is_last:
             engine.log.info("Shard %s: no batch was created; creating it again costs nothing extra.", shard.id)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
 from airflow_openai_batch.engine.api import Api
-from airflow_openai_batch.engine.errors import Unavailable, Unclear
+from airflow_openai_batch.engine.errors import NotFound, Unavailable, Unclear
 from airflow_openai_batch.engine.model import Batch, Job, Outcome, Shard, State, Status
 from airflow_openai_batch.engine.outcomes import Index, PartWriter, Tally, read_index
 from airflow_openai_batch.engine.parse import LineParser, custom_id_of
@@ -49,11 +49,11 @@ def harvest(
     folder = f"e{shard.id.partition('-')[0]}"
     name = store.unique(f"{folder}/outcomes", shard.id, ".parquet")
     with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(_downloaded(api, file_id, sleep)) for file_id in _file_ids(shard)]
+        files, is_gone = _files(stack, api, shard, sleep)
         places, strays = _locate(store, files, index, f"{folder}/strays", shard.id)
         file = stack.enter_context(store.writing(name))
         writer = PartWriter(file, job, shard.batch.id if shard.batch is not None else None, shard.round)
-        for outcome, line, ordinal, digest in _in_row_order(files, places, index, parser, shard):
+        for outcome, line, ordinal, digest in _in_row_order(files, places, index, parser, shard, is_gone):
             outcome.retryable = outcome.retryable or outcome.status in job.policy.retry_on
             writer.add(ordinal, digest, outcome, None if outcome.status is Status.SUCCEEDED else line)
         writer.close()
@@ -67,6 +67,26 @@ def _file_ids(shard: Shard) -> list[str]:
     return [file_id for file_id in (shard.batch.output_file_id, shard.batch.error_file_id) if file_id]
 
 
+def _files(
+    stack: contextlib.ExitStack, api: Api, shard: Shard, sleep: Callable[[float], None]
+) -> tuple[list[IO[bytes]], bool]:
+    """Download both files. Returns them, and whether the error file is gone: some servers name one never written.
+
+    Raises:
+        NotFound: The output file is gone, or there was none and the error file is gone.
+    """
+    files: list[IO[bytes]] = []
+    is_gone = False
+    for file_id in _file_ids(shard):
+        try:
+            files.append(stack.enter_context(_downloaded(api, file_id, sleep)))
+        except NotFound:
+            if not files:  # the output file comes first: without it nothing that was paid for may be written off
+                raise
+            is_gone = True
+    return files, is_gone
+
+
 @contextlib.contextmanager
 def _downloaded(api: Api, file_id: str, sleep: Callable[[float], None]) -> Iterator[IO[bytes]]:
     with tempfile.TemporaryFile(prefix="openai-batch-") as file:
@@ -74,8 +94,9 @@ def _downloaded(api: Api, file_id: str, sleep: Callable[[float], None]) -> Itera
             try:
                 api.download(file_id, file)
                 break
-            except (Unclear, Unavailable) as error:
-                if not left:
+            except (NotFound, Unclear, Unavailable) as error:
+                # A first 404 may be a replica that lags.
+                if not left or (isinstance(error, NotFound) and left < _DOWNLOAD_TRIES - 1):
                     raise
                 file.seek(0)
                 file.truncate()
@@ -123,7 +144,12 @@ def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
 
 
 def _in_row_order(
-    files: list[IO[bytes]], places: dict[int, list[_Place]], index: Index, parser: LineParser, shard: Shard
+    files: list[IO[bytes]],
+    places: dict[int, list[_Place]],
+    index: Index,
+    parser: LineParser,
+    shard: Shard,
+    is_gone: bool,
 ) -> Iterator[tuple[Outcome, bytes | None, int, bytes]]:
     for i, (ordinal, custom_id, digest) in enumerate(zip(*index, strict=True)):
         best: Outcome | None = None
@@ -132,12 +158,30 @@ def _in_row_order(
             files[place.file].seek(place.offset)
             line = files[place.file].read(place.length)
             outcome = parser.parse(line)
-            # Repeated lines are not documented; success wins, else the last.
-            if outcome is not None and (best is None or best.status is not Status.SUCCEEDED):
+            # Repeated lines are not documented; the better answer wins, else the last.
+            if outcome is not None and (best is None or _beats(outcome, best)):
                 best, best_line = outcome, line
             elif best is None:
                 best_line = line  # it names the row and nothing else can be read: kept verbatim
-        yield best or _absent(custom_id, shard), best_line, ordinal, digest
+        if best is None:
+            best = _absent(custom_id, shard)
+            if is_gone:
+                best = _failed(custom_id, Status.MISSING, "file_gone", "A result file of the batch is gone at OpenAI.")
+            # A row whose line is there, however spoiled, was billed: it is not asked again.
+            best.retryable = best.retryable and best_line is None
+        yield best, best_line, ordinal, digest
+
+
+_ANSWERED = frozenset({Status.INVALID, Status.REFUSED, Status.TRUNCATED})
+
+
+def _beats(later: Outcome, earlier: Outcome) -> bool:
+    return _rank(later) > _rank(earlier) or (_rank(later) == _rank(earlier) and earlier.status is not Status.SUCCEEDED)
+
+
+def _rank(outcome: Outcome) -> int:
+    """Order what two lines say of one row: a good answer, then any answer, then none."""
+    return 2 if outcome.status is Status.SUCCEEDED else int(outcome.status in _ANSWERED)
 
 
 _ABSENT: dict[str, tuple[Status, str, str]] = {

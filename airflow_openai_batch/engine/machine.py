@@ -37,6 +37,7 @@ class Fact(StrEnum):
     BATCH_ENDED = "batch_ended"
     OUTCOMES_SAVED = "outcomes_saved"
     CHILD_MADE = "child_made"
+    GIVEN_UP = "given_up"
     POSTPONED = "postponed"
 
 
@@ -68,6 +69,8 @@ NEXT: dict[tuple[State, Fact], State] = {
     (S.ENDED, F.OUTCOMES_SAVED): S.SETTLED,
     (S.REJECTED, F.OUTCOMES_SAVED): S.SETTLED,
     (S.SETTLED, F.CHILD_MADE): S.SETTLED,
+    (S.RUNNING, F.GIVEN_UP): S.SETTLED,  # of an earlier epoch, and OpenAI no longer knows it
+    (S.ENDED, F.GIVEN_UP): S.SETTLED,
     **{(s, F.POSTPONED): s for s in (S.DRAFTED, S.PLANNED, S.UPLOADED, S.CREATING, S.RUNNING, S.ENDED, S.REJECTED)},
 }
 
@@ -90,6 +93,8 @@ class Timing(Value, frozen=True, kw_only=True):
     backoff_max_s: float = 1800.0
     late_file_s: float = 600.0
     """How long a completed batch may lack its output file id before that is believed."""
+    probe_s: float = 60.0
+    """How soon to look whether a batch was admitted to a queue that was full."""
     expiry_margin_s: float = 2 * 3600.0
     """OpenAI notices an expiry late; seen: 30 minutes."""
     harvest_after_s: float = 300.0
@@ -250,7 +255,7 @@ def _fact_of_failure(batch: Batch, shard: Shard) -> Fact:
 
 def fact_of_missing_file(shard: Shard) -> Fact:
     """Decide what "cannot find file" means: try again, upload again, or give up and name the platform."""
-    if shard.n_creates < MAX_FILE_RETRIES * shard.n_uploads:
+    if (shard.n_misses + 1) % MAX_FILE_RETRIES:
         return F.FILE_NOT_FOUND
     return F.FILE_LOST if shard.n_uploads < MAX_UPLOADS else F.LINES_REJECTED
 

@@ -84,8 +84,11 @@ class Spec(Value, frozen=True, kw_only=True):
     schema_name: str | None = None
 
 
-class Policy(Value, frozen=True, kw_only=True):
-    """What the user allows and demands. Set on submit, stored in the job, obeyed by whoever advances it."""
+class Policy(Value, frozen=True, kw_only=True, omit_defaults=False):
+    """What the user allows and demands. Set on submit, stored in the job, obeyed by whoever advances it.
+
+    Stored whole: a later default must not change a job that runs.
+    """
 
     max_rounds: int = 2
     """How often a row may be asked again after the first time."""
@@ -180,6 +183,10 @@ class Shard(Value, frozen=True, kw_only=True):
     file_id: str | None = None
     n_uploads: int = 0
     n_creates: int = 0
+    n_refused: int = 0
+    """Times that the upload was refused."""
+    n_misses: int = 0
+    """Times that OpenAI said it cannot find the input file."""
     n_waits: int = 0
     """Times in a row that the queue was full or a call could not be made; sets the back-off."""
     nonce: str | None = None
@@ -194,6 +201,8 @@ class Shard(Value, frozen=True, kw_only=True):
     """Ids of batches of this shard that never ran: queue full, file not found."""
     outcomes: str | None = None
     """Outcome part in the store, in row order."""
+    is_unwanted: bool = False
+    """Whether a person has asked since to start over: answers are not carried over."""
     strays: str | None = None
     """Output lines that belong to no row of the shard or could not be read, verbatim."""
     row_index: str | None = None

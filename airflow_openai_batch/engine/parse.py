@@ -15,8 +15,10 @@ from airflow_openai_batch.engine.schema import ResponseSchema
 
 
 class _Response(msgspec.Struct):
-    status_code: int | None = None
-    request_id: str | None = None
+    """Servers differ in how they write a status and an id; an answer that was paid for is not lost over that."""
+
+    status_code: int | float | str | None = None
+    request_id: str | int | None = None
     body: msgspec.Raw = msgspec.Raw(b"null")
 
 
@@ -59,9 +61,10 @@ class LineParser:
         outcome = Outcome(custom_id=read.custom_id, status=Status.FAILED)
         response = read.response
         if response is not None:
-            outcome.request_id = response.request_id
-        if response is None or response.status_code != 200:
-            _read_failure(outcome, response, read.error)
+            outcome.request_id = str(response.request_id) if response.request_id is not None else None
+        status = _status(response)
+        if response is None or status != 200:
+            _read_failure(outcome, response, status, read.error)
             return outcome
         try:
             self._read(outcome, _unwrapped(response.body), self._problem)
@@ -95,9 +98,16 @@ def _unwrapped(body: msgspec.Raw) -> bytes:
     return msgspec.json.decode(data, type=str).encode() if data[:1] == b'"' else data
 
 
-def _read_failure(outcome: Outcome, response: _Response | None, error: Error | str | None) -> None:
+def _status(response: _Response | None) -> int | None:
+    try:
+        return int(response.status_code) if response is not None and response.status_code is not None else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _read_failure(outcome: Outcome, response: _Response | None, status: int | None, error: Error | str | None) -> None:
     """Fill in what went wrong, and whether the same request may fare better."""
-    if response is not None and response.status_code is not None and error is None:
+    if response is not None and status is not None and error is None:
         try:
             error = _decode_error(_unwrapped(response.body)).error
         except _UNREADABLE:
@@ -105,7 +115,6 @@ def _read_failure(outcome: Outcome, response: _Response | None, error: Error | s
     if isinstance(error, str):
         error = Error(message=error)
     error = error or Error()
-    status = response.status_code if response is not None else None
     code = str(error.code or error.type or (f"http_{status}" if status is not None else "no_answer"))
     outcome.error_code = code
     outcome.error_message = error.message or (f"HTTP {status}" if status is not None else None)

@@ -21,6 +21,7 @@ from airflow_openai_batch.engine.rounds import carry, reshard
 from airflow_openai_batch.engine.schema import ResponseSchema
 
 _RECHECK_S = 2.0
+_UPLOAD_TRIES = 2
 
 
 def perform(engine: Engine, job: Job, shard: Shard, verb: str) -> Learned:
@@ -43,7 +44,11 @@ def _upload(engine: Engine, job: Job, shard: Shard) -> Learned:
         with engine.store.open(shard.requests) as file:
             file_id = engine.api.upload(name, file)
     except Refused as error:
-        return rejected(engine, shard, error)
+        # Uploads are free, and a proxy can answer anything once.
+        if shard.n_refused >= _UPLOAD_TRIES:
+            return rejected(engine, shard, error)
+        later = postponed(engine, shard, error)
+        return Learned(later.fact, {**later.known, "n_refused": shard.n_refused + 1})
     engine.log.info(
         "Shard %s: uploaded %d requests (%.1f MB) as %s.", shard.id, shard.n_requests, shard.n_bytes / 1e6, file_id
     )
@@ -68,7 +73,8 @@ def _retrieve_again(engine: Engine, batch_id: str) -> Batch:
     except Refused as error:
         raise Stop(
             f"OpenAI does not know batch {batch_id} ({error}). Either the key belongs to another project, or the batch "
-            "is older than OpenAI keeps them. Nothing was sent again; clearing this task looks once more."
+            "is older than OpenAI keeps them. Nothing was sent again; clearing this task looks once more.",
+            is_local=True,
         ) from error
 
 
@@ -90,7 +96,7 @@ def _learn_batch(engine: Engine, shard: Shard, batch: Batch) -> Learned:
         message = "; ".join(error.message for error in batch.errors)
         return queue_full(engine, shard, message, batch)
     if fact in (Fact.FILE_NOT_FOUND, Fact.FILE_LOST):
-        known = {**unsent(engine, shard, batch), "problem": batch.errors[0].message}
+        known = {**unsent(engine, shard, batch), "n_misses": shard.n_misses + 1, "problem": batch.errors[0].message}
     if fact is Fact.LINES_REJECTED:
         known["rejections"] = _named(engine, shard, batch.errors)
         engine.log.error("Shard %s: OpenAI refused the batch, nothing was billed: %s", shard.id, batch.errors)
@@ -127,7 +133,9 @@ def _harvest(engine: Engine, job: Job, shard: Shard) -> Learned:
     except NotFound as error:
         raise Stop(
             f"The result files of batch {shard.batch.id if shard.batch else '?'} are gone at OpenAI ({error}): they "
-            "were deleted, or are older than OpenAI keeps them. Start the task over to ask these rows again."
+            "were deleted, or are older than OpenAI keeps them. Nothing was sent again; clearing this task looks once "
+            "more, and starting over asks these rows again.",
+            is_local=True,
         ) from error
     engine.log.info(
         "Shard %s: %s", shard.id, ", ".join(f"{n} {status}" for status, n in sorted(got.tally.by_status.items()))

@@ -57,7 +57,7 @@ def python_batch(rows: Sequence[Any], first_row: int, endpoint: str, ready: bool
     """
     for ordinal, row in enumerate(rows, first_row):
         if not isinstance(row, Mapping):
-            raise InputError(f"row {ordinal} is no dict but {type(row).__name__}: {str(row)[:80]!r}")
+            raise InputError(f"row {ordinal} is no dict but {type(row).__name__}.")
     return _request_lines(rows, endpoint, first_row) if ready else _record_batch(rows, first_row)
 
 
@@ -102,14 +102,14 @@ def _column(name: str, values: list[Any], first_row: int) -> pa.Array:
 
     try:
         return pa.array(values, from_pandas=True)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError, UnicodeError) as error:
+    except (pa.ArrowException, TypeError, ValueError, OverflowError, UnicodeError):
         seen: dict[str, int] = {}
         for ordinal, value in enumerate(values, first_row):
             if value is not None:
                 seen.setdefault(type(value).__name__, ordinal)
         kinds = ", ".join(f"{kind} (row {ordinal})" for kind, ordinal in seen.items())
         raise InputError(
-            f"Column {name!r} cannot be stored as one type: it holds {kinds}. {error}. "
+            f"Column {name!r} cannot be stored as one type: it holds {kinds}. "
             "Give every row the same type, for example str()."
         ) from None
 

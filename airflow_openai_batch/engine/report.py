@@ -50,7 +50,8 @@ def summarize(job: Job) -> Summary:
         rounds=max((s.round for s in job.shards), default=0),
         n_progress=sum(batch.n_completed + batch.n_failed for batch in running),
         n_carried=sum(s.n_carried for s in job.shards),
-        rejections=tuple(error for s in job.shards for error in s.rejections)[:20],
+        # A refused follow-up concerns few rows, which the thresholds judge.
+        rejections=tuple(error for s in job.shards if s.parent is None for error in s.rejections)[:20],
     )
 
 

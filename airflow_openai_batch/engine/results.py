@@ -204,7 +204,8 @@ class _Errors:
                 status=status,
                 code=code,
                 n=n,
-                message=(self._examples[status, code][0] or "")[:300] or None,
+                # Only what OpenAI says of an error: an answer's own words are no business of XCom.
+                message=(self._examples[status, code][0] or "")[:300] or None if status == Status.FAILED else None,
                 custom_ids=tuple(self._examples[status, code][1]),
             )
             for (status, code), n in self._n.most_common(_MAX_CODES)

@@ -60,7 +60,7 @@ def carry(store: JobStore, job: Job, draft: Shard) -> Shard:
     for i, digest in enumerate(index.digests):
         wanted.setdefault(digest, []).append(i)
     found: dict[int, tuple[Outcome, str | None]] = {}
-    for shard in job.earlier:
+    for shard in (shard for shard in job.earlier if not shard.is_unwanted):
         for part in filter(None, (shard.carried, shard.outcomes)):
             for batch in read_part(store, part):
                 if batch.schema.field("output").type == output_type(job):

@@ -29,7 +29,8 @@ class ResponseSchema:
         self.schema = schema
         self.name = name
         try:
-            self._validator = jsonschema_rs.Draft202012Validator(schema)
+            # Its messages end up in XCom and logs, where no answer belongs.
+            self._validator = jsonschema_rs.Draft202012Validator(schema, mask="the value")
         except (ValueError, jsonschema_rs.ValidationError) as error:
             raise InputError(f"response_model is not a valid JSON Schema: {error}") from None
 
@@ -50,6 +51,9 @@ class ResponseSchema:
         except (jsonschema_rs.ValidationError, ValueError) as error:
             where = "/".join(str(step) for step in getattr(error, "instance_path", ()))
             message = str(getattr(error, "message", error))
+            keyword = str([*getattr(error, "schema_path", ()), ""][-2:][0])
+            if keyword in ("additionalProperties", "unevaluatedProperties"):
+                message = "it has properties that the schema does not know"  # their names are the answer's own
             return f"{where}: {message}" if where else message
         return None
 
@@ -68,6 +72,7 @@ def response_schema(response_model: Any) -> ResponseSchema | None:
         _require_strict(schema, "response_model")
     elif isinstance(response_model, type) and hasattr(response_model, "model_json_schema"):
         schema, name = strict_schema(response_model), response_model.__name__
+        _require_strict(schema, response_model.__name__)
     else:
         raise InputError(
             f"response_model must be a Pydantic class or a JSON Schema (a dict), not {type(response_model).__name__}."

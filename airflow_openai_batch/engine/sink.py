@@ -106,9 +106,9 @@ class FileSink:
         if self.n_dead_letter:
             publish(self._dead, dead)
             self.dead_letter_uri = str(dead)
-        elif dead.exists():
-            dead.unlink()
         publish(self._table, self._path)
+        if not self.n_dead_letter and dead.exists():
+            dead.unlink()
 
 
 def publish(source: str, target: Any) -> None:

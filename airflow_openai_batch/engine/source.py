@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_openai_batch.engine.errors import InputError
@@ -44,7 +45,7 @@ def source_of(rows: Any, *, endpoint: str, ready: bool = False) -> Source:
     Raises:
         InputError: It is something else, or a file that is not there or has an unknown ending.
     """
-    if isinstance(rows, str):
+    if isinstance(rows, str | Path):
         from upath import UPath
 
         rows = UPath(rows)
@@ -206,7 +207,7 @@ def _whole(frames: Iterator[Any]) -> Iterator[Any]:
 
 def _lines(file: Any) -> Iterator[bytes]:
     r"""Split at ``\n`` only: other line separators are legal inside JSON strings."""
-    rest = b""
+    rest = file.read(3).removeprefix(b"\xef\xbb\xbf")  # the byte order mark that some editors put first
     while block := file.read(_READ_BYTES):
         *whole, rest = (rest + block).split(b"\n")
         yield from whole

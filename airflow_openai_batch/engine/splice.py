@@ -17,6 +17,7 @@ from airflow_openai_batch.engine.identity import canonical
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_ODD = re.compile(r"\{([^{}\n]+)\}")
 _FIELD = re.compile(r"\{([^\W\d]\w*)(!json)?\}")
 
 
@@ -94,7 +95,7 @@ def _text(value: Any) -> str:
     """Write a column's value as text: nothing for null, JSON for numbers, booleans, lists and objects."""
     if isinstance(value, str):
         return value
-    if value is None:
+    if value is None or value != value:  # null, and NaN
         return ""
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
@@ -175,3 +176,32 @@ def check_columns(name: str, wanted: Iterable[str], columns: Sequence[str]) -> N
             f"{name} uses {', '.join('{' + column + '}' for column in missing)}, but the rows have no such column. "
             f"Columns: {', '.join(columns) or '(none)'}. Nothing was uploaded."
         )
+
+
+def check_odd_fields(name: str, texts: Iterable[str], columns: Sequence[str]) -> None:
+    """Refuse what looks like a column to a person and is plain text to us, such as ``{user id}`` or ``{text!r}``.
+
+    Raises:
+        InputError: With what to write instead.
+    """
+    for text in texts:
+        for found in _ODD.finditer(text):
+            inner = found[1].strip()
+            column = next((c for c in (inner, re.split(r"[!:]", inner)[0].strip()) if c in columns), None)
+            if column is not None and not _FIELD.fullmatch(found[0]):
+                raise InputError(
+                    f"{name}: {found[0]} would be sent as it stands. A column is written {{name}}, without spaces or "
+                    f"formats, and its name must be an identifier: rename the column {column!r} if it is none."
+                )
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Yield every string in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for entry in value.values():
+            yield from texts_in(entry)
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from texts_in(entry)

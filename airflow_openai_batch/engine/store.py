@@ -156,6 +156,8 @@ class JobStore:
         try:
             with spool:
                 yield spool
+                spool.flush()
+                os.fsync(spool.fileno())  # a snapshot may name it from now on, and survives a power cut
             with self._guard("write to"):
                 self._publish(spool.name, name)
         finally:
@@ -239,7 +241,13 @@ def decode_job(data: bytes) -> Job:
             f"The job was written in state format {version}, this version reads {FORMAT_VERSION}. Nothing is lost: "
             "finish it with the version of airflow-openai-batch that began it."
         )
-    return msgspec.json.decode(data, type=Job)
+    try:
+        return msgspec.json.decode(data, type=Job)
+    except msgspec.ValidationError as error:
+        raise UnknownFormat(
+            f"The job was written by another version of airflow-openai-batch: {error}. Nothing is lost: finish it with "
+            "the version that began it."
+        ) from error
 
 
 class _Versioned(msgspec.Struct):

@@ -6,6 +6,7 @@ starts a new epoch, which cancels what runs of the old one and keeps its answers
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Any
 
@@ -17,13 +18,15 @@ from airflow_openai_batch.engine.errors import CommitRefused, InputError
 from airflow_openai_batch.engine.identity import spec_digest
 from airflow_openai_batch.engine.machine import deadline_at, is_quiet
 from airflow_openai_batch.engine.model import FORMAT_VERSION, UNSENT, Job, Policy, Shard, Spec, State, Status
+from airflow_openai_batch.engine.outcomes import read_index
 from airflow_openai_batch.engine.report import counted
 from airflow_openai_batch.engine.schema import response_schema, with_response_format
-from airflow_openai_batch.engine.shard import build
+from airflow_openai_batch.engine.shard import Built, build
 from airflow_openai_batch.engine.source import source_of
 from airflow_openai_batch.engine.template import Bodies, bodies_of
 
 _TRIES = 5
+ROWS_CHANGED = "the rows changed"
 _RESERVED_METADATA = 4  # dag_id, run_id, task_id and the nonce, of the 16 pairs that OpenAI allows
 _MAY_RETRY = (Status.INVALID, Status.REFUSED, Status.TRUNCATED)
 _KEY = re.compile(r"[^\x00]{1,64}\Z")
@@ -80,6 +83,21 @@ def check_policy(policy: Policy) -> None:
     Raises:
         InputError: With the setting's name.
     """
+    if len(policy.metadata) > 16 - _RESERVED_METADATA:
+        raise InputError(
+            f"metadata may have {16 - _RESERVED_METADATA} pairs besides our own; it has {len(policy.metadata)}."
+        )
+    for key, value in policy.metadata.items():
+        # The parameter comes from a Dag file: its type is a wish, not a fact.
+        if type(value) is not str or len(value) > 512 or not _KEY.match(key):
+            raise InputError(
+                f"metadata[{key!r}]: OpenAI takes texts only, keys up to 64 and values up to 512 characters."
+            )
+    try:
+        msgspec.json.decode(msgspec.json.encode(policy), type=Policy)
+    except (msgspec.MsgspecError, TypeError) as error:
+        # What could not be read back must not get into the store, where it would outlive its correction.
+        raise InputError(f"A setting has the wrong type: {error}.") from None
     if not 0 <= policy.max_bad_ratio <= 1:
         raise InputError(f"max_bad_ratio must be between 0 and 1, is {policy.max_bad_ratio}.")
     for name in ("max_rounds", "deadline_s", "max_bad_rows", "max_enqueued_tokens"):
@@ -91,16 +109,6 @@ def check_policy(policy: Policy) -> None:
             f"retry_on takes {', '.join(_MAY_RETRY)}, not {', '.join(wrong)}. What may pass by itself is asked again "
             "anyway (max_rounds), and what succeeded or would fail again is never paid for twice."
         )
-    if len(policy.metadata) > 16 - _RESERVED_METADATA:
-        raise InputError(
-            f"metadata may have {16 - _RESERVED_METADATA} pairs besides our own; it has {len(policy.metadata)}."
-        )
-    for key, value in policy.metadata.items():
-        # The parameter comes from a Dag file: its type is a wish, not a fact.
-        if type(value) is not str or len(value) > 512 or not _KEY.match(key):
-            raise InputError(
-                f"metadata[{key!r}]: OpenAI takes texts only, keys up to 64 and values up to 512 characters."
-            )
 
 
 def submit(engine: Engine, request: Request, policy: Policy, *, start_over: str | None = None) -> Job:
@@ -136,13 +144,18 @@ def _submit_once(engine: Engine, request: Request, policy: Policy, start_over: s
     wishes += tuple(token for token in _tokens(start_over) if token not in job.granted)
     is_wished = any(name.startswith("start_over-") for name in wishes)
     granted = (*job.granted, *wishes)
-    reason = _why_new_epoch(job, request, policy, is_wished)
+    reason = _why_new_epoch(engine, job, request, policy, is_wished)
+    if reason == ROWS_CHANGED:
+        same = _with_new_rows(engine, job, request)
+        job, reason = (job, reason) if same is None else (same, None)
     if reason is None:
-        return _reattach(engine, number, job, policy, granted)
+        return _reattach(engine, number, found[1], job, policy, granted)
     engine.log.warning("Starting over as epoch %d: %s. What runs is cancelled first.", job.epoch + 1, reason)
     # Who asked for everything anew wants no old answer; otherwise what was paid for is used again where it fits.
     earlier = tuple(
-        shard for shard in (*job.earlier, *job.shards) if not (is_quiet(shard) if is_wished else shard.state in UNSENT)
+        msgspec.structs.replace(shard, is_unwanted=shard.is_unwanted or is_wished)
+        for shard in (*job.earlier, *job.shards)
+        if not (is_quiet(shard) if is_wished else shard.state in UNSENT)
     )
     state = State.PLANNED if is_wished else State.DRAFTED
     return _write(
@@ -154,32 +167,114 @@ def _tokens(start_over: str | None) -> tuple[str, ...]:
     return (f"start_over-{start_over}",) if start_over else ()
 
 
-def _why_new_epoch(job: Job, request: Request, policy: Policy, is_wished: bool) -> str | None:
+def _why_new_epoch(engine: Engine, job: Job, request: Request, policy: Policy, is_wished: bool) -> str | None:
     if is_wished:
         return "a person asked for it"
     if spec_digest(job.spec) != spec_digest(request.spec):
         return "the request changed (endpoint, body, schema or custom_id)"
-    version = request.source.version
-    if version is not None and version != job.source_version:
-        return "the rows changed"
+    if _rows_changed(engine, job, request):
+        return ROWS_CHANGED
     budget = policy.max_enqueued_tokens
     if budget is not None and any(s.state in UNSENT and s.n_tokens > budget for s in job.shards):
         return "shards that are not sent yet do not fit into max_enqueued_tokens"
     return None
 
 
-def _reattach(engine: Engine, number: int, job: Job, policy: Policy, granted: tuple[str, ...]) -> Job:
+def _rows_changed(engine: Engine, job: Job, request: Request) -> bool:
+    try:
+        version = request.source.version
+    except InputError as error:
+        # The rows are in the store: what was paid for does not depend on their source any more.
+        engine.log.warning(
+            "The source of the rows cannot be read any more; going on with the rows as they were. %s", error
+        )
+        return False
+    return version is not None and version != job.source_version
+
+
+def _with_new_rows(engine: Engine, job: Job, request: Request) -> Job | None:
+    """Return the job with its rows as they are now, if that changes no request: a file may only have been rewritten."""
+    version = request.source.version
+    built = _built(engine, request, job.policy, job.epoch, State.PLANNED)
+    roots = [shard for shard in job.shards if shard.parent is None]
+    if len(built.shards) != len(roots):
+        return None
+    fresh: dict[str, Shard] = {}
+    for new, old in zip(built.shards, roots, strict=True):
+        if read_index(engine.store, new.index) != read_index(engine.store, old.row_index or old.index):
+            return None
+        fresh[old.id] = msgspec.structs.replace(old, row_parts=new.row_parts)
+    shards = tuple(fresh.get(shard.id, shard) for shard in job.shards)
+    return msgspec.structs.replace(job, shards=shards, source_version=version)
+
+
+def take_up(engine: Engine) -> None:
+    """Let a job whose deadline has passed wait again, from now. For a task that a person has cleared."""
+    found = engine.store.load()
+    if found is None:
+        return
+    number, job = found
+    now = engine.clock()
+    if now >= deadline_at(job, engine.timing):
+        with contextlib.suppress(CommitRefused):  # then another process moves it
+            engine.store.commit(number + 1, msgspec.structs.replace(job, deadline_from=now), now)
+
+
+def _once_more(shard: Shard) -> Shard:
+    """Return a shard that OpenAI refused as it was before it was sent: nothing was billed, and a person has looked."""
+    if not shard.rejections or shard.child is not None:
+        return shard
+    return msgspec.structs.replace(
+        shard,
+        state=State.PLANNED,
+        file_id=None,
+        n_uploads=0,
+        n_creates=0,
+        n_misses=0,
+        n_refused=0,
+        n_waits=0,
+        not_before=0.0,
+        nonce=None,
+        intent_at=None,
+        batch=None,
+        past_batches=(*shard.past_batches, *((shard.batch.id,) if shard.batch is not None else ())),
+        outcomes=None,
+        tally={},
+        retryable={},
+        rejections=(),
+        problem=None,
+    )
+
+
+def _reattach(engine: Engine, number: int, before: Job, job: Job, policy: Policy, granted: tuple[str, ...]) -> Job:
     engine.log.info(
         "Taking up the job in %s (epoch %d, snapshot %d); nothing is sent again.", engine.store, job.epoch, number
     )
     now = engine.clock()
     is_late = now >= deadline_at(job, engine.timing)
     after = msgspec.structs.replace(
-        job, policy=policy, granted=granted, deadline_from=now if is_late else job.deadline_from
+        job,
+        policy=policy,
+        granted=granted,
+        deadline_from=now if is_late else job.deadline_from,
+        shards=tuple(_once_more(shard) for shard in job.shards),
     )
-    if after == job:
-        return job
+    if after == before:
+        return before
     return engine.store.commit(number + 1, after, now)[1]
+
+
+def _built(engine: Engine, request: Request, policy: Policy, epoch: int, state: State) -> Built:
+    return build(
+        engine.store,
+        request.source,
+        request.bodies,
+        endpoint=request.spec.endpoint,
+        custom_id=request.spec.custom_id,
+        limits=msgspec.structs.replace(request.limits, max_tokens=policy.max_enqueued_tokens),
+        epoch=epoch,
+        state=state,
+    )
 
 
 def _write(
@@ -194,16 +289,7 @@ def _write(
     state: State = State.PLANNED,
 ) -> Job:
     version = request.source.version
-    built = build(
-        engine.store,
-        request.source,
-        request.bodies,
-        endpoint=request.spec.endpoint,
-        custom_id=request.spec.custom_id,
-        limits=msgspec.structs.replace(request.limits, max_tokens=policy.max_enqueued_tokens),
-        epoch=epoch,
-        state=state,
-    )
+    built = _built(engine, request, policy, epoch, state)
     now = engine.clock()
     job = Job(
         format_version=FORMAT_VERSION,

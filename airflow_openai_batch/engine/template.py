@@ -8,8 +8,10 @@ then one join.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
@@ -21,9 +23,11 @@ from airflow_openai_batch.engine.splice import (
     Slot,
     TextTemplate,
     check_columns,
+    check_odd_fields,
     compile_json,
     is_json_slot,
     join,
+    texts_in,
     values_of,
     without_nulls,
 )
@@ -71,7 +75,7 @@ def bodies_of(body: Any, endpoint: str) -> Bodies:
     if callable(body):
         return CallableBodies(body, endpoint)
     raise InputError(
-        f"body must be a dict, a callable row -> dict, or None for ready-made request lines, not {body!r}."
+        f"body must be a dict, a callable row -> dict, or None for ready-made request lines, not {type(body).__name__}."
     )
 
 
@@ -109,6 +113,7 @@ class TemplateBodies:
     def check(self, columns: Sequence[str]) -> None:
         """Refuse a template that names a column which the rows do not have."""
         check_columns("body", (part.column for part in self._parts if isinstance(part, Slot)), columns)
+        check_odd_fields("body", texts_in(self._template), columns)
 
     def render(self, batch: pa.RecordBatch, first_row: int) -> Iterator[Rendered]:
         """Yield one body a row."""
@@ -141,11 +146,8 @@ class CallableBodies:
 
     @property
     def fingerprint(self) -> str:
-        """The source text of the function: a changed prompt in it is a changed spec."""
-        try:
-            return inspect.getsource(self._function)
-        except (OSError, TypeError):
-            return f"{getattr(self._function, '__module__', '')}:{getattr(self._function, '__qualname__', '')}"
+        """What the function does, as far as it can be told: a changed prompt in it is a changed spec."""
+        return _fingerprint(self._function)
 
     def check(self, columns: Sequence[str]) -> None:
         """Nothing can be known before the first row."""
@@ -157,8 +159,43 @@ class CallableBodies:
             try:
                 body = self._function({name: without_nulls(value) for name, value in row.items()})
             except Exception as error:
-                raise InputError(f"{where}: the body function raised {error!r}.") from error
+                # Not its text, which may quote the row.
+                raise InputError(f"{where}: the body function raised {type(error).__name__}.") from error
             yield _rendered(body, self._endpoint, where)
+
+
+def _fingerprint(function: Any) -> str:
+    if isinstance(function, functools.partial):
+        given = [_value_text(value) for value in (function.func, *function.args)]
+        return f"partial({given}, {sorted((name, _value_text(value)) for name, value in function.keywords.items())})"
+    code = getattr(function, "__code__", None)
+    if code is not None and code.co_name == "<lambda>":
+        # Its source line holds the arguments beside it too.
+        return f"{_code_text(code)} {_value_text(function.__defaults__)} {_value_text(function.__kwdefaults__)}"
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        return f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', type(function).__name__)}"
+
+
+def _code_text(code: CodeType) -> str:
+    constants = [_value_text(constant) for constant in code.co_consts]
+    return f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {constants}"
+
+
+def _value_text(value: Any) -> str:
+    """Write a value so that equal ones read the same in every process: no addresses, no order of hashing."""
+    if isinstance(value, CodeType):
+        return _code_text(value)
+    if value is None or isinstance(value, str | bytes | int | float | complex):
+        return repr(value)
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(_value_text(entry) for entry in value)}]"
+    if isinstance(value, set | frozenset):
+        return f"{{{', '.join(sorted(_value_text(entry) for entry in value))}}}"
+    if isinstance(value, dict):
+        return str(sorted((_value_text(key), _value_text(entry)) for key, entry in value.items()))
+    return _fingerprint(value) if callable(value) else f"{type(value).__module__}:{type(value).__qualname__}"
 
 
 class ReadyBodies:

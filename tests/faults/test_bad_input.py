@@ -53,7 +53,7 @@ BAD = {
     "unknown_endpoint": ({"endpoint": "/v1/chat"}, r"Unknown endpoint '/v1/chat'\. The Batch API has: /v1/responses"),
     "missing_file": ({"rows": "/nowhere/rows.parquet"}, r"rows='/nowhere/rows.parquet': there is no such file"),
     "unknown_file_ending": ({"rows": "/nowhere/rows.xlsx"}, r"must end in \.parquet, \.csv or \.jsonl"),
-    "rows_are_texts": ({"rows": ["a", "b"]}, r"row 0 is no dict but str: 'a'"),
+    "rows_are_texts": ({"rows": ["a", "b"]}, r"row 0 is no dict but str"),
     "rows_are_one_dict": ({"rows": {"id": 1}}, r"rows must be a list of dicts.*not dict"),
     "rows_are_a_number": ({"rows": 3.5}, r"rows must be a list of dicts.*not float"),
     "rows_have_no_columns": ({"rows": [{}]}, r"row 0 has no columns"),

@@ -30,8 +30,8 @@ from airflow_openai_batch.engine.model import Policy
 N = int(os.environ.get("FAULT_SCHEDULES", "150"))
 _CHUNK = 25
 # Each of these once found a defect.
-_PATIENT_FINDS = (2543, 2921, 3257, 3460)
-_FROZEN_FINDS = (5000, 5042, 5097, 5192, 5211, 5310, 5485, 5799, 5999, 6040, 6285)
+_PATIENT_FINDS = (2543, 2921, 3257, 3460, 10684)
+_FROZEN_FINDS = (5000, 5042, 5097, 5192, 5211, 5310, 5485, 5799, 5999, 6040, 6285, 11435)
 
 
 @pytest.fixture
@@ -191,6 +191,21 @@ def test_answers_outlive_a_change_of_rows_that_is_cancelled_and_taken_up(story: 
     schedule._finish()
     schedule._judge()
     assert world.backend.ledger.n_rows() == 8 + 1
+
+
+def test_who_starts_over_gets_no_old_answer_even_if_the_rows_change_next(story: Callable[..., Schedule]) -> None:
+    schedule = story(duration_s=3600.0)
+    world = schedule.world
+    schedule._judge_end(world.start(schedule._submit_and_advance))
+    world.pass_time(2000.0)
+    schedule._start_over = "again"
+    _freeze(world, 1, "after writing state/")
+    world.start(schedule._submit_and_advance).kill()
+    schedule._rows[0] = {"id": 0, "text": "ticket 0 version 1"}
+    schedule._finish()
+    schedule._judge()
+    assert [epoch.group for epoch in world.witness.epochs.values()] == [0, 1, 1]
+    assert world.backend.ledger.n_rows() > 8
 
 
 @pytest.mark.parametrize("status", ["expired", "cancelled"])

@@ -107,7 +107,7 @@ def test_function_calls_are_the_answer_where_there_is_no_text() -> None:
     assert found.status is S.SUCCEEDED and json.loads(found.output) == [call, call]
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"a":"1"}', '{"a":1,"b":2}', "[1]"])
+@pytest.mark.parametrize("text", ["{", '{"a":"1"}', '{"a":1,"b":2}', "[1]"])
 def test_an_answer_that_breaks_the_schema_is_invalid_and_kept(text: str) -> None:
     found = parse(line("c", responses_body(text)), schema=SCHEMA)
     assert told(found) == (S.INVALID, text, "schema_mismatch") and found.error_message and not found.retryable
@@ -134,7 +134,7 @@ def test_the_users_own_check_comes_after_the_schema() -> None:
         (chat(said("whole"), said("ha", "length")), (S.TRUNCATED, "whole", "length")),
         (chat(said("x", "content_filter")), (S.REFUSED, "x", "content_filter")),
         (chat(said(None, "tool_calls", tool_calls=[{"id": "1"}])), (S.SUCCEEDED, '[{"id":"1"}]', None)),
-        (chat(said(None, tool_calls=None)), (S.SUCCEEDED, "", None)),
+        (chat(said(None, tool_calls=None)), (S.INVALID, "", "empty_answer")),
         (chat(), (S.INVALID, None, "unreadable_answer")),
         ({"model": "m"}, (S.INVALID, None, "unreadable_answer")),
         ({}, (S.INVALID, None, "unreadable_answer")),

@@ -85,9 +85,11 @@ def test_a_key_of_another_region_is_told_what_to_set(world: World) -> None:
     assert "set the connection's host" in world.held()
 
 
-def test_a_refused_upload_ends_the_shard_unpaid(world: World) -> None:
+def test_an_upload_that_is_refused_again_and_again_ends_the_shard_unpaid(world: World) -> None:
     world.submit(2)
-    world.api.script("upload", Refused("HTTP 400: Invalid file format", status=400))
+    world.api.script("upload", *[Refused("HTTP 400: Invalid file format", status=400)] * 3)
+    for _ in range(2):  # a proxy can answer anything once
+        world.later(world.waits().wake_at - world.clock())
     found = world.done().summary
     assert found.by_status == {S.FAILED: 2} and len(world.api.made) == 0
     assert found.rejections[0].code == "http_400" and "Invalid file format" in found.rejections[0].message

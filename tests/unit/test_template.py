@@ -41,7 +41,7 @@ def test_rendered_bodies_are_canonical() -> None:
 
 
 def test_json_in_a_prompt_needs_no_escaping() -> None:
-    prompt = 'Answer like {"label": "x", "n": {}} or {1} or { text } or {a.b} or {a[0]} or {{'
+    prompt = 'Answer like {"label": "x", "n": {}} or {1} or {a.b} or {a[0]} or {{'
     assert first({"model": "m", "input": prompt}, text=["t"])["input"] == prompt
 
 
