@@ -206,8 +206,10 @@ def _rest(engine: Engine, job: Job, now: float, stuck: dict[str, str]) -> Wait |
     if len(running) < len(batches) and not times:
         times = [now]  # the process was slow: a batch that nobody watches, as it has ended, is due for its next look
     is_queued = any(s.state in QUEUED for s in job.shards)
-    if is_queued and any(batch.status == "validating" for batch in batches):
-        times.append(now + engine.timing.probe_s)  # once it is admitted, the next may try
+    is_probing = any(s.state is State.UPLOADED and s.n_waits for s in job.shards)
+    if is_probing:  # once a batch is admitted, the next may try; one that is stuck is looked at ever less often
+        ages = [now - (batch.created_at or now) for batch in batches if batch.status == "validating"]
+        times += [now + max(engine.timing.probe_s, age / 2) for age in ages]
     if stuck and not running and not times:
         return Held(reason=" ".join(stuck.values()), summary=summary)
     if not running and not times:

@@ -62,6 +62,39 @@ def test_the_decorator_takes_rows_from_its_function(run_dag, emulator) -> None:
     assert [row["text"] for row in run.xcom("label")] == ["generated 0", "generated 1", "generated 2"]
 
 
+def test_the_decorator_heeds_keyword_arguments_and_can_be_mapped(run_dag, emulator) -> None:
+    run = run_dag("""
+        @task.openai_batch(**CHAT)
+        def label(limit=5, start=0):
+            return [{"text": f"{start + i}"} for i in range(limit)]
+        label(limit=2)
+        label.override(task_id="mapped").partial(limit=1).expand(start=[10, 20])
+    """)
+    assert run.state == "success"
+    assert [row["text"] for row in run.xcom("label")] == ["0", "1"]
+    assert [run.xcom("mapped", map_index=i)[0]["text"] for i in (0, 1)] == ["10", "20"]
+
+
+def test_another_tasks_output_in_the_body_is_upstream_and_resolved(run_dag, emulator) -> None:
+    run = run_dag("""
+        @task
+        def prompt():
+            return "classify"
+        system, user = {"role": "system", "content": prompt()}, {"role": "user", "content": "{text}"}
+        body = {"model": "m", "messages": [system, user]}
+        OpenAIBatchOperator(task_id="one", rows=ROWS[:1], **{**CHAT, "body": body})
+    """)
+    assert run.state == "success"
+    assert run.dag.get_task("one").upstream_task_ids == {"prompt"}
+    assert "classify" in next(iter(emulator.files.values())).read().decode()
+
+
+def test_a_settings_wrong_type_leaves_nothing_behind_that_outlives_its_correction(run_dag, emulator, tmp_path) -> None:
+    run = run_dag("OpenAIBatchSubmitOperator(task_id='t', rows=ROWS, max_rounds=1.5, **CHAT)")
+    assert run.states == {"t": "failed"}
+    assert list((tmp_path / "store").rglob("*.json")) == []
+
+
 def test_rows_may_be_the_output_of_a_task_and_do_not_show_in_the_rendered_fields(run_dag, emulator) -> None:
     run = run_dag("""
         @task

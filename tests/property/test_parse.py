@@ -77,7 +77,7 @@ def test_any_object_is_accepted(value: dict[str, Any]) -> None:
     check(json.dumps({**value, "custom_id": "c"}).encode())
 
 
-@given(st.text(), st.text(min_size=1))
+@given(st.text(min_size=1), st.text(min_size=1))
 def test_every_text_and_every_id_come_out_as_they_went_in(text: str, custom_id: str) -> None:
     data = answer(custom_id, text)
     for written in (data, json.dumps(json.loads(data), ensure_ascii=False).encode()):
