@@ -43,7 +43,7 @@ def add_faults(emulator: Emulator, seed: int) -> None:
     """Script OpenAI's part of the misfortune."""
     emulator.faults.add(
         Rule(on="POST /v1/batches", do="drop_response", times=1),
-        Rule(on="batch", match={"nth": 3}, do={"expire_at": {"fraction": 0.5}}, times=1),
+        Rule(on="batch", match={"nth": 3}, do={"expire_at": {"fraction": 0.5, "after": 900, "lag": 60}}, times=1),
         Rule(on="row", do="invalid", probability=INVALID, seed=seed),
     )
 
@@ -59,7 +59,7 @@ def run(stack: AirflowStack, emulator: Emulator, seed: int, timeout_s: float, ki
     api.unpause(DAG_ID)
     run_id = api.trigger(DAG_ID)
     started = time.monotonic()
-    outage_until, outage_at = 0.0, started + 20
+    outage_until, outage_at = 0.0, float("inf")
     while True:
         state = _state(stack, run_id)
         if state in ("success", "failed"):
@@ -68,6 +68,8 @@ def run(stack: AirflowStack, emulator: Emulator, seed: int, timeout_s: float, ki
         assert now - started < timeout_s, stack.tails()
         if damage.workers_killed + damage.triggerers_killed < kills:
             _break_something(stack, dice, damage)
+        if outage_at == float("inf") and len(emulator.batches) >= 4:
+            outage_at = now + 5  # when the scripted faults of the first batches have struck
         if not damage.outages and now >= outage_at:
             damage.outages, outage_until = 1, now + OUTAGE_S
             emulator.faults.add(Rule(on="*", do={"status": {"code": 503, "html": True}}))
