@@ -37,7 +37,10 @@ START_OVER = "openai_batch_start_over"
 
 
 class Rows:
-    """Rows that travel through an operator's attributes without showing in the UI or the serialized Dag."""
+    """Rows that travel through an operator's attributes without showing in the UI or the serialized Dag.
+
+    Not those written into ``.partial()`` or ``.expand()`` of a mapped task: Airflow keeps such literals in the Dag.
+    """
 
     def __init__(self, value: Any) -> None:
         self.value = value

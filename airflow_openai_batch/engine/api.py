@@ -127,14 +127,6 @@ class Api:
             return None  # some compatible servers lack the route
         return size if isinstance(size, int) and size > 0 else None
 
-    def delete_file(self, file_id: str) -> None:
-        """Delete a file at OpenAI; one that is gone already is no error."""
-        try:
-            with translated():
-                self._client.files.with_raw_response.delete(file_id, timeout=60)
-        except errors.NotFound:
-            return
-
 
 def strict_schema(model: type[Any]) -> dict[str, Any]:
     """Return the SDK's strict JSON Schema of a Pydantic class: every field required, nothing else allowed."""

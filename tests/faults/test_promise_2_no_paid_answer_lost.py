@@ -216,7 +216,7 @@ def test_missing_result_files_hold_the_job_and_are_not_asked_again(world):
     w.assert_paid_once(4)
 
 
-def test_outcomes_are_in_the_store_before_anything_remote_is_deleted(world):
+def test_outcomes_are_in_the_store_and_nothing_is_deleted_at_openai(world):
     w = world()
     w.submit(4)
     w.done()
