@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_openai_batch.engine.errors import InputError
@@ -26,7 +27,7 @@ class Abandoned(Exception):
 
 
 def write_index(
-    store: JobStore, folder: str, name: str, ordinals: list[int], ids: list[str], digests: list[bytes]
+    store: JobStore, folder: str, name: str, ordinals: Sequence[int], ids: list[str], digests: list[bytes]
 ) -> str:
     """Write the index of a shard and return its name."""
     import pyarrow as pa
@@ -62,26 +63,35 @@ class RowPartWriter:
         except pa.ArrowException as error:
             raise InputError(f"The input columns cannot be stored as Parquet: {error}") from None
 
-    def close(self, *, keep: bool) -> tuple[str, ...]:
-        """Finish and return the names of the parts, in row order."""
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the parts, in row order."""
+        return tuple(self._names)
+
+    def close(self) -> None:
+        """Finish the last part."""
         if self._writer is not None:
             self._writer.close()
-        if keep:
-            self._files.close()
-            return tuple(self._names)
+        self._files.close()
+
+    def abandon(self) -> None:
+        """Leave nothing of a part that was not finished."""
+        if self._writer is not None:
+            with contextlib.suppress(Exception):  # it may well be why the rest is given up
+                self._writer.close()
         with contextlib.suppress(Abandoned):
             self._files.__exit__(Abandoned, Abandoned(), None)
-        return ()
 
     def _next(self, schema: pa.Schema) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        self.close(keep=True)
+        self.close()
         name = self._store.unique(f"{self._folder}/rows", f"{self._name}-{len(self._names)}", ".parquet")
         file = self._files.enter_context(self._store.writing(name))
         try:
-            self._writer = pq.ParquetWriter(file, schema)
+            # No dictionary: prompts hardly repeat, and trying costs more than it saves.
+            self._writer = pq.ParquetWriter(file, schema, use_dictionary=False)
         except pa.ArrowException as error:
             raise InputError(f"The input columns cannot be stored as Parquet: {error}") from None
         self._schema = schema

@@ -28,7 +28,7 @@ def perform(engine: Engine, job: Job, shard: Shard, verb: str) -> Learned:
     """Do what ``plan`` named and return what became known.
 
     Raises:
-        Stop: Credentials, or a batch that OpenAI no longer knows.
+        Stop: Credentials, a damaged store, or a batch that OpenAI no longer knows.
     """
     try:
         return _VERBS[verb](engine, job, shard)
@@ -40,6 +40,7 @@ def perform(engine: Engine, job: Job, shard: Shard, verb: str) -> Learned:
 
 def _upload(engine: Engine, job: Job, shard: Shard) -> Learned:
     name = file_name(f"{shard.id}-{engine.unique()}")
+    _check_whole(engine, shard)
     try:
         with engine.store.open(shard.requests) as file:
             file_id = engine.api.upload(name, file)
@@ -55,6 +56,17 @@ def _upload(engine: Engine, job: Job, shard: Shard) -> Learned:
     return Learned(
         Fact.FILE_UPLOADED, {"file_id": file_id, "n_uploads": shard.n_uploads + 1, "n_waits": 0, "problem": None}
     )
+
+
+def _check_whole(engine: Engine, shard: Shard) -> None:
+    n_bytes = engine.store.size(shard.requests)
+    if n_bytes != shard.n_bytes:
+        raise Stop(
+            f"The request file {shard.requests} in {engine.store} is damaged: it has {n_bytes:,} bytes and should have "
+            f"{shard.n_bytes:,}, as after a power cut. None of its {shard.n_requests:,} rows was sent. Start over to "
+            "ask them.",
+            is_local=True,
+        )
 
 
 def _refresh(engine: Engine, job: Job, shard: Shard) -> Learned:

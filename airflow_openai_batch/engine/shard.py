@@ -1,36 +1,36 @@
 """Requests are cut into shards: contiguous ranges of rows that fit into one batch each.
 
 For each shard the store gets the row parts (input columns), an index (ordinal, custom_id and digest of each request)
-and the batch input file. All are written as streams; memory holds one record batch and the ids of one shard.
+and the batch input file. All are written as streams, beside the making of the next requests; memory holds a few record
+batches and the ids of two shards.
 """
 
 from __future__ import annotations
 
 import array
-import contextlib
+import itertools
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-import msgspec
-
+from airflow_openai_batch.engine.background import Behind
 from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.identity import default_custom_id, digest, shard_id
+from airflow_openai_batch.engine.identity import shard_id
 from airflow_openai_batch.engine.model import Shard, State, Value
-from airflow_openai_batch.engine.parts import Abandoned, RowPartWriter, write_index
+from airflow_openai_batch.engine.open_shard import OpenShard, first_duplicate
+from airflow_openai_batch.engine.requests import Requests
 from airflow_openai_batch.engine.source import Source
 from airflow_openai_batch.engine.splice import TextTemplate
-from airflow_openai_batch.engine.template import LINE_ID, Bodies, Rendered
+from airflow_openai_batch.engine.template import LINE_ID, Bodies
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from airflow_openai_batch.engine.store import JobStore
 
-BYTES_PER_TOKEN = 4
-"""For the estimate of enqueued tokens. English text has about four bytes a token; images are not counted."""
-_PIECE_BYTES = 16 * 1024 * 1024
+_PIECE_BYTES = 4 * 1024 * 1024
+_WAITING = 2
 
 
 class Built(Value, frozen=True, kw_only=True):
@@ -57,29 +57,23 @@ def build(
     Raises:
         InputError: No rows, a column that does not exist, a duplicate custom_id, a request over a limit.
     """
-    cutter = _Cutter(store, endpoint, limits, epoch, state)
     ids: TextTemplate | None = None
-    with cutter:
+    with _Cutter(store, limits, epoch, state) as cutter:
         for batch in source.batches():
             if not cutter.n_rows and batch.num_rows:
                 bodies.check(batch.schema.names)
                 ids = _custom_ids(custom_id, batch.schema.names)
-            for piece in _pieces(batch):
-                cutter.add(piece, bodies.render(piece, cutter.n_rows), ids)
+            for rows in _pieces(batch):
+                first_row = cutter.n_rows
+                given = list(ids.render(rows, first_row)) if ids is not None else None
+                rendered = bodies.render(rows, first_row)
+                requests = Requests(rendered, given, endpoint=endpoint, first_row=first_row, n_rows=rows.num_rows)
+                cutter.add(rows, requests)
     if not cutter.n_rows:
         raise InputError("There are no rows. Nothing was uploaded.")
     if ids is not None:
         _check_unique(store, cutter)
-    return Built(shards=tuple(cutter.shards), n_rows=cutter.n_rows, embeds_many=cutter.embeds_many)
-
-
-def request_line(custom_id: str, endpoint: str, body: bytes) -> bytes:
-    """Return one line of a batch input file. ``url`` must equal the batch's endpoint on every line."""
-    return b'{"custom_id":%b,"method":"POST","url":%b,"body":%b}\n' % (
-        msgspec.json.encode(custom_id),
-        msgspec.json.encode(endpoint),
-        body,
-    )
+    return Built(shards=cutter.shards, n_rows=cutter.n_rows, embeds_many=cutter.embeds_many)
 
 
 def _custom_ids(custom_id: str | None, columns: list[str]) -> TextTemplate | None:
@@ -103,143 +97,96 @@ def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 class _Cutter:
     """Adds rows to the open shard and starts the next one where a limit would be passed."""
 
-    def __init__(self, store: JobStore, endpoint: str, limits: Limits, epoch: int, state: State) -> None:
-        self._store, self._endpoint, self._limits, self._epoch, self._state = store, endpoint, limits, epoch, state
-        self._open: _OpenShard | None = None
+    def __init__(self, store: JobStore, limits: Limits, epoch: int, state: State) -> None:
+        self._store, self._limits, self._epoch, self._state = store, limits, epoch, state
+        self._write_requests, self._write_rows = Behind(_WAITING), Behind(_WAITING)
+        self._begun: list[OpenShard] = []
         self._schema: pa.Schema | None = None
-        self.shards: list[Shard] = []
         self.n_rows = 0
         self.embeds_many = False
         self.id_hashes = array.array("q")
 
-    def __enter__(self) -> _Cutter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close(keep=error is None)
+        try:
+            if error is None:
+                self._close_last()
+                self._write_requests.wait()
+                self._write_rows.wait()
+        finally:
+            self._write_requests.stop()
+            self._write_rows.stop()
+            for shard in self._begun:
+                shard.abandon()
 
-    def add(self, batch: pa.RecordBatch, rendered: Iterator[Rendered], ids: TextTemplate | None) -> None:
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """The shards, once the block has ended."""
+        return tuple(shard.described(self._state) for shard in self._begun)
+
+    def add(self, rows: pa.RecordBatch, requests: Requests) -> None:
         """Add the rows of a record batch."""
-        self._schema = _unified(self._schema, batch.schema, self.n_rows)
-        given = ids.render(batch, self.n_rows) if ids is not None else None
+        self._schema = _unified(self._schema, rows.schema, self.n_rows)
+        if requests.has_given_ids:
+            self.id_hashes.extend(map(hash, requests.ids))
+        self.embeds_many |= bool((requests.n_inputs > 1).any())
         start = 0
-        for i, (body, model, n_inputs) in enumerate(rendered):
-            ordinal = self.n_rows + i
-            row_digest = digest(self._endpoint, body)
-            custom_id = next(given) if given is not None else default_custom_id(ordinal, row_digest)
-            if given is not None:
-                self.id_hashes.append(hash(custom_id))
-            line = request_line(custom_id, self._endpoint, body)
-            n_tokens = len(body) // BYTES_PER_TOKEN + 1
-            if self._open is None or not self._open.takes(len(line), model, n_inputs, n_tokens):
-                if self._open is not None:
-                    self._open.keep_rows(batch.slice(start, i - start))
-                    start = i
-                    self._close(keep=True)
-                self._begin(ordinal, model)
-                self._check_alone(ordinal, len(line), n_inputs, n_tokens)
-            assert self._open is not None  # noqa: S101 - for the type checker: begun just above
-            self._open.add(ordinal, custom_id, row_digest, line, n_inputs, n_tokens)
-            self.embeds_many |= n_inputs > 1
-        if self._open is not None:
-            self._open.keep_rows(batch.slice(start))
-        self.n_rows += batch.num_rows
+        for model, end in _runs(requests.models, rows.num_rows):
+            while start < end:
+                shard, n = self._place(requests, start, end, model)
+                shard.add(requests, start, start + n, rows.slice(start, n))
+                start += n
+        self.n_rows += rows.num_rows
 
-    def _begin(self, first_row: int, model: str) -> None:
-        name = shard_id(self._epoch, len(self.shards))
-        self._open = _OpenShard(self._store, name, self._epoch, first_row, model, self._limits)
+    def _place(self, requests: Requests, start: int, end: int, model: str) -> tuple[OpenShard, int]:
+        """Return a shard that takes the next rows, and how many of them."""
+        if self._begun and (n := self._begun[-1].room(requests, start, end, model)):
+            return self._begun[-1], n
+        self._close_last()
+        name = shard_id(self._epoch, len(self._begun))
+        first_row = requests.first_row + start
+        writers = (self._write_requests, self._write_rows)
+        self._begun.append(OpenShard(self._store, name, self._epoch, first_row, model, self._limits, writers))
+        n = self._begun[-1].room(requests, start, end, model)
+        if not n:
+            raise _too_large(requests, start, self._limits)
+        return self._begun[-1], n
 
-    def _close(self, *, keep: bool) -> None:
-        if self._open is None:
-            return
-        shard = self._open.close(self._state, keep=keep)
-        self._open = None
-        if shard is not None:
-            self.shards.append(shard)
-
-    def _check_alone(self, ordinal: int, n_bytes: int, n_inputs: int, n_tokens: int) -> None:
-        limits = self._limits
-        if n_bytes > limits.max_bytes:
-            raise InputError(
-                f"row {ordinal}: the request has {n_bytes:,} bytes; a batch input file may have {limits.max_bytes:,}. "
-                "Nothing was uploaded."
-            )
-        if n_inputs > limits.max_inputs:
-            raise InputError(f"row {ordinal}: {n_inputs} inputs; a batch may have {limits.max_inputs}.")
-        if limits.max_tokens is not None and n_tokens > limits.max_tokens:
-            raise InputError(
-                f"row {ordinal}: about {n_tokens:,} tokens; max_enqueued_tokens is {limits.max_tokens:,}, so the "
-                "request could never be sent. Nothing was uploaded."
-            )
+    def _close_last(self) -> None:
+        if self._begun:
+            self._begun[-1].close()
 
 
-class _OpenShard:
-    """The files of the shard that is being written."""
+def _runs(models: str | list[str], n_rows: int) -> Iterator[tuple[str, int]]:
+    """Yield each model with the end of the rows in a row that have it."""
+    if isinstance(models, str):
+        yield models, n_rows
+        return
+    end = 0
+    for model, group in itertools.groupby(models):
+        end += sum(1 for _ in group)
+        yield model, end
 
-    def __init__(self, store: JobStore, name: str, epoch: int, first_row: int, model: str, limits: Limits) -> None:
-        self._store, self._name, self._limits, self._model = store, name, limits, model
-        self._folder = f"e{epoch}"
-        self._first_row = first_row
-        self._n_bytes = self._n_inputs = self._n_tokens = 0
-        self._ordinals: list[int] = []
-        self._ids: dict[str, int] = {}
-        self._digests: list[bytes] = []
-        self._files = contextlib.ExitStack()
-        self._requests = store.unique(f"{self._folder}/requests", name, ".jsonl")
-        self._file = self._files.enter_context(store.writing(self._requests))
-        self._row_parts = RowPartWriter(store, self._folder, name)
 
-    def takes(self, n_bytes: int, model: str, n_inputs: int, n_tokens: int) -> bool:
-        """Say whether one more request still fits."""
-        limits = self._limits
-        return (
-            model == self._model  # one model a file
-            and len(self._ordinals) < limits.max_requests
-            and self._n_bytes + n_bytes <= limits.max_bytes
-            and self._n_inputs + n_inputs <= limits.max_inputs
-            and (limits.max_tokens is None or self._n_tokens + n_tokens <= limits.max_tokens)
+def _too_large(requests: Requests, at: int, limits: Limits) -> InputError:
+    """Say which limit a request passes all alone."""
+    row = f"row {requests.first_row + at}"
+    n_bytes, n_inputs, n_tokens = requests.n_bytes[at], requests.n_inputs[at], requests.n_tokens[at]
+    if n_bytes > limits.max_bytes:
+        return InputError(
+            f"{row}: the request has {n_bytes:,} bytes; a batch input file may have {limits.max_bytes:,}. "
+            "Nothing was uploaded."
         )
-
-    def add(self, ordinal: int, custom_id: str, row_digest: bytes, line: bytes, n_inputs: int, n_tokens: int) -> None:
-        """Add one request."""
-        if not custom_id:
-            raise InputError(f"row {ordinal}: the custom_id is empty.")
-        if (first := self._ids.setdefault(custom_id, ordinal)) != ordinal:
-            raise _duplicate(custom_id, first, ordinal)
-        self._file.write(line)
-        self._ordinals.append(ordinal)
-        self._digests.append(row_digest)
-        self._n_bytes += len(line)
-        self._n_inputs += n_inputs
-        self._n_tokens += n_tokens
-
-    def keep_rows(self, batch: pa.RecordBatch) -> None:
-        """Keep the input columns of rows that were added."""
-        self._row_parts.write(batch)
-
-    def close(self, state: State, *, keep: bool) -> Shard | None:
-        """Finish the files and describe the shard; or, after an error, leave nothing."""
-        if not keep:
-            self._row_parts.close(keep=False)
-            with contextlib.suppress(Abandoned):
-                self._files.__exit__(Abandoned, Abandoned(), None)
-            return None
-        self._files.close()
-        index = write_index(self._store, self._folder, self._name, self._ordinals, list(self._ids), self._digests)
-        return Shard(
-            id=self._name,
-            state=state,
-            first_row=self._first_row,
-            n_rows=len(self._ordinals),
-            n_requests=len(self._ordinals),
-            n_bytes=self._n_bytes,
-            n_tokens=self._n_tokens,
-            row_parts=self._row_parts.close(keep=True),
-            index=index,
-            requests=self._requests,
-        )
+    if n_inputs > limits.max_inputs:
+        return InputError(f"{row}: {n_inputs} inputs; a batch may have {limits.max_inputs}.")
+    return InputError(
+        f"{row}: about {n_tokens:,} tokens; max_enqueued_tokens is {limits.max_tokens:,}, so the request could "
+        "never be sent. Nothing was uploaded."
+    )
 
 
 def _unified(known: pa.Schema | None, new: pa.Schema, first_row: int) -> pa.Schema:
@@ -268,19 +215,14 @@ def _check_unique(store: JobStore, cutter: _Cutter) -> None:
     suspects = {int(value) for value in hashes[1:][hashes[1:] == hashes[:-1]]}
     if not suspects:
         return
-    first: dict[str, int] = {}
-    for shard in cutter.shards:
-        with store.open(shard.index) as file:
-            for row in pq.read_table(file, columns=["ordinal", "custom_id"]).to_pylist():
-                if hash(row["custom_id"]) not in suspects:
-                    continue
-                known = first.setdefault(row["custom_id"], row["ordinal"])
-                if known != row["ordinal"]:
-                    raise _duplicate(row["custom_id"], known, row["ordinal"])
 
+    def suspicious() -> Iterator[tuple[str, int]]:
+        for shard in cutter.shards:
+            with store.open(shard.index) as file:
+                for row in pq.read_table(file, columns=["ordinal", "custom_id"]).to_pylist():
+                    if hash(row["custom_id"]) in suspects:
+                        yield row["custom_id"], row["ordinal"]
 
-def _duplicate(custom_id: str, first: int, second: int) -> InputError:
-    return InputError(
-        f"Rows {first} and {second} have the same custom_id {custom_id!r}. It must be unique, because answers are "
-        "matched by it. Nothing was uploaded."
-    )
+    error = first_duplicate(suspicious())
+    if error is not None:
+        raise error

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from airflow_openai_batch.engine.background import ahead
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.records import BATCH_ROWS, from_arrow, from_python, json_row, python_batch
 
@@ -140,7 +141,7 @@ class FileSource:
         import pyarrow as pa
 
         try:
-            yield from self._read()
+            yield from ahead(self._read())
         except (pa.ArrowException, UnicodeDecodeError, ValueError) as error:
             raise InputError(f"rows={str(self._path)!r} cannot be read: {error}") from error
 

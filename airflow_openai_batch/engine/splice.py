@@ -1,4 +1,4 @@
-"""Templates compiled into constant bytes and slots; rendering a row is then one join."""
+"""Templates compiled into constant bytes and slots; rendering rows is then filling the slots, column by column."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from airflow_openai_batch.engine.errors import InputError
+from airflow_openai_batch.engine.escape import json_insides, text_column, utf8
 from airflow_openai_batch.engine.identity import canonical
+from airflow_openai_batch.engine.pieces import Pieces, rows_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,12 +47,16 @@ class TextTemplate:
         """Refuse a template that names a column which the rows do not have."""
         check_columns(name, (part.column for part in self._parts if isinstance(part, Slot)), columns)
 
+    @property
+    def constant(self) -> str | None:
+        """The text, where it is the same for every row."""
+        if any(isinstance(part, Slot) for part in self._parts):
+            return None
+        return b"".join(part for part in self._parts if isinstance(part, bytes)).decode()
+
     def render(self, batch: pa.RecordBatch, first_row: int) -> Iterator[str]:
         """Yield one text a row."""
-        if all(isinstance(part, bytes) for part in self._parts):
-            constant = b"".join(part for part in self._parts if isinstance(part, bytes)).decode()
-            return itertools.repeat(constant, batch.num_rows)
-        return (data.decode() for data in join(self._parts, batch, first_row))
+        return (data.decode() for data in rows_of(fill(self._parts, batch, first_row), batch.num_rows))
 
 
 def compile_json(value: Any) -> list[Part]:
@@ -126,23 +132,15 @@ def _text_bytes(value: Any) -> bytes:
     return _text(value).encode()
 
 
-def _merge(parts: Iterable[Part]) -> Iterator[Part]:
+def fill(parts: Sequence[Part], batch: pa.RecordBatch, first_row: int) -> Pieces:
+    """Return what makes up the rows: constant bytes, and for each slot a list of one value a row."""
+    pieces: Pieces = []
     for is_constant, group in itertools.groupby(parts, key=lambda part: isinstance(part, bytes)):
         if is_constant:
-            yield b"".join(group)  # type: ignore[arg-type] # the group holds bytes only
+            pieces.append(b"".join(group))  # type: ignore[arg-type] # the group holds bytes only
         else:
-            yield from group
-
-
-def join(parts: Sequence[Part], batch: pa.RecordBatch, first_row: int) -> Iterator[bytes]:
-    """Splice the values of each row between the constant bytes."""
-    streams: list[Iterable[bytes]] = []
-    for part in _merge(parts):
-        if isinstance(part, bytes):
-            streams.append(itertools.repeat(part, batch.num_rows))
-            continue
-        streams.append(_encoded(values_of(batch, part.column), part, first_row))
-    return map(b"".join, zip(*streams, strict=True))
+            pieces += [_encoded(batch, slot, first_row) for slot in group if isinstance(slot, Slot)]
+    return pieces
 
 
 def values_of(batch: pa.RecordBatch, column: str) -> list[Any]:
@@ -151,7 +149,13 @@ def values_of(batch: pa.RecordBatch, column: str) -> list[Any]:
     return batch.column(at).to_pylist() if at >= 0 else [None] * batch.num_rows
 
 
-def _encoded(values: list[Any], slot: Slot, first_row: int) -> list[bytes]:
+def _encoded(batch: pa.RecordBatch, slot: Slot, first_row: int) -> list[bytes]:
+    at = batch.schema.get_field_index(slot.column)
+    if at >= 0 and slot.encode in _OF_TEXTS:
+        texts = _texts(batch.column(at), slot, first_row)
+        if texts is not None:
+            return _OF_TEXTS[slot.encode](texts)
+    values = values_of(batch, slot.column)
     try:
         return list(map(slot.encode, values))
     except (TypeError, UnicodeError, msgspec.MsgspecError):
@@ -160,8 +164,31 @@ def _encoded(values: list[Any], slot: Slot, first_row: int) -> list[bytes]:
         try:
             slot.encode(value)
         except (TypeError, UnicodeError, msgspec.MsgspecError) as error:
-            raise InputError(f"row {ordinal}, column {slot.column!r}: cannot be written as JSON: {error}") from None
+            raise _unwritable(ordinal, slot, error) from None
     raise AssertionError("a value failed once and not twice")
+
+
+def _texts(column: pa.Array, slot: Slot, first_row: int) -> pa.Array | None:
+    import pyarrow as pa
+
+    try:
+        return text_column(column)
+    except pa.ArrowInvalid:
+        pass
+    for i in range(len(column)):
+        try:
+            column[i].as_py()
+        except UnicodeDecodeError as error:
+            raise _unwritable(first_row + i, slot, error) from None
+    raise AssertionError("a value failed once and not twice")
+
+
+def _unwritable(ordinal: int, slot: Slot, error: Exception) -> InputError:
+    return InputError(f"row {ordinal}, column {slot.column!r}: cannot be written as JSON: {error}")
+
+
+_OF_TEXTS: dict[Any, Callable[[Any], list[bytes]]] = {_json_text: json_insides, _text_bytes: utf8}
+"""How a slot is filled from a column of texts, whole."""
 
 
 def check_columns(name: str, wanted: Iterable[str], columns: Sequence[str]) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -147,17 +146,22 @@ class JobStore:
             yield file
 
     @contextlib.contextmanager
-    def writing(self, name: str) -> Iterator[IO[bytes]]:
+    def writing(self, name: str, *, is_checked: bool = False) -> Iterator[IO[bytes]]:
         """Write a large file as a stream. It appears under its name whole, or not at all.
 
         It is written to local disk first, so the disk needs room for one file, whatever the storage.
+
+        Args:
+            name: Its name.
+            is_checked: Whether the size is checked before the file is used. Then a disk need not be waited for.
         """
-        spool = tempfile.NamedTemporaryFile(prefix="openai-batch-", delete=False)  # noqa: SIM115 - outlives the block
+        spool = self._spool(name)
         try:
             with spool:
                 yield spool
                 spool.flush()
-                os.fsync(spool.fileno())  # a snapshot may name it from now on, and survives a power cut
+                if not is_checked:
+                    os.fsync(spool.fileno())  # a snapshot may name it from now on, and survives a power cut
             with self._guard("write to"):
                 self._publish(spool.name, name)
         finally:
@@ -200,19 +204,20 @@ class JobStore:
             os.unlink(temporary)
         return True
 
+    def _spool(self, name: str) -> Any:
+        """Open a file of this machine to write to: beside its place, where that is on this machine too."""
+        folder = None
+        if self.is_local:
+            folder = Path(self._at(name)).parent
+            with self._guard("write to"):
+                folder.mkdir(parents=True, exist_ok=True)
+        return tempfile.NamedTemporaryFile(prefix=".new-", dir=folder, delete=False)
+
     def _publish(self, source: str, name: str) -> None:
         if not self.is_local:
             self._fs.put_file(source, self._at(name))
             return
-        target = Path(self._at(name))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(source, target)
-        except OSError:  # another file system: copy beside the target, then link
-            beside = target.with_name(f".new-{uuid.uuid4().hex}")
-            shutil.copyfile(source, beside)
-            os.link(beside, target)
-            beside.unlink()
+        os.link(source, self._at(name))
 
     @contextlib.contextmanager
     def _guard(self, what: str) -> Iterator[None]:

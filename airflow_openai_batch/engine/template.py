@@ -2,15 +2,15 @@
 
 In the strings of a template ``{column}`` stands for the row's value as text; ``"{column!json}"`` alone in a string
 stands for the value itself. Nothing else is special: JSON in a prompt needs no escaping, and no content of a column
-can change the structure of a body. A template is compiled once into constant bytes and slots; rendering a row is
-then one join.
+can change the structure of a body. A template is compiled once into constant bytes and slots; rendering rows is
+then filling the slots, column by column.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -19,14 +19,15 @@ import msgspec
 from airflow_openai_batch.engine.endpoints import EMBEDDINGS, REQUIRED, check_body, count_inputs
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.identity import canonical
+from airflow_openai_batch.engine.pieces import Pieces, rows_of
 from airflow_openai_batch.engine.splice import (
     Slot,
     TextTemplate,
     check_columns,
     check_odd_fields,
     compile_json,
+    fill,
     is_json_slot,
-    join,
     texts_in,
     values_of,
     without_nulls,
@@ -41,11 +42,14 @@ LINE_BODY = "_request_line_body"
 
 
 class Rendered(NamedTuple):
-    """The body of one request, with what the cutting of shards needs to know of it."""
+    """The bodies of some rows, with what the cutting of shards needs to know of them.
 
-    body: bytes
-    model: str
-    n_inputs: int
+    What is the same for every row stands there once, not in a list.
+    """
+
+    bodies: Pieces
+    models: str | list[str]
+    n_inputs: int | list[int]
 
 
 class Bodies(Protocol):
@@ -54,8 +58,8 @@ class Bodies(Protocol):
     def check(self, columns: Sequence[str]) -> None:
         """Refuse columns that do not fit, before anything is uploaded."""
 
-    def render(self, batch: pa.RecordBatch, first_row: int) -> Iterator[Rendered]:
-        """Yield one body a row. ``first_row`` is the ordinal of the batch's first row, for error messages."""
+    def render(self, batch: pa.RecordBatch, first_row: int) -> Rendered:
+        """Return one body a row. ``first_row`` is the ordinal of the batch's first row, for error messages."""
 
     @property
     def fingerprint(self) -> str:
@@ -115,19 +119,20 @@ class TemplateBodies:
         check_columns("body", (part.column for part in self._parts if isinstance(part, Slot)), columns)
         check_odd_fields("body", texts_in(self._template), columns)
 
-    def render(self, batch: pa.RecordBatch, first_row: int) -> Iterator[Rendered]:
-        """Yield one body a row."""
+    def render(self, batch: pa.RecordBatch, first_row: int) -> Rendered:
+        """Return one body a row."""
         for name, column in self._required:
             if None in (values := values_of(batch, column)):
                 raise _lacking(first_row + values.index(None), name, self._endpoint)
-        models = self._model.render(batch, first_row)
-        for ordinal, (body, model) in enumerate(
-            zip(join(self._parts, batch, first_row), models, strict=True), first_row
-        ):
-            if not model and "model" in REQUIRED[self._endpoint]:
-                raise _lacking(ordinal, "model", self._endpoint)
-            n_inputs = 1 if self._has_one_input else _inputs_in(body, f"row {ordinal}")
-            yield Rendered(body, model, n_inputs)
+        bodies = fill(self._parts, batch, first_row)
+        model = self._model.constant
+        models = list(self._model.render(batch, first_row)) if model is None else model
+        if isinstance(models, list) and "" in models and "model" in REQUIRED[self._endpoint]:
+            raise _lacking(first_row + models.index(""), "model", self._endpoint)
+        if self._has_one_input:
+            return Rendered(bodies, models, 1)
+        rows = enumerate(rows_of(bodies, batch.num_rows), first_row)
+        return Rendered(bodies, models, [_inputs_in(body, f"row {ordinal}") for ordinal, body in rows])
 
 
 def _lacking(ordinal: int, name: str, endpoint: str) -> InputError:
@@ -152,16 +157,26 @@ class CallableBodies:
     def check(self, columns: Sequence[str]) -> None:
         """Nothing can be known before the first row."""
 
-    def render(self, batch: pa.RecordBatch, first_row: int) -> Iterator[Rendered]:
-        """Yield one body a row. An error of the function names the row."""
-        for ordinal, row in enumerate(batch.to_pylist(), first_row):
+    def render(self, batch: pa.RecordBatch, first_row: int) -> Rendered:
+        """Return one body a row. An error of the function names the row."""
+        names = batch.schema.names
+        made = _Made(self._endpoint)
+        for ordinal, values in enumerate(zip(*map(_python_values, batch.columns), strict=True), first_row):
             where = f"row {ordinal}"
             try:
-                body = self._function({name: without_nulls(value) for name, value in row.items()})
+                body = self._function(dict(zip(names, values, strict=True)))
             except Exception as error:
                 # Not its text, which may quote the row.
                 raise InputError(f"{where}: the body function raised {type(error).__name__}.") from error
-            yield _rendered(body, self._endpoint, where)
+            made.add(body, where)
+        return made.rendered()
+
+
+def _python_values(column: pa.Array) -> list[Any]:
+    import pyarrow as pa
+
+    values: list[Any] = column.to_pylist()
+    return [without_nulls(value) for value in values] if pa.types.is_nested(column.type) else values
 
 
 def _fingerprint(function: Any) -> str:
@@ -209,22 +224,40 @@ class ReadyBodies:
     def check(self, columns: Sequence[str]) -> None:
         """The source has read the lines already."""
 
-    def render(self, batch: pa.RecordBatch, first_row: int) -> Iterator[Rendered]:
-        """Yield the body of each line, made canonical."""
+    def render(self, batch: pa.RecordBatch, first_row: int) -> Rendered:
+        """Return the body of each line, made canonical."""
+        made = _Made(self._endpoint)
         for ordinal, body in enumerate(batch.column(LINE_BODY).to_pylist(), first_row):
-            yield _rendered(msgspec.json.decode(body), self._endpoint, f"row {ordinal}")
+            made.add(msgspec.json.decode(body), f"row {ordinal}")
+        return made.rendered()
 
 
-def _rendered(body: Any, endpoint: str, where: str) -> Rendered:
-    check_body(body, endpoint, where)
-    if endpoint == EMBEDDINGS:
-        body = {"encoding_format": "base64", **body}
-    try:
-        data = canonical(body)
-    except (TypeError, UnicodeError, msgspec.MsgspecError) as error:
-        raise InputError(f"{where}: the body cannot be written as JSON: {error}") from None
-    n_inputs = count_inputs(body["input"], where) if endpoint == EMBEDDINGS else 1
-    return Rendered(data, str(body.get("model", "")), n_inputs)
+class _Made:
+    """Bodies that come one by one, as objects."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._endpoint = endpoint
+        self._embeds = endpoint == EMBEDDINGS
+        self._bodies: list[bytes] = []
+        self._models: list[str] = []
+        self._n_inputs: list[int] = []
+
+    def add(self, body: Any, where: str) -> None:
+        """Check a body and write it as canonical JSON."""
+        check_body(body, self._endpoint, where)
+        if self._embeds:
+            body = {"encoding_format": "base64", **body}
+        try:
+            self._bodies.append(canonical(body))
+        except (TypeError, UnicodeError, msgspec.MsgspecError) as error:
+            raise InputError(f"{where}: the body cannot be written as JSON: {error}") from None
+        self._models.append(str(body.get("model", "")))
+        if self._embeds:
+            self._n_inputs.append(count_inputs(body["input"], where))
+
+    def rendered(self) -> Rendered:
+        """Return what was added."""
+        return Rendered([self._bodies], self._models, self._n_inputs if self._embeds else 1)
 
 
 class _WithInput(msgspec.Struct):

@@ -15,15 +15,15 @@ def _peak_bytes(act):
 
 
 def test_a_plan_of_more_rows_takes_no_more_memory(world):
-    """To hold the rows of the larger job would take at least 5 MB more."""
+    """To hold the rows of the larger job would take at least 25 MB more. The smaller fills every buffer there is."""
     text = "word " * 120
 
     def peak(n):
         w = world()
         rows = ({"id": i, "text": f"{i} {text}"} for i in range(n))
-        return _peak_bytes(lambda: w.submit(lambda: rows, per_shard=1000))
+        return _peak_bytes(lambda: w.submit(lambda: rows, per_shard=5000))
 
     peak(10)
-    small = peak(4_500)
-    large = peak(13_000)
-    assert large < small + 2_000_000
+    small = peak(20_000)
+    large = peak(60_000)
+    assert large < small + 4_000_000

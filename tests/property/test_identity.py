@@ -9,14 +9,15 @@ from hypothesis import strategies as st
 
 from airflow_openai_batch.engine.identity import (
     canonical,
-    default_custom_id,
+    default_custom_ids,
     digest,
+    digests,
     job_path,
     nonce,
-    parse_default_custom_id,
     parse_nonce,
 )
 from airflow_openai_batch.engine.model import JobKey
+from airflow_openai_batch.engine.pieces import Pieces, rows_of
 
 scalars = (
     st.none()
@@ -40,15 +41,18 @@ def shuffled(value: Any, rng: random.Random) -> Any:
     return [shuffled(entry, rng) for entry in value] if isinstance(value, list) else value
 
 
-@given(st.integers(0, 10**9), st.binary(min_size=16, max_size=16))
-def test_a_default_custom_id_is_read_as_it_was_written(ordinal: int, row_digest: bytes) -> None:
-    assert parse_default_custom_id(default_custom_id(ordinal, row_digest)) == (ordinal, row_digest.hex()[:8])
+@given(st.integers(0, 10**9), st.lists(st.binary(min_size=16, max_size=16), max_size=5))
+def test_default_custom_ids_name_each_row_and_its_digest(first: int, digests: list[bytes]) -> None:
+    names = [f"r{first + i:07d}-{digest.hex()[:8]}" for i, digest in enumerate(digests)]
+    assert default_custom_ids(first, digests) == names
 
 
-@given(st.from_regex(r"r\d{5,9}-[0-9a-f]{8}", fullmatch=True) | st.text(max_size=20))
-def test_what_is_read_as_a_default_custom_id_was_written_as_one(text: str) -> None:
-    found = parse_default_custom_id(text)
-    assert found is None or default_custom_id(found[0], bytes.fromhex(found[1])) == text
+@given(st.lists(st.binary(max_size=5) | st.lists(st.binary(max_size=5), min_size=3, max_size=3), max_size=5))
+def test_the_digests_of_many_are_the_digests_of_each(pieces: Pieces) -> None:
+    expected = (
+        [digest("/v1/responses", body) for body in rows_of(pieces, 3)] if pieces else [digest("/v1/responses", b"")] * 3
+    )
+    assert digests("/v1/responses", pieces, 3) == expected
 
 
 @given(keys, st.integers(0, 99), st.from_regex(r"\d-\d{5}(\.\d)?", fullmatch=True), st.uuids())

@@ -13,7 +13,8 @@ from upath import UPath
 from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.model import Shard
 from airflow_openai_batch.engine.outcomes import read_index
-from airflow_openai_batch.engine.shard import BYTES_PER_TOKEN, Built, build
+from airflow_openai_batch.engine.requests import BYTES_PER_TOKEN
+from airflow_openai_batch.engine.shard import Built, build
 from airflow_openai_batch.engine.source import source_of
 from airflow_openai_batch.engine.store import JobStore
 from airflow_openai_batch.engine.template import bodies_of

@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_openai_batch.engine.identity import canonical
+from airflow_openai_batch.engine.pieces import rows_of
 from airflow_openai_batch.engine.template import bodies_of
 
 RESPONSES = "/v1/responses"
@@ -49,7 +50,7 @@ def replaced(value: Any, row: dict[str, str]) -> Any:
 
 def render(body: dict[str, Any], rows: list[dict[str, Any]]) -> list[bytes]:
     batch = pa.RecordBatch.from_pylist(rows)
-    return [found.body for found in bodies_of(body, RESPONSES).render(batch, 0)]
+    return list(rows_of(bodies_of(body, RESPONSES).render(batch, 0).bodies, batch.num_rows))
 
 
 fields = st.lists(st.sampled_from(["{text}", "{b}", "x", "{", "}", '"', " {0} ", "{ b}"]), max_size=5).map("".join)
@@ -91,5 +92,5 @@ columns = st.one_of(
 @given(columns)
 def test_a_json_field_inserts_the_value_itself(column: list[Any]) -> None:
     batch = pa.record_batch({"v": pa.array(column)})
-    found = list(bodies_of({"model": "m", "input": "i", "tags": "{v!json}"}, RESPONSES).render(batch, 0))
-    assert [json.loads(r.body)["tags"] for r in found] == column
+    made = bodies_of({"model": "m", "input": "i", "tags": "{v!json}"}, RESPONSES).render(batch, 0)
+    assert [json.loads(body)["tags"] for body in rows_of(made.bodies, batch.num_rows)] == column

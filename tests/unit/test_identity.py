@@ -6,12 +6,11 @@ from builders import KEY, shard
 from airflow_openai_batch.engine.identity import (
     canonical,
     child_id,
-    default_custom_id,
+    default_custom_ids,
     digest,
     file_name,
     job_path,
     nonce,
-    parse_default_custom_id,
     parse_nonce,
     shard_id,
     spec_digest,
@@ -44,25 +43,11 @@ def test_the_same_body_at_another_endpoint_is_another_request() -> None:
     assert digest("/v1/responses", b"{}") != digest("/v1/completions", b"{}")
 
 
-def test_default_custom_id_names_row_and_digest() -> None:
-    name = default_custom_id(12, bytes.fromhex("9f86d081" + "00" * 12))
-    assert name == "r0000012-9f86d081"
-    assert parse_default_custom_id(name) == (12, "9f86d081")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "r12-9f86d081",
-        "r0000012-9f86d081 ",
-        "r0000012-9F86D081",
-        "r00000012-9f86d081",
-        "r\u0660\u0660\u0660\u0660\u0660\u0661\u0662-9f86d081",
-    ],
-)
-def test_other_texts_are_no_default_custom_ids(text: str) -> None:
-    assert parse_default_custom_id(text) is None
+def test_default_custom_ids_name_rows_and_digests() -> None:
+    digests = [bytes.fromhex("9f86d081" + "00" * 12), bytes.fromhex("00ab00cd" + "ff" * 12)]
+    assert default_custom_ids(12, digests) == ["r0000012-9f86d081", "r0000013-00ab00cd"]
+    assert default_custom_ids(99_999_999, digests[:1]) == ["r99999999-9f86d081"]
+    assert default_custom_ids(0, []) == []
 
 
 @pytest.mark.parametrize("text", ["", "a/b", "a/b/c/d", "a/1/c/d/e", "a/-1/c/d"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from builders import TIMING, World
+from builders import TIMING, World, cut
 
 from airflow_openai_batch.engine.errors import ApiError, Denied, NotFound, QueueFull, Refused, Unavailable, Unclear
 from airflow_openai_batch.engine.model import Status
@@ -116,3 +116,19 @@ def test_result_files_that_are_gone_hold_the_job(world: World) -> None:
     name = world.api.made["batch_0"].output_file_id or ""
     del world.api.files[name]
     assert "result files of batch batch_0 are gone" in world.held()
+
+
+def test_a_request_file_that_a_power_cut_left_short_is_not_sent(world: World) -> None:
+    from pathlib import Path
+
+    world.submit(4, limits=cut(2))
+    short = Path(str(world.store)) / world.job.shards[1].requests
+    whole = short.read_bytes()
+    short.write_bytes(whole[:-7])
+    world.waits()
+    world.api.finish("batch_0")
+    reason = world.held()
+    assert "is damaged: it has" in reason and "None of its 2 rows was sent" in reason
+    assert len(world.api.made) == 1
+    short.write_bytes(whole)
+    world.ends_well(4)

@@ -12,7 +12,7 @@ from upath import UPath
 
 from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.identity import canonical, default_custom_id, digest
+from airflow_openai_batch.engine.identity import canonical, default_custom_ids, digest
 from airflow_openai_batch.engine.model import State
 from airflow_openai_batch.engine.outcomes import read_index
 from airflow_openai_batch.engine.records import BATCH_ROWS
@@ -78,7 +78,7 @@ def test_the_index_names_row_custom_id_and_digest(store: JobStore) -> None:
     digests = [digest(RESPONSES, canonical({**BODY, "input": row["text"]})) for row in rows(3)]
     assert [i.ordinals for i in index] == [[0, 1], [2]]
     assert [d for i in index for d in i.digests] == digests
-    assert [c for i in index for c in i.custom_ids] == [default_custom_id(n, d) for n, d in enumerate(digests)]
+    assert [c for i in index for c in i.custom_ids] == default_custom_ids(0, digests)
     assert [(s.id, s.first_row, s.n_rows) for s in found.shards] == [("0-00000", 0, 2), ("0-00001", 2, 1)]
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pytest
@@ -11,19 +11,36 @@ from builders import CHAT, EMBEDDINGS, RESPONSES
 
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.identity import canonical
+from airflow_openai_batch.engine.pieces import rows_of
 from airflow_openai_batch.engine.splice import TextTemplate
-from airflow_openai_batch.engine.template import Rendered, bodies_of
+from airflow_openai_batch.engine.template import bodies_of
 
 
 def table(**columns: Any) -> pa.RecordBatch:
     return pa.record_batch({name: pa.array(values) for name, values in columns.items()})
 
 
-def render(body: Any, endpoint: str = RESPONSES, first_row: int = 0, **columns: Any) -> list[Rendered]:
+class Row(NamedTuple):
+    body: bytes
+    model: str
+    n_inputs: int
+
+
+def render(body: Any, endpoint: str = RESPONSES, first_row: int = 0, **columns: Any) -> list[Row]:
     made = bodies_of(body, endpoint)
     batch = table(**columns)
     made.check(batch.schema.names)
-    return list(made.render(batch, first_row))
+    bodies, models, n_inputs = made.render(batch, first_row)
+    n = batch.num_rows
+    return [
+        Row(*row)
+        for row in zip(
+            rows_of(bodies, n),
+            [models] * n if isinstance(models, str) else models,
+            [n_inputs] * n if isinstance(n_inputs, int) else n_inputs,
+            strict=True,
+        )
+    ]
 
 
 def first(body: Any, endpoint: str = RESPONSES, **columns: Any) -> Any:

@@ -1,0 +1,86 @@
+"""Work that goes on beside the main thread: reading ahead, and writing behind. Errors come out where one waits."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import IO, Any, TypeVar
+
+T = TypeVar("T")
+_MOST_AT_ONCE = 512  # the systems' limit is 1024
+_END: Any = object()
+
+
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """Yield the items, while a thread makes the next one."""
+    iterator = iter(items)
+    with ThreadPoolExecutor(1, "read-ahead") as pool:
+        coming = pool.submit(next, iterator, _END)
+        while (item := coming.result()) is not _END:
+            coming = pool.submit(next, iterator, _END)
+            yield item
+
+
+class Behind:
+    """Does calls in their order in one thread. When too many are undone, the next one has to wait.
+
+    After a call that failed nothing more is done: a file that lacks a block is not to be published.
+
+    Args:
+        most: How many may be undone.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._pool = ThreadPoolExecutor(1, "write-behind")
+        self._undone: deque[Future[Any]] = deque()
+        self._has_failed = False
+
+    def __call__(self, function: Callable[..., Any], *args: Any) -> None:
+        """Take a call.
+
+        Raises:
+            Exception: An earlier call failed.
+        """
+        self._undone.append(self._pool.submit(self._do, function, args))
+        while self._undone and (len(self._undone) > self._most or self._undone[0].done()):
+            self._undone.popleft().result()
+
+    def wait(self) -> None:
+        """Wait until everything is done.
+
+        Raises:
+            Exception: A call failed.
+        """
+        while self._undone:
+            self._undone.popleft().result()
+
+    def stop(self) -> None:
+        """Take no more calls, and return when the last one has ended."""
+        self._pool.shutdown()
+
+    def _do(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        if self._has_failed:
+            return
+        try:
+            function(*args)
+        except BaseException:
+            self._has_failed = True
+            raise
+
+
+def write_blocks(file: IO[bytes], blocks: Sequence[bytes]) -> None:
+    """Write to a file of this machine past its buffer.
+
+    In one call of the system: between two calls a thread waits milliseconds for a main thread that never pauses.
+    """
+    for start in range(0, len(blocks), _MOST_AT_ONCE):
+        views = [memoryview(block) for block in blocks[start : start + _MOST_AT_ONCE]]
+        while views:
+            n = os.writev(file.fileno(), views)
+            while views and n >= len(views[0]):
+                n -= len(views.pop(0))
+            if views:
+                views[0] = views[0][n:]

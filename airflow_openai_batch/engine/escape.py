@@ -1,0 +1,80 @@
+"""Columns of texts become JSON without a Python text for each row: their UTF-8 is cut and escaped where it lies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_ESCAPES = {code: msgspec.json.encode(chr(code))[1:-1] for code in range(32)}
+_USUAL = (9, 10, 13)  # tab and line ends
+_BLOCK_BYTES = 64 * 1024
+
+
+def text_column(column: pa.Array) -> pa.Array | None:
+    """Return a column of texts in Arrow's plain layout, nulls as empty texts; None if it holds something else.
+
+    Raises:
+        pyarrow.ArrowInvalid: A value is no UTF-8.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_string_view(column.type):
+        column = column.cast(pa.large_string())
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return None
+    column.validate(full=True)  # nothing on the way from a file has looked at its texts yet
+    return pc.fill_null(column, "") if column.null_count else column
+
+
+def utf8(texts: pa.Array) -> list[bytes]:
+    """Return each text as it is."""
+    import pyarrow as pa
+
+    values: list[bytes] = texts.cast(pa.large_binary() if _is_large(texts) else pa.binary()).to_pylist()
+    return values
+
+
+def json_insides(texts: pa.Array) -> list[bytes]:
+    """Return each text as it stands between the quotes of a JSON string, to the byte as msgspec writes it."""
+    values = [value.replace(b"\\", b"\\\\").replace(b'"', b'\\"') for value in utf8(texts)]
+    for code in _control_codes(texts):
+        raw, escape = bytes([code]), _ESCAPES[code]
+        values = [value.replace(raw, escape) for value in values]
+    return values
+
+
+def _is_large(texts: pa.Array) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_large_string(texts.type))
+
+
+def _control_codes(texts: pa.Array) -> list[int]:
+    """Return which control characters occur at all: mostly none, or only line ends."""
+    import numpy as np
+
+    if not len(texts):
+        return []
+    _, offsets, data = texts.buffers()
+    if data is None:
+        return []
+    ends = np.frombuffer(offsets, dtype=np.int64 if _is_large(texts) else np.int32)
+    first, last = ends[texts.offset], ends[texts.offset + len(texts)]
+    content = np.frombuffer(data, dtype=np.uint8)[first:last]
+    # In small blocks, for which no new memory pages are needed.
+    blocks = (content[start : start + _BLOCK_BYTES] for start in range(0, len(content), _BLOCK_BYTES))
+    found: set[int] = set()
+    for block in blocks:
+        if block.min() >= len(_ESCAPES):
+            continue
+        n_usual = sum(int(np.count_nonzero(block == code)) for code in _USUAL)
+        n_all = int(np.count_nonzero(block < len(_ESCAPES)))
+        found.update(_USUAL if n_usual == n_all else np.unique(block[block < len(_ESCAPES)]).tolist())
+    return sorted(found)

@@ -1,0 +1,141 @@
+"""The shard that is being written: its files, and how much of a batch's limits it has used up."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from airflow_openai_batch.engine.background import Behind, write_blocks
+from airflow_openai_batch.engine.endpoints import Limits
+from airflow_openai_batch.engine.errors import InputError
+from airflow_openai_batch.engine.model import Shard, State
+from airflow_openai_batch.engine.parts import Abandoned, RowPartWriter, write_index
+from airflow_openai_batch.engine.requests import Requests
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from airflow_openai_batch.engine.pieces import Counts
+    from airflow_openai_batch.engine.store import JobStore
+
+
+class OpenShard:
+    """A shard to which requests are added. Its files are written, and put into the store, by threads.
+
+    Args:
+        store: The job's store.
+        name: The shard's id.
+        epoch: The job's epoch.
+        first_row: The ordinal of its first row.
+        model: The model of all its requests.
+        limits: What a batch may hold.
+        writers: What writes the requests, and the rest.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        name: str,
+        epoch: int,
+        first_row: int,
+        model: str,
+        limits: Limits,
+        writers: tuple[Behind, Behind],
+    ) -> None:
+        self._store, self._name, self._limits, self._model = store, name, limits, model
+        self._write_requests, self._write_rows = writers
+        self._folder = f"e{epoch}"
+        self._first_row = first_row
+        self._n_rows = self._n_bytes = self._n_inputs = self._n_tokens = 0
+        self._ids: list[str] = []
+        self._digests: list[bytes] = []
+        self._index = ""
+        self._files = contextlib.ExitStack()
+        self._requests = store.unique(f"{self._folder}/requests", name, ".jsonl")
+        self._file = self._files.enter_context(store.writing(self._requests, is_checked=True))
+        self._row_parts = RowPartWriter(store, self._folder, name)
+
+    def room(self, requests: Requests, start: int, end: int, model: str) -> int:
+        """Say how many of the rows still fit."""
+        if model != self._model:  # one model a file
+            return 0
+        limits = self._limits
+        n = min(end - start, limits.max_requests - self._n_rows)
+        n = _fitting(requests.n_bytes[start : start + n], limits.max_bytes - self._n_bytes)
+        n = _fitting(requests.n_inputs[start : start + n], limits.max_inputs - self._n_inputs)
+        if limits.max_tokens is not None:
+            n = _fitting(requests.n_tokens[start : start + n], limits.max_tokens - self._n_tokens)
+        return n
+
+    def add(self, requests: Requests, start: int, stop: int, rows: pa.RecordBatch) -> None:
+        """Add the requests of some rows, and keep the rows."""
+        ids = requests.ids[start:stop]
+        if requests.has_given_ids and "" in ids:
+            raise InputError(f"row {requests.first_row + start + ids.index('')}: the custom_id is empty.")
+        self._ids += ids
+        self._digests += requests.digests[start:stop]
+        self._n_rows += stop - start
+        self._n_bytes += int(requests.n_bytes[start:stop].sum())
+        self._n_inputs += int(requests.n_inputs[start:stop].sum())
+        self._n_tokens += int(requests.n_tokens[start:stop].sum())
+        self._write_requests(write_blocks, self._file, requests.lines(start, stop))
+        self._write_rows(self._row_parts.write, rows)
+
+    def close(self) -> None:
+        """Let the files be finished.
+
+        Raises:
+            InputError: A custom_id repeats.
+        """
+        ordinals = range(self._first_row, self._first_row + self._n_rows)
+        if len(set(self._ids)) < len(self._ids) and (error := first_duplicate(zip(self._ids, ordinals, strict=True))):
+            raise error
+        self._write_requests(self._files.close)
+        self._write_rows(self._finish_rows)
+
+    def _finish_rows(self) -> None:
+        ordinals = range(self._first_row, self._first_row + self._n_rows)
+        self._index = write_index(self._store, self._folder, self._name, ordinals, self._ids, self._digests)
+        self._ids, self._digests = [], []
+        self._row_parts.close()
+
+    def abandon(self) -> None:
+        """Leave nothing of what was not finished."""
+        self._row_parts.abandon()
+        with contextlib.suppress(Abandoned):
+            self._files.__exit__(Abandoned, Abandoned(), None)
+
+    def described(self, state: State) -> Shard:
+        """Describe the shard, once its files are finished."""
+        return Shard(
+            id=self._name,
+            state=state,
+            first_row=self._first_row,
+            n_rows=self._n_rows,
+            n_requests=self._n_rows,
+            n_bytes=self._n_bytes,
+            n_tokens=self._n_tokens,
+            row_parts=self._row_parts.names,
+            index=self._index,
+            requests=self._requests,
+        )
+
+
+def _fitting(counts: Counts, most: int) -> int:
+    """Return how many of the first rows stay within a limit together."""
+    import numpy as np
+
+    return int(np.searchsorted(np.cumsum(counts), most, side="right"))
+
+
+def first_duplicate(ids: Iterable[tuple[str, int]]) -> InputError | None:
+    """Say which rows have the same custom_id, if any do."""
+    first: dict[str, int] = {}
+    for custom_id, ordinal in ids:
+        if (known := first.setdefault(custom_id, ordinal)) != ordinal:
+            return InputError(
+                f"Rows {known} and {ordinal} have the same custom_id {custom_id!r}. It must be unique, because answers "
+                "are matched by it. Nothing was uploaded."
+            )
+    return None

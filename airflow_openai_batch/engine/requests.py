@@ -1,0 +1,55 @@
+"""The requests of some rows, column by column: ids, digests, sizes, and the lines of a batch input file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from airflow_openai_batch.engine.identity import default_custom_ids, digests
+from airflow_openai_batch.engine.pieces import Pieces, blocks_of, sizes_of
+from airflow_openai_batch.engine.template import Rendered
+
+if TYPE_CHECKING:
+    from airflow_openai_batch.engine.pieces import Counts
+
+BYTES_PER_TOKEN = 4
+"""For the estimate of enqueued tokens. English text has about four bytes a token; images are not counted."""
+_BLOCK_BYTES = 192 * 1024  # larger blocks of memory are given back to the system and faulted in anew each time
+
+
+class Requests:
+    """The requests of some rows.
+
+    Args:
+        rendered: Their bodies.
+        ids: Their custom_ids; None for row ordinal and a short digest.
+        endpoint: The job's endpoint.
+        first_row: The ordinal of the first row.
+        n_rows: How many there are.
+    """
+
+    def __init__(
+        self, rendered: Rendered, ids: list[str] | None, *, endpoint: str, first_row: int, n_rows: int
+    ) -> None:
+        import numpy as np
+
+        self.first_row = first_row
+        self.has_given_ids = ids is not None
+        self.n_rows = n_rows
+        self.models = rendered.models
+        self.digests = digests(endpoint, rendered.bodies, n_rows)
+        self.ids = default_custom_ids(first_row, self.digests) if ids is None else ids
+        quoted = list(map(str.encode, self.ids)) if ids is None else [msgspec.json.encode(i)[1:-1] for i in ids]
+        # `url` must equal the batch's endpoint on every line.
+        url = b'","method":"POST","url":%b,"body":' % msgspec.json.encode(endpoint)
+        self._lines: Pieces = [b'{"custom_id":"', quoted, url, *rendered.bodies, b"}\n"]
+        self.n_bytes: Counts = sizes_of(self._lines, n_rows)
+        self.n_tokens: Counts = sizes_of(rendered.bodies, n_rows) // BYTES_PER_TOKEN + 1
+        self.n_inputs: Counts = np.broadcast_to(np.asarray(rendered.n_inputs, dtype=np.int64), (n_rows,))
+
+    def lines(self, start: int, stop: int) -> list[bytes]:
+        """Return the lines of a range of rows, in blocks of many."""
+        pieces: Pieces = [piece if isinstance(piece, bytes) else piece[start:stop] for piece in self._lines]
+        mean = int(self.n_bytes[start:stop].mean()) or 1
+        return list(blocks_of(pieces, stop - start, max(1, _BLOCK_BYTES // mean)))
