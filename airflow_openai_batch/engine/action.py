@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_openai_batch.engine import machine, queue
-from airflow_openai_batch.engine.answers import Check
 from airflow_openai_batch.engine.api import Api
 from airflow_openai_batch.engine.errors import ApiError, Denied
 from airflow_openai_batch.engine.machine import Fact, Timing, backoff_s
 from airflow_openai_batch.engine.model import Batch, LineError, Shard
+from airflow_openai_batch.engine.parse import Check
 from airflow_openai_batch.engine.store import JobStore
 
 _UNFIT_FACTOR, _DOUBTFUL_FACTOR, _DOUBTFUL_WAITS = 4, 1.5, 6

@@ -14,11 +14,12 @@ import msgspec
 
 from airflow_openai_batch.engine.endpoints import EMBEDDINGS
 from airflow_openai_batch.engine.model import Outcome, Status, Usage
+from airflow_openai_batch.engine.schema import Read
 
 _MAX_COUNT = 2**40
 
-Check = Callable[[str], str | None]
-"""Says what is wrong with an answer's text, or None."""
+Reader = Callable[[str], Read]
+"""Reads an answer's text: the values of its fields, and what is wrong with it."""
 
 PASSING_CODES = frozenset(
     {"batch_expired", "batch_cancelled", "request_timeout", "server_error", "rate_limit_exceeded", "no_answer"}
@@ -140,16 +141,19 @@ def _fill(outcome: Outcome, body: _Body, finish_reason: str | None = None) -> No
     outcome.finish_reason = finish_reason
 
 
-def _judge(outcome: Outcome, texts: Sequence[str], problem: Check) -> None:
+def _judge(outcome: Outcome, texts: Sequence[str], read: Reader) -> None:
     """Take the texts as the answer, and check each. An empty text is no answer."""
     outcome.output = texts[0] if len(texts) == 1 else msgspec.json.encode(texts).decode()
     if not all(texts):
         outcome.status = Status.INVALID
         outcome.error_code, outcome.error_message = "empty_answer", "The answer is empty."
         return
-    wrong = next((found for text in texts if (found := problem(text)) is not None), None)
+    found = [read(text) for text in texts]
+    wrong = next((problem for _, problem in found if problem is not None), None)
     if wrong is None:
         outcome.status = Status.SUCCEEDED
+        # Of several answers, which stand in the output as an array, none is the row's own.
+        outcome.fields = found[0][0] if len(found) == 1 else None
     else:
         outcome.status = Status.INVALID
         outcome.error_code, outcome.error_message = "schema_mismatch", wrong[:2000]
@@ -165,7 +169,7 @@ def _truncate(outcome: Outcome, reason: str) -> None:
     outcome.error_code, outcome.error_message = reason, "The answer was cut off; allow more output tokens."
 
 
-def _read_choices(outcome: Outcome, data: bytes, problem: Check) -> None:
+def _read_choices(outcome: Outcome, data: bytes, read: Reader) -> None:
     """Chat Completions and Completions. With ``n`` > 1 the output is a JSON array of the texts."""
     body = _decode_choices(data)
     if not body.choices:
@@ -183,7 +187,7 @@ def _read_choices(outcome: Outcome, data: bytes, problem: Check) -> None:
     if any(choice.finish_reason == "length" for choice in body.choices):
         outcome.output = texts[0]
         return _truncate(outcome, "length")
-    return _judge(outcome, texts, problem)
+    return _judge(outcome, texts, read)
 
 
 def _choice_text(choice: _Choice) -> str:
@@ -196,7 +200,7 @@ def _choice_text(choice: _Choice) -> str:
     return message.content or ""
 
 
-def _read_responses(outcome: Outcome, data: bytes, problem: Check) -> None:
+def _read_responses(outcome: Outcome, data: bytes, read: Reader) -> None:
     """Responses. There can be several message items, and an earlier one can be a fragment: the last counts.
 
     Seen in 557 of 233,124 real lines: the first item held a cut-off answer, a later one the whole.
@@ -218,11 +222,11 @@ def _read_responses(outcome: Outcome, data: bytes, problem: Check) -> None:
     if refusal is not None and not texts:
         return _refuse(outcome, "refusal", refusal)
     if not texts and calls:
-        return _judge(outcome, [b"[%b]".__mod__(b",".join(calls)).decode()], lambda _: None)
+        return _judge(outcome, [b"[%b]".__mod__(b",".join(calls)).decode()], lambda _: (None, None))
     if not texts:
         raise ValueError("it has no message")
-    good = next((text for text in reversed(texts) if problem(text) is None), texts[-1])
-    return _judge(outcome, [good], problem)
+    good = next((text for text in reversed(texts) if read(text)[1] is None), texts[-1])
+    return _judge(outcome, [good], read)
 
 
 def _messages(items: list[msgspec.Raw]) -> tuple[list[str], str | None, list[bytes]]:
@@ -243,7 +247,7 @@ def _messages(items: list[msgspec.Raw]) -> tuple[list[str], str | None, list[byt
     return texts, refusal, calls
 
 
-def _read_embeddings(outcome: Outcome, data: bytes, problem: Check) -> None:
+def _read_embeddings(outcome: Outcome, data: bytes, read: Reader) -> None:
     body = _decode_embeddings(data)
     _fill(outcome, body)
     if not body.data:
@@ -264,16 +268,16 @@ def _vector(value: str | list[float]) -> Any:
     return np.asarray(value, dtype=np.float32)
 
 
-def _read_moderations(outcome: Outcome, data: bytes, problem: Check) -> None:
+def _read_moderations(outcome: Outcome, data: bytes, read: Reader) -> None:
     body = _decode_moderations(data)
     _fill(outcome, body)
-    _judge(outcome, [_present(body.results)], problem)
+    _judge(outcome, [_present(body.results)], read)
 
 
-def _read_images(outcome: Outcome, data: bytes, problem: Check) -> None:
+def _read_images(outcome: Outcome, data: bytes, read: Reader) -> None:
     body = _decode_images(data)
     _fill(outcome, body)
-    _judge(outcome, [_present(body.data)], problem)
+    _judge(outcome, [_present(body.data)], read)
 
 
 def _present(raw: msgspec.Raw) -> str:
@@ -283,7 +287,7 @@ def _present(raw: msgspec.Raw) -> str:
     return text
 
 
-def read_other(outcome: Outcome, data: bytes, problem: Check) -> None:
+def read_other(outcome: Outcome, data: bytes, read: Reader) -> None:
     """Read a video, or whatever comes next: the body as it is, unless it says that it failed."""
     body = msgspec.json.decode(data, type=_Job)
     _fill(outcome, body, body.status)
@@ -293,7 +297,7 @@ def read_other(outcome: Outcome, data: bytes, problem: Check) -> None:
         outcome.error_code, outcome.error_message = str(error.code or "failed"), error.message
         outcome.retryable = outcome.error_code in PASSING_CODES
         return
-    _judge(outcome, [data.decode()], problem)
+    _judge(outcome, [data.decode()], read)
 
 
 _decode_choices = msgspec.json.Decoder(_Choices).decode
@@ -303,7 +307,7 @@ _decode_moderations = msgspec.json.Decoder(_Moderations).decode
 _decode_item = msgspec.json.Decoder(_Item).decode
 _decode_images = msgspec.json.Decoder(_Images).decode
 
-READERS: dict[str, Callable[[Outcome, bytes, Check], None]] = {
+READERS: dict[str, Callable[[Outcome, bytes, Reader], None]] = {
     "/v1/chat/completions": _read_choices,
     "/v1/completions": _read_choices,
     "/v1/responses": _read_responses,

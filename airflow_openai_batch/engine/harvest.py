@@ -1,12 +1,13 @@
 """Both files of a batch become one outcome part in row order. Every row of the shard gets an outcome.
 
-The files come in any order and may lack, repeat or spoil lines. They are spooled to local disk and read twice: once
-to learn where each row's line is, once in row order. Memory holds the ids of one shard and one chunk of outcomes.
+The files may lack, repeat or spoil lines. They are spooled to local disk and read twice: once to learn where each row's
+line is, once in row order. Memory holds the ids of one shard and one block of outcomes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,12 +15,12 @@ from typing import IO, NamedTuple
 
 from airflow_openai_batch.engine.api import Api
 from airflow_openai_batch.engine.errors import NotFound, Unavailable, Unclear
+from airflow_openai_batch.engine.lines import Lines, add_stray, lines_in_order, locate
 from airflow_openai_batch.engine.model import Batch, Job, Outcome, Shard, State, Status
-from airflow_openai_batch.engine.outcomes import Index, PartWriter, Tally, read_index
+from airflow_openai_batch.engine.outcomes import PartWriter, Tally, read_index_table
 from airflow_openai_batch.engine.parse import LineParser, custom_id_of
 from airflow_openai_batch.engine.store import JobStore
 
-_READ_BYTES = 256 * 1024
 _DOWNLOAD_TRIES = 3
 
 
@@ -31,12 +32,6 @@ class Harvested(NamedTuple):
     tally: Tally
 
 
-class _Place(NamedTuple):
-    file: int
-    offset: int
-    length: int
-
-
 def harvest(
     store: JobStore, api: Api, job: Job, shard: Shard, parser: LineParser, sleep: Callable[[float], None] = time.sleep
 ) -> Harvested:
@@ -45,19 +40,23 @@ def harvest(
     Raises:
         ApiError: A file could not be downloaded. Nothing is lost: harvest again later.
     """
-    index = read_index(store, shard.index)
+    index = read_index_table(store, shard.index).combine_chunks()
     folder = f"e{shard.id.partition('-')[0]}"
     name = store.unique(f"{folder}/outcomes", shard.id, ".parquet")
     with contextlib.ExitStack() as stack:
         files, is_gone = _files(stack, api, shard, sleep)
-        places, strays = _locate(store, files, index, f"{folder}/strays", shard.id)
+        strays = stack.enter_context(tempfile.TemporaryFile(prefix="openai-batch-"))
+        places = locate(files, index.column("custom_id").to_pylist(), strays)
+        read = _RowReader(parser, shard, job.policy.retry_on, strays, is_gone=is_gone)
         file = stack.enter_context(store.writing(name))
-        writer = PartWriter(file, job, shard.batch.id if shard.batch is not None else None, shard.round)
-        for outcome, line, ordinal, digest in _in_row_order(files, places, index, parser, shard, is_gone):
-            outcome.retryable = outcome.retryable or outcome.status in job.policy.retry_on
-            writer.add(ordinal, digest, outcome, None if outcome.status is Status.SUCCEEDED else line)
-        writer.close()
-    return Harvested(outcomes=name, strays=strays, tally=writer.tally)
+        batch_id = shard.batch.id if shard.batch is not None else None
+        with PartWriter(file, job, batch_id, shard.round) as writer:
+            for start, lines in lines_in_order(files, places):
+                requests = index.slice(start, len(lines)).to_batches()[0]
+                ids = requests.column("custom_id").to_pylist()
+                writer.write(requests, *read(ids, lines))
+        kept = _keep(store, strays, f"{folder}/strays", shard.id)
+    return Harvested(outcomes=name, strays=kept, tally=writer.tally)
 
 
 def _file_ids(shard: Shard) -> list[str]:
@@ -104,72 +103,62 @@ def _downloaded(api: Api, file_id: str, sleep: Callable[[float], None]) -> Itera
         yield file
 
 
-def _locate(
-    store: JobStore, files: list[IO[bytes]], index: Index, folder: str, stem: str
-) -> tuple[dict[int, list[_Place]], str | None]:
-    """Find the lines of each row; lines of no row are kept verbatim as strays."""
-    position = {custom_id: i for i, custom_id in enumerate(index.custom_ids)}
-    places: dict[int, list[_Place]] = {}
-    with tempfile.TemporaryFile(prefix="openai-batch-") as strays:
-        for number, file in enumerate(files):
-            for offset, line in _lines(file):
-                custom_id = custom_id_of(line)
-                at = position.get(custom_id) if custom_id is not None else None
-                if at is not None:
-                    places.setdefault(at, []).append(_Place(number, offset, len(line)))
-                elif line.strip():
-                    strays.write(line.rstrip(b"\r\n") + b"\n")
-        if not strays.tell():
-            return places, None
-        strays.seek(0)
-        name = store.unique(folder, stem, ".jsonl")
-        with store.writing(name) as target:
-            while block := strays.read(_READ_BYTES):
-                target.write(block)
-    return places, name
+def _keep(store: JobStore, strays: IO[bytes], folder: str, stem: str) -> str | None:
+    """Put the strays into the store, verbatim."""
+    if not strays.tell():
+        return None
+    strays.seek(0)
+    name = store.unique(folder, stem, ".jsonl")
+    with store.writing(name) as target:
+        shutil.copyfileobj(strays, target)
+    return name
 
 
-def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    r"""Yield offset and bytes of each line, split at ``\n`` only: U+2028 is legal inside a JSON string."""
-    file.seek(0)
-    offset = 0
-    rest = b""
-    while block := file.read(_READ_BYTES):
-        *whole, rest = (rest + block).split(b"\n")
-        for line in whole:
-            yield offset, line
-            offset += len(line) + 1
-    if rest:
-        yield offset, rest
+class _RowReader:
+    """Reads the lines of rows into outcomes, one for each row."""
 
+    def __init__(
+        self, parser: LineParser, shard: Shard, retry_on: frozenset[Status], strays: IO[bytes], *, is_gone: bool
+    ) -> None:
+        self._parse = parser.parse
+        self._shard, self._retry_on, self._strays, self._is_gone = shard, retry_on, strays, is_gone
 
-def _in_row_order(
-    files: list[IO[bytes]],
-    places: dict[int, list[_Place]],
-    index: Index,
-    parser: LineParser,
-    shard: Shard,
-    is_gone: bool,
-) -> Iterator[tuple[Outcome, bytes | None, int, bytes]]:
-    for i, (ordinal, custom_id, digest) in enumerate(zip(*index, strict=True)):
+    def __call__(self, ids: list[str], lines: list[Lines]) -> tuple[list[Outcome], list[bytes | None]]:
+        """Return outcomes, and the raw lines of those that did not succeed."""
+        outcomes: list[Outcome] = []
+        kept: list[bytes | None] = [None] * len(lines)
+        for i, found in enumerate(lines):
+            outcome = self._parse(found) if isinstance(found, bytes) else None
+            if outcome is None or outcome.status is not Status.SUCCEEDED or outcome.custom_id != ids[i]:
+                outcome, kept[i] = self._best(ids[i], [found] if isinstance(found, bytes) else found or [])
+            outcomes.append(outcome)
+        return outcomes, kept
+
+    def _best(self, custom_id: str, lines: list[bytes]) -> tuple[Outcome, bytes | None]:
         best: Outcome | None = None
         best_line: bytes | None = None
-        for place in places.get(i, ()):
-            files[place.file].seek(place.offset)
-            line = files[place.file].read(place.length)
-            outcome = parser.parse(line)
+        for line in lines:
+            outcome = self._parse(line)
+            if outcome is not None and outcome.custom_id != custom_id:
+                add_stray(self._strays, line)  # two lines ran into one: whose it is, nobody can say
+                continue
             # Repeated lines are not documented; the better answer wins, else the last.
             if outcome is not None and (best is None or _beats(outcome, best)):
                 best, best_line = outcome, line
+            elif outcome is None and custom_id_of(line) is None:
+                add_stray(self._strays, line)
             elif best is None:
                 best_line = line  # it names the row and nothing else can be read: kept verbatim
         if best is None:
-            best = _absent(custom_id, shard)
-            if is_gone:
+            best = _absent(custom_id, self._shard)
+            if self._is_gone:
                 best = _failed(custom_id, Status.MISSING, "file_gone", "A result file of the batch is gone at OpenAI.")
             # A row whose line is there, however spoiled, was billed: it is not asked again.
             best.retryable = best.retryable and best_line is None
-        yield best, best_line, ordinal, digest
+        if best.status is Status.SUCCEEDED:
+            return best, None
+        best.retryable = best.retryable or best.status in self._retry_on
+        return best, best_line
 
 
 _ANSWERED = frozenset({Status.INVALID, Status.REFUSED, Status.TRUNCATED})

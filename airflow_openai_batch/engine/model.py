@@ -110,7 +110,7 @@ class Policy(Value, frozen=True, kw_only=True, omit_defaults=False):
     """Pairs added to the metadata of every batch, for the user's own searches."""
 
 
-class Usage(Value, frozen=True, kw_only=True):
+class Usage(Value, frozen=True, kw_only=True, gc=False):
     """Tokens, as OpenAI counted them."""
 
     input_tokens: int = 0
@@ -252,7 +252,7 @@ class Job(Value, frozen=True, kw_only=True):
     committed_at: float = 0.0
 
 
-class Outcome(msgspec.Struct, kw_only=True):
+class Outcome(msgspec.Struct, kw_only=True, gc=False):
     """What became of one request, as read from an output line."""
 
     custom_id: str
@@ -266,6 +266,8 @@ class Outcome(msgspec.Struct, kw_only=True):
     request_id: str | None = None
     retryable: bool = False
     """Whether the same request may fare better: rate limits, server errors, expiry."""
+    fields: tuple[Any, ...] | None = None
+    """The values of a structured answer, in the order of its schema's properties."""
 
 
 def root_id(shard_id: str) -> str:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from airflow_openai_batch.engine.background import Behind
 from airflow_openai_batch.engine.endpoints import EMBEDDINGS
+from airflow_openai_batch.engine.fields import field_columns, field_types
 from airflow_openai_batch.engine.model import RESULT_COLUMNS, Job, Outcome, Status, Usage
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from airflow_openai_batch.engine.answers import Reader
     from airflow_openai_batch.engine.store import JobStore
 
-_CHUNK_ROWS = 2048
-_CHUNK_BYTES = 8 * 1024 * 1024
+ROW_GROUP_ROWS = 4096
+_REPEATING = ["status", "error_code", "error_message", "finish_reason", "model", "batch_id", "round"]
+"""Columns whose values repeat, for which Parquet keeps a dictionary."""
+_AS_THEY_ARE = ("status", "error_code", "error_message", "finish_reason", "model", "request_id", "retryable")
+FIELD = "answer."
+"""What the names of the columns with the fields of structured answers begin with."""
 
 
 class Index(NamedTuple):
@@ -27,11 +37,15 @@ class Index(NamedTuple):
 
 def read_index(store: JobStore, name: str) -> Index:
     """Read an index from the store."""
+    return Index(*(column.to_pylist() for column in read_index_table(store, name).columns))
+
+
+def read_index_table(store: JobStore, name: str) -> pa.Table:
+    """Read an index from the store, as Arrow has it: ordinal, custom_id, digest."""
     import pyarrow.parquet as pq
 
     with store.open(name) as file:
-        table = pq.read_table(file, columns=["ordinal", "custom_id", "digest"])
-    return Index(*(table.column(i).to_pylist() for i in range(3)))
+        return pq.read_table(file, columns=["ordinal", "custom_id", "digest"])
 
 
 def output_type(job: Job) -> pa.DataType:
@@ -61,6 +75,7 @@ def part_schema(job: Job) -> pa.Schema:
             *((name, types.get(name, pa.string())) for name in RESULT_COLUMNS),
             ("retryable", pa.bool_()),
             ("line", pa.large_binary()),
+            *((FIELD + name, kind) for name, kind in field_types(job.spec.schema).items()),
         ]
     )
 
@@ -69,24 +84,23 @@ class Tally:
     """Counts outcomes while they are written."""
 
     def __init__(self) -> None:
-        self.by_status: dict[Status, int] = {}
-        self.retryable: dict[Status, int] = {}
+        self.by_status: Counter[Status] = Counter()
+        self.retryable: Counter[Status] = Counter()
         self.usage = Usage()
 
-    def add(self, outcome: Outcome) -> None:
-        """Count one outcome."""
-        self.by_status[outcome.status] = self.by_status.get(outcome.status, 0) + 1
-        if outcome.retryable:
-            self.retryable[outcome.status] = self.retryable.get(outcome.status, 0) + 1
-        self.usage += outcome.usage
+    def add(self, outcomes: Sequence[Outcome], tokens: dict[str, list[int]]) -> None:
+        """Count some outcomes, whose tokens are given by kind."""
+        self.by_status.update([outcome.status for outcome in outcomes])
+        self.retryable.update([outcome.status for outcome in outcomes if outcome.retryable])
+        self.usage += Usage(**{kind: sum(counts) for kind, counts in tokens.items()})
 
 
 class PartWriter:
-    """Writes outcomes in row order, in chunks.
+    """Writes outcomes in row order. What goes to the file is made in a thread.
 
     Args:
         file: Where to.
-        job: The job, for the type of the output.
+        job: The job, for the types of output and fields.
         batch_id: The batch that the outcomes come from, or None.
         shard_round: The round of the shard.
     """
@@ -95,62 +109,75 @@ class PartWriter:
         import pyarrow.parquet as pq
 
         self._schema = part_schema(job)
-        self.has_single_vectors = job.spec.endpoint == EMBEDDINGS and not job.embeds_many
+        self._field_types = list(field_types(job.spec.schema).values())
+        self._has_single_vectors = job.spec.endpoint == EMBEDDINGS and not job.embeds_many
         self._batch_id, self._round = batch_id, shard_round
-        self._writer = pq.ParquetWriter(file, self._schema)
-        self._rows: list[tuple[int, bytes, Outcome, bytes | None, str | None]] = []
-        self._n_bytes = 0
+        self._writer = pq.ParquetWriter(file, self._schema, use_dictionary=_REPEATING)
+        self._behind = Behind(1)
         self.tally = Tally()
 
-    def add(
-        self, ordinal: int, digest: bytes, outcome: Outcome, line: bytes | None, batch_id: str | None = None
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Append one outcome, with its raw line unless it succeeded, and its batch if it is not the part's own."""
-        self.tally.add(outcome)
-        if self.has_single_vectors and outcome.output is not None:
-            outcome.output = outcome.output[0]
-        self._rows.append((ordinal, digest, outcome, line, batch_id or self._batch_id))
-        self._n_bytes += len(line or b"") + (len(outcome.output) if isinstance(outcome.output, str) else 8192)
-        if len(self._rows) >= _CHUNK_ROWS or self._n_bytes >= _CHUNK_BYTES:
-            self._flush()
+        try:
+            if error is None:
+                self._behind(self._writer.close)
+                self._behind.wait()
+        finally:
+            self._behind.stop()
 
-    def close(self) -> None:
-        """Write what is left."""
-        self._flush()
-        self._writer.close()
+    def write(self, requests: pa.RecordBatch, outcomes: list[Outcome], lines: list[bytes | None]) -> None:
+        """Append some outcomes.
 
-    def _flush(self) -> None:
+        Args:
+            requests: The rows' part of the index.
+            outcomes: One outcome for each.
+            lines: The raw line of each outcome that did not succeed.
+        """
         import pyarrow as pa
 
-        if not self._rows:
-            return
-        outcomes = [row[2] for row in self._rows]
         n = len(outcomes)
         usages = [outcome.usage for outcome in outcomes]
+        tokens = {kind: list(map(attrgetter(kind), usages)) for kind in Usage.__struct_fields__}
+        self.tally.add(outcomes, tokens)
         columns: dict[str, Any] = {
-            "ordinal": [row[0] for row in self._rows],
-            "digest": [row[1] for row in self._rows],
-            "custom_id": [o.custom_id for o in outcomes],
-            "status": [o.status.value for o in outcomes],
-            "output": [o.output for o in outcomes],
-            "error_code": [o.error_code for o in outcomes],
-            "error_message": [o.error_message for o in outcomes],
-            "finish_reason": [o.finish_reason for o in outcomes],
-            "model": [o.model for o in outcomes],
-            "input_tokens": [u.input_tokens for u in usages],
-            "cached_tokens": [u.cached_tokens for u in usages],
-            "output_tokens": [u.output_tokens for u in usages],
-            "reasoning_tokens": [u.reasoning_tokens for u in usages],
-            "batch_id": [row[4] for row in self._rows],
-            "request_id": [o.request_id for o in outcomes],
-            "round": [self._round] * n,
-            "retryable": [o.retryable for o in outcomes],
-            "line": [row[3] for row in self._rows],
+            **{name: requests.column(name) for name in requests.schema.names},
+            "batch_id": pa.repeat(pa.scalar(self._batch_id, pa.string()), n),
+            "round": pa.repeat(pa.scalar(self._round, pa.int32()), n),
+            "line": lines,
+            "output": self._outputs(outcomes),
+            **{name: list(map(attrgetter(name), outcomes)) for name in _AS_THEY_ARE},
+            **tokens,
         }
-        arrays = [pa.array(columns[field.name], field.type) for field in self._schema]
-        self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
-        self._rows.clear()
-        self._n_bytes = 0
+        arrays = [_array(columns[field.name], field.type) for field in self._schema if field.name in columns]
+        arrays += field_columns([outcome.fields for outcome in outcomes], self._field_types)
+        self._behind(self._writer.write_batch, pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+
+    def _outputs(self, outcomes: list[Outcome]) -> Any:
+        outputs = [outcome.output for outcome in outcomes]
+        return _vectors([found[0] if found else None for found in outputs]) if self._has_single_vectors else outputs
+
+
+def _array(values: Any, kind: pa.DataType) -> pa.Array:
+    import pyarrow as pa
+
+    return values if isinstance(values, pa.Array) else pa.array(values, kind)
+
+
+def _vectors(vectors: list[Any]) -> pa.Array:
+    """Return vectors as one column of lists, without a Python object for each number."""
+    import numpy as np
+    import pyarrow as pa
+
+    ends = np.zeros(len(vectors) + 1, dtype=np.int32)
+    np.cumsum([0 if vector is None else len(vector) for vector in vectors], out=ends[1:])
+    present = [vector for vector in vectors if vector is not None]
+    numbers = np.concatenate(present) if present else np.zeros(0, dtype=np.float32)
+    mask = pa.array([vector is None for vector in vectors])
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(numbers, pa.float32()), mask=mask)
 
 
 def read_part(store: JobStore, name: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -158,4 +185,30 @@ def read_part(store: JobStore, name: str, columns: list[str] | None = None) -> I
     import pyarrow.parquet as pq
 
     with store.open(name) as file:
-        yield from pq.ParquetFile(file, pre_buffer=False).iter_batches(batch_size=_CHUNK_ROWS, columns=columns)
+        yield from pq.ParquetFile(file, pre_buffer=False).iter_batches(batch_size=ROW_GROUP_ROWS, columns=columns)
+
+
+def carried_rows(
+    rows: pa.RecordBatch, schema: pa.Schema, ordinals: list[int], custom_ids: list[str], read: Reader
+) -> pa.RecordBatch:
+    """Return good outcomes of an earlier part as the outcomes of other rows that asked the same.
+
+    Args:
+        rows: The outcomes.
+        schema: The schema of the part that they go to.
+        ordinals: The rows they go to.
+        custom_ids: Their requests' ids.
+        read: Reads the fields of an answer, for a part that was written without them.
+    """
+    import pyarrow as pa
+
+    n = rows.num_rows
+    given: dict[str, Any] = {"ordinal": ordinals, "custom_id": custom_ids, "round": [0] * n}
+    names = [name for name in schema.names if name.startswith(FIELD)]
+    if any(name not in rows.schema.names or rows.schema.field(name).type != schema.field(name).type for name in names):
+        answers = [read(text)[0] for text in rows.column("output").to_pylist()]
+        given |= dict(zip(names, field_columns(answers, [schema.field(name).type for name in names]), strict=True))
+    columns = [
+        _array(given[field.name] if field.name in given else rows.column(field.name), field.type) for field in schema
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -6,12 +6,18 @@ or break the schema. A line that is not JSON or names no row is a stray: ``None`
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
-from airflow_openai_batch.engine.answers import PASSING_CODES, READERS, Check, Error, read_other
+from airflow_openai_batch.engine.answers import PASSING_CODES, READERS, Error, Reader, read_other
 from airflow_openai_batch.engine.model import Outcome, Status
 from airflow_openai_batch.engine.queue import ACCOUNT_CODES
-from airflow_openai_batch.engine.schema import ResponseSchema
+from airflow_openai_batch.engine.schema import Read, ResponseSchema
+from airflow_openai_batch.engine.usual import USUAL
+
+Check = Callable[[str], str | None]
+"""Says what is wrong with an answer's text, or None."""
 
 
 class _Response(msgspec.Struct):
@@ -47,11 +53,19 @@ class LineParser:
     """
 
     def __init__(self, endpoint: str, schema: ResponseSchema | None = None, check: Check | None = None) -> None:
-        self._read = READERS.get(endpoint, read_other)
-        self._checks = [c for c in (schema.problem if schema else None, check) if c is not None]
+        self._read_usual = USUAL.get(endpoint, _never)
+        self._read_body = READERS.get(endpoint, read_other)
+        self._read_text = _reader_of(schema, check)
 
     def parse(self, line: bytes) -> Outcome | None:
         """Read one line. None: it is not JSON or names no row."""
+        try:
+            usual = self._read_usual(line, self._read_text)
+        except _UNREADABLE:
+            usual = None
+        return usual if usual is not None and usual.custom_id else self._parse_any(line)
+
+    def _parse_any(self, line: bytes) -> Outcome | None:
         try:
             read = _decode_line(line)
         except _UNREADABLE:
@@ -67,14 +81,34 @@ class LineParser:
             _read_failure(outcome, response, status, read.error)
             return outcome
         try:
-            self._read(outcome, _unwrapped(response.body), self._problem)
+            self._read_body(outcome, _unwrapped(response.body), self._read_text)
         except _UNREADABLE as error:
             outcome.status = Status.INVALID
             outcome.error_code, outcome.error_message = "unreadable_answer", f"The answer cannot be read: {error}"
         return outcome
 
-    def _problem(self, text: str) -> str | None:
-        return next((problem for check in self._checks if (problem := check(text)) is not None), None)
+
+def _never(line: bytes, read: Reader) -> None:
+    """Read nothing: the endpoint has no usual line."""
+
+
+def _reader_of(schema: ResponseSchema | None, check: Check | None) -> Reader:
+    if check is None:
+        return schema.read if schema is not None else no_fields
+    read, check_text = schema.read if schema is not None else no_fields, check
+
+    def checked(text: str) -> Read:
+        fields, problem = read(text)
+        if problem is None:
+            problem = check_text(text)
+        return fields if problem is None else None, problem
+
+    return checked
+
+
+def no_fields(text: str) -> Read:
+    """Read an answer of which nothing is known."""
+    return None, None
 
 
 def custom_id_of(line: bytes) -> str | None:

@@ -6,14 +6,23 @@ Both choose rows of a shard and copy their request lines, so neither needs the s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 
 from airflow_openai_batch.engine.identity import child_id
-from airflow_openai_batch.engine.model import Job, Outcome, Shard, State, Status, Usage
-from airflow_openai_batch.engine.outcomes import Index, PartWriter, output_type, read_index, read_part
+from airflow_openai_batch.engine.model import Job, Shard, State, Status, Usage
+from airflow_openai_batch.engine.outcomes import (
+    ROW_GROUP_ROWS,
+    Index,
+    carried_rows,
+    output_type,
+    part_schema,
+    read_index,
+    read_part,
+)
+from airflow_openai_batch.engine.parse import no_fields
 from airflow_openai_batch.engine.parts import write_index
+from airflow_openai_batch.engine.schema import ResponseSchema
 from airflow_openai_batch.engine.store import JobStore
 
 _READ_BYTES = 256 * 1024
@@ -56,28 +65,13 @@ def reshard(store: JobStore, job: Job, parent: Shard) -> Shard:
 def carry(store: JobStore, job: Job, draft: Shard) -> Shard:
     """Take answers to unchanged requests from earlier epochs; what is left will be asked."""
     index = read_index(store, draft.index)
-    wanted: dict[bytes, list[int]] = {}
-    for i, digest in enumerate(index.digests):
-        wanted.setdefault(digest, []).append(i)
-    found: dict[int, tuple[Outcome, str | None]] = {}
-    for shard in (shard for shard in job.earlier if not shard.is_unwanted):
-        for part in filter(None, (shard.carried, shard.outcomes)):
-            for batch in read_part(store, part):
-                if batch.schema.field("output").type == output_type(job):
-                    _take(batch, wanted, found)
-    if not found:
+    parts = list(_parts_of_earlier_epochs(store, job))
+    chosen = _choose(store, parts, index)
+    if not chosen:
         return draft
     name = store.unique(f"e{job.epoch}/outcomes", f"{draft.id}-carried", ".parquet")
-    with store.writing(name) as file:
-        writer = PartWriter(file, job, None, 0)
-        for i in sorted(found):
-            outcome, batch_id = found[i]
-            outcome.custom_id = index.custom_ids[i]
-            if writer.has_single_vectors:
-                outcome.output = [outcome.output]
-            writer.add(index.ordinals[i], index.digests[i], outcome, None, batch_id=batch_id)
-        writer.close()
-    rest = ((i, line) for i, line in enumerate(_lines(store, draft.requests)) if i not in found)
+    _copy_outcomes(store, name, job, parts, index, chosen)
+    rest = ((i, line) for i, line in enumerate(_lines(store, draft.requests)) if i not in chosen)
     written = _write(store, draft, draft.id, index, rest)
     return msgspec.structs.replace(
         draft,
@@ -88,29 +82,65 @@ def carry(store: JobStore, job: Job, draft: Shard) -> Shard:
         n_tokens=min(written.n_tokens, draft.n_tokens),
         row_index=draft.index,
         carried=name,
-        n_carried=len(found),
+        n_carried=len(chosen),
         usage=Usage(),
     )
 
 
-def _take(batch: Any, wanted: dict[bytes, list[int]], found: dict[int, tuple[Outcome, str | None]]) -> None:
-    digests = batch.column("digest").to_pylist()
-    statuses = batch.column("status").to_pylist()
-    for row, (digest, status) in enumerate(zip(digests, statuses, strict=True)):
-        if status != Status.SUCCEEDED or digest not in wanted:
-            continue
-        told = batch.slice(row, 1).to_pylist()[0]
-        for i in wanted[digest]:
-            outcome = Outcome(
-                custom_id="",
-                status=Status.SUCCEEDED,
-                output=told["output"],
-                finish_reason=told["finish_reason"],
-                model=told["model"],
-                request_id=told["request_id"],
-                usage=Usage(**{name: told[name] or 0 for name in Usage.__struct_fields__}),
-            )
-            found[i] = (outcome, told["batch_id"])
+def _parts_of_earlier_epochs(store: JobStore, job: Job) -> Iterator[str]:
+    """Yield the outcome parts that may hold answers, oldest first."""
+    import pyarrow.parquet as pq
+
+    for shard in (shard for shard in job.earlier if not shard.is_unwanted):
+        for part in filter(None, (shard.carried, shard.outcomes)):
+            with store.open(part) as file:
+                if pq.read_schema(file).field("output").type == output_type(job):
+                    yield part
+
+
+def _choose(store: JobStore, parts: list[str], index: Index) -> dict[int, tuple[int, int]]:
+    """Return for each request that has a good answer its part and row. The newest wins."""
+    wanted: dict[bytes, list[int]] = {}
+    for i, digest in enumerate(index.digests):
+        wanted.setdefault(digest, []).append(i)
+    chosen: dict[int, tuple[int, int]] = {}
+    for number, part in enumerate(parts):
+        row = 0
+        for batch in read_part(store, part, ["digest", "status"]):
+            for digest, status in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                if status == Status.SUCCEEDED:
+                    chosen.update((i, (number, row)) for i in wanted.get(digest, ()))
+                row += 1
+    return chosen
+
+
+def _copy_outcomes(
+    store: JobStore, name: str, job: Job, parts: list[str], index: Index, chosen: dict[int, tuple[int, int]]
+) -> None:
+    """Write the chosen outcomes in row order. Memory holds those of one shard, as Arrow has them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    read = ResponseSchema(job.spec.schema, job.spec.schema_name or "").read if job.spec.schema else no_fields
+    schema = part_schema(job)
+    batches: list[pa.RecordBatch] = []
+    for number, part in enumerate(parts):
+        places = sorted((row, i) for i, (of, row) in chosen.items() if of == number)
+        first, at = 0, 0
+        for batch in read_part(store, part) if places else ():
+            here = []
+            while at < len(places) and places[at][0] < first + batch.num_rows:
+                here.append(places[at])
+                at += 1
+            if here:
+                rows = batch.take(pa.array([row - first for row, _ in here]))
+                requests = [i for _, i in here]
+                ordinals, ids = [index.ordinals[i] for i in requests], [index.custom_ids[i] for i in requests]
+                batches.append(carried_rows(rows, schema, ordinals, ids, read))
+            first += batch.num_rows
+    table = pa.Table.from_batches(batches, schema).sort_by("ordinal")
+    with store.writing(name) as file, pq.ParquetWriter(file, schema) as writer:
+        writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
 
 
 def _write(store: JobStore, whole: Shard, name: str, index: Index, lines: Iterator[tuple[int, bytes]]) -> Shard:

@@ -12,9 +12,14 @@ import msgspec
 from airflow_openai_batch.engine.api import strict_schema
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.identity import canonical
+from airflow_openai_batch.engine.typed import reader_of
 
 _NAME = re.compile(r"[^A-Za-z0-9_-]")
 _PLACES = {"/v1/responses": "text.format", "/v1/chat/completions": "response_format"}
+
+
+Read = tuple[tuple[Any, ...] | None, str | None]
+"""The values of an answer's fields, if it has some, and what is wrong with it, if something is."""
 
 
 class ResponseSchema:
@@ -33,19 +38,27 @@ class ResponseSchema:
             self._validator = jsonschema_rs.Draft202012Validator(schema, mask="the value")
         except (ValueError, jsonschema_rs.ValidationError) as error:
             raise InputError(f"response_model is not a valid JSON Schema: {error}") from None
+        properties = schema.get("properties")
+        self._names = list(properties) if isinstance(properties, dict) else []
+        self._reader = reader_of(schema)
 
-    @property
-    def fields(self) -> dict[str, dict[str, Any]]:
-        """The top-level properties, which become columns of the results."""
-        properties = self.schema.get("properties")
-        return dict(properties) if isinstance(properties, dict) else {}
-
-    def problem(self, text: str) -> str | None:
-        """Say what is wrong with an answer, or return None if it follows the schema."""
+    def read(self, text: str) -> Read:
+        """Read an answer into the values of the schema's properties, or say what is wrong with it."""
+        if self._reader is not None:
+            try:
+                return self._reader(text), None
+            except (msgspec.MsgspecError, UnicodeError, RecursionError):
+                pass  # for the validator, which has the last word and says what is wrong
         try:
             value = msgspec.json.decode(text)
         except (msgspec.DecodeError, UnicodeError) as error:
-            return f"not JSON: {error}"
+            return None, f"not JSON: {error}"
+        problem = self._problem(value)
+        if problem is not None or not isinstance(value, dict):
+            return None, problem
+        return tuple(value.get(name) for name in self._names), None
+
+    def _problem(self, value: Any) -> str | None:
         try:
             self._validator.validate(value)
         except (jsonschema_rs.ValidationError, ValueError) as error:

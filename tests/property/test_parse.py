@@ -96,3 +96,63 @@ def test_a_line_nested_too_deeply_is_no_accident(parser: LineParser) -> None:
         line("c", {"choices": [{"message": {"content": deep}}]}).decode(),
     ):
         parser.parse(data.encode())
+
+
+usage = st.dictionaries(
+    st.builds(
+        "{}_tokens{}".format,
+        st.sampled_from(["input", "output", "prompt", "completion"]),
+        st.sampled_from(["", "", "_details"]),
+    ),
+    st.integers(0, 99)
+    | st.none()
+    | st.dictionaries(st.sampled_from(["cached_tokens", "reasoning_tokens"]), st.integers(-1, 9) | st.none()),
+)
+texts = st.text(max_size=3) | st.none()
+contents = st.fixed_dictionaries({"type": st.sampled_from(["output_text", "refusal"])}, optional={"text": texts})
+items = st.fixed_dictionaries(
+    {"type": st.sampled_from(["message", "message", "reasoning", "function_call"])},
+    optional={"content": st.lists(contents, max_size=2) | st.none(), "refusal": texts},
+)
+reasons = st.sampled_from(["stop", "length", "content_filter", None])
+messages = st.fixed_dictionaries({}, optional={"content": texts, "refusal": texts, "tool_calls": st.just([{"id": 1}])})
+vectors = st.just("AACAPwAAAEA=") | st.sampled_from(["AACAPw", "AAC", "", "x y"]) | st.just([1.0, 2])
+bodies = st.one_of(
+    st.fixed_dictionaries(
+        {
+            "status": st.sampled_from(["completed", "completed", "incomplete", "failed"]),
+            "output": st.lists(items, max_size=3),
+        },
+        optional={
+            "model": texts,
+            "usage": usage,
+            "incomplete_details": st.just({"reason": "max_output_tokens"}) | st.none(),
+        },
+    ),
+    st.fixed_dictionaries(
+        {"choices": st.lists(st.fixed_dictionaries({"message": messages, "finish_reason": reasons}), max_size=2)},
+        optional={"model": texts, "usage": usage},
+    ),
+    st.fixed_dictionaries(
+        {"data": st.lists(st.fixed_dictionaries({"embedding": vectors, "index": st.integers(0, 2)}), max_size=2)},
+        optional={"model": texts, "usage": usage},
+    ),
+)  # fmt: skip
+
+
+@given(
+    bodies, st.sampled_from([200, 200, "200", 500]), st.sampled_from(["", "id", None, 7]), st.sampled_from([None, {}])
+)
+def test_the_usual_line_reads_as_any_line_does(body: Any, status: Any, request_id: Any, error: Any) -> None:
+    response = {"status_code": status, "request_id": request_id, "body": body}
+    data = json.dumps({"id": "b", "custom_id": "c", "response": response, "error": error}).encode()
+    for parser in PARSERS:
+        quick, careful = parser.parse(data), parser._parse_any(data)
+        assert told(quick) == told(careful)
+
+
+def told(outcome: Outcome | None) -> Any:
+    """An outcome to compare: vectors as lists."""
+    if outcome is None or not isinstance(outcome.output, list):
+        return outcome
+    return {**{name: getattr(outcome, name) for name in outcome.__struct_fields__}, "output": [v.tolist() for v in outcome.output]}  # fmt: skip # noqa: E501

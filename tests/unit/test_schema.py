@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
 import msgspec
@@ -82,7 +83,7 @@ def test_braces_in_a_schema_are_no_fields() -> None:
 
 def test_a_strict_json_schema_is_taken_as_it_is() -> None:
     found = made(STRICT)
-    assert found.schema == STRICT and found.name == "my_answer_" and list(found.fields) == ["a", "b"]
+    assert found.schema == STRICT and found.name == "my_answer_"
 
 
 @pytest.mark.parametrize(
@@ -138,8 +139,9 @@ def test_no_model_is_no_schema() -> None:
     ],
 )
 def test_an_answer_is_checked_against_the_whole_schema(text: str, problem: str | None) -> None:
-    found = made(STRICT).problem(text)
+    values, found = made(STRICT).read(text)
     assert found is None if problem is None else found is not None and problem in found
+    assert values == (tuple(json.loads(text).values()) if problem is None else None)
 
 
 @pytest.mark.parametrize(
