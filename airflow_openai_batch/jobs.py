@@ -74,8 +74,10 @@ def engine_for(handle: JobHandle, log: Any, response_model: Any = None) -> Engin
     """
     from airflow_openai_batch.engine.action import Engine
     from airflow_openai_batch.engine.api import Api
+    from airflow_openai_batch.engine.memory import give_back
     from airflow_openai_batch.engine.store import JobStore
 
+    give_back()
     key = JobKey(
         dag_id=handle["dag_id"], run_id=handle["run_id"], task_id=handle["task_id"], map_index=handle["map_index"]
     )
@@ -84,6 +86,7 @@ def engine_for(handle: JobHandle, log: Any, response_model: Any = None) -> Engin
         api=Api(OpenAIBatchHook(handle["conn_id"]).get_conn()),
         timing=_timing(),
         check=_check_of(response_model),
+        parallel=max(1, conf.getint(SECTION, "parallel_transfers", fallback=4)),
         log=log,
     )
 

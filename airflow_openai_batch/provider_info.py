@@ -67,6 +67,14 @@ def get_provider_info() -> dict[str, Any]:
                         "example": None,
                         "default": "180",
                     },
+                    "parallel_transfers": {
+                        "description": "How many files a task uploads or downloads at once. Two batches at a time are "
+                        "downloaded and read; each needs room for its files on the worker's disk.",
+                        "version_added": "0.1.0",
+                        "type": "integer",
+                        "example": None,
+                        "default": "4",
+                    },
                     "xcom_max_bytes": {
                         "description": "The largest result, as JSON, that is returned through XCom.",
                         "version_added": "0.1.0",

@@ -31,6 +31,7 @@ class Engine:
         api: The verbs.
         timing: Durations.
         check: A check of answers that is stricter than the schema, or None.
+        parallel: How many calls and transfers may be under way at once; creating a batch is always alone.
         clock: Returns epoch seconds.
         sleep: Sleeps; only for pauses of seconds.
         unique: Returns a new unique text.
@@ -41,6 +42,7 @@ class Engine:
     api: Api
     timing: Timing = field(default_factory=Timing)
     check: Check | None = None
+    parallel: int = 1
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
     unique: Callable[[], str] = lambda: uuid.uuid4().hex[:12]

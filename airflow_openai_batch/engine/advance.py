@@ -22,6 +22,7 @@ from airflow_openai_batch.engine.machine import (
     plan,
 )
 from airflow_openai_batch.engine.model import AT_OPENAI, QUEUED, Job, Shard, State, Value
+from airflow_openai_batch.engine.parallel import in_parallel
 from airflow_openai_batch.engine.perform import perform
 from airflow_openai_batch.engine.report import Summary, summarize
 
@@ -52,6 +53,10 @@ class Held(Value, frozen=True, kw_only=True):
 
 # What gets work to OpenAI comes before what takes it home: its queue should not run dry while we parse.
 _ORDER = ("look", "cancel", "call_off", "refresh", "create", "upload", "reshard", "carry", "harvest")
+_AT_ONCE = {"refresh": 1000, "cancel": 1000, "upload": 8, "harvest": 2}
+"""How many shards are seen to together. A harvest needs some memory, and a place on disk for a batch's files."""
+_SMALL = ("refresh", "cancel")
+"""Calls of a moment, which are not committed one by one even when they are made one by one."""
 _MAX_REFUSALS = 50
 
 
@@ -73,16 +78,13 @@ def advance(engine: Engine) -> Wait | Done | Held:
         if not actions:
             cancel_strangers(engine, job)
             return _rest(engine, job, now, stuck)
-        action = min(actions, key=lambda a: _ORDER.index(a.verb))
-        if action.verb == "refresh":
-            fresh.add(action.shard)
+        group = _together(engine, actions)
+        if group[0].verb == "refresh":
+            fresh.update(action.shard for action in group)
         try:
-            number, job, hold = _step(engine, number, job, action)
+            number, job, hold = _step(engine, number, job, group, stuck)
         except Stop as stop:
-            if not stop.is_local:
-                return Held(reason=str(stop), summary=summarize(job))
-            stuck[action.shard] = str(stop)
-            continue
+            return Held(reason=str(stop), summary=summarize(job))
         except CommitRefused:
             refusals += 1
             if refusals > _MAX_REFUSALS:
@@ -112,26 +114,48 @@ def load(engine: Engine) -> tuple[int, Job]:
     return found
 
 
-def _step(engine: Engine, number: int, job: Job, action: Action) -> tuple[int, Job, str | None]:
+def _together(engine: Engine, actions: list[Action]) -> list[Action]:
+    """Return what to do next: the most urgent action, with others of its kind that one commit can speak of."""
+    verb = min((action.verb for action in actions), key=_ORDER.index)
+    most = _AT_ONCE.get(verb, 1) if verb in _SMALL else min(_AT_ONCE.get(verb, 1), engine.parallel)
+    return [action for action in actions if action.verb == verb][:most]
+
+
+def _step(
+    engine: Engine, number: int, job: Job, group: list[Action], stuck: dict[str, str]
+) -> tuple[int, Job, str | None]:
+    if group[0].verb == "create":
+        return _create(engine, number, job, group[0])
+    shards = [_find(job, action.shard) for action in group]
+    found = in_parallel(engine, lambda shard: _performed(engine, job, shard, group[0].verb), shards)
+    stops = {shard.id: said for shard, said in zip(shards, found, strict=True) if isinstance(said, Stop)}
+    learned = [(shard, said) for shard, said in zip(shards, found, strict=True) if isinstance(said, Learned)]
+    number, job, hold = _take(engine, number, job, learned)
+    for stop in stops.values():
+        if not stop.is_local:
+            raise stop
+    stuck.update((shard, str(stop)) for shard, stop in stops.items())
+    return number, job, hold
+
+
+def _create(engine: Engine, number: int, job: Job, action: Action) -> tuple[int, Job, str | None]:
     shard = _find(job, action.shard)
-    if action.verb != "create":
-        return _take(engine, number, job, shard, _performed(engine, job, shard, action.verb))
     # The intent must be in the store before the call that costs money.
-    number, job, _ = _take(engine, number, job, shard, intend(engine, job, shard))
+    number, job, _ = _take(engine, number, job, [(shard, intend(engine, job, shard))])
     shard = _find(job, action.shard)
     learned = post(engine, job, shard)
     try:
-        return _take(engine, number, job, shard, learned)
+        return _take(engine, number, job, [(shard, learned)])
     except CommitRefused:
         return _settle_race(engine, shard, learned)
 
 
-def _performed(engine: Engine, job: Job, shard: Shard, verb: str) -> Learned:
+def _performed(engine: Engine, job: Job, shard: Shard, verb: str) -> Learned | Stop:
     try:
         return perform(engine, job, shard, verb)
     except Stop as stop:
         if not stop.is_local or all(s.id != shard.id for s in job.earlier):
-            raise
+            return stop
         # The job asks something else now: what is lost of an earlier epoch must not hold it.
         engine.log.warning("Shard %s of an earlier epoch is given up: %s", shard.id, stop)
         return Learned(Fact.GIVEN_UP, {"problem": str(stop)[:500]})
@@ -144,7 +168,7 @@ def _settle_race(engine: Engine, intended: Shard, learned: Learned) -> tuple[int
         shard = next((s for s in _everything(job) if s.id == intended.id), None)
         if shard is not None and shard.state is State.CREATING and shard.nonce == intended.nonce:
             try:
-                return _take(engine, number, job, shard, learned)
+                return _take(engine, number, job, [(shard, learned)])
             except CommitRefused:
                 continue
         if learned.fact is Fact.BATCH_KNOWN:
@@ -157,14 +181,16 @@ def _settle_race(engine: Engine, intended: Shard, learned: Learned) -> tuple[int
     raise CommitRefused(f"Another process moves {engine.store}.")
 
 
-def _take(engine: Engine, number: int, job: Job, shard: Shard, learned: Learned) -> tuple[int, Job, str | None]:
-    """Commit a fact, unless it changes nothing."""
-    after = learn(shard, learned.fact, **learned.known)
-    if after == shard and learned.child is None:
-        return number, job, learned.hold
-    job = _replaced(job, after, learned.child)
-    number, job = engine.store.commit(number + 1, job, engine.clock())
-    return number, job, learned.hold
+def _take(engine: Engine, number: int, job: Job, learned: list[tuple[Shard, Learned]]) -> tuple[int, Job, str | None]:
+    """Commit facts, unless they change nothing. Returns too why a person must act, if one says so."""
+    before = job
+    for shard, said in learned:
+        after = learn(shard, said.fact, **said.known)
+        if after != shard or said.child is not None:
+            job = _replaced(job, after, said.child)
+    if job is not before:
+        number, job = engine.store.commit(number + 1, job, engine.clock())
+    return number, job, next((said.hold for _, said in learned if said.hold is not None), None)
 
 
 def _replaced(job: Job, after: Shard, child: Shard | None) -> Job:

@@ -36,8 +36,8 @@ class Layout:
         for field in self.inputs:
             at = rows.schema.get_field_index(field.name)
             # Unsafe: what was paid for must not be lost over a whole number that a column of fractions rounds.
-            column = rows.column(at).cast(field.type, safe=False) if at >= 0 else pa.nulls(rows.num_rows, field.type)
-            arrays.append(column)
+            column = rows.column(at) if at >= 0 else pa.nulls(rows.num_rows, field.type)
+            arrays.append(column if column.type == field.type else column.cast(field.type, safe=False))
         arrays += [outcomes.column(name) for name in RESULT_COLUMNS]
         arrays += [outcomes.column(FIELD + name) for name in self.fields]
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)

@@ -1,28 +1,26 @@
 """Rows and outcomes, merged shard by shard, as one table in input order.
 
-A shard's outcome parts are those of its rounds, and of answers carried over. For each row a success wins, else the
-last word. Memory holds the outcomes of one shard and one record batch of its rows.
+Memory holds a few record batches of rows and their outcomes.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
+from airflow_openai_batch.engine.background import ahead
 from airflow_openai_batch.engine.columns import Layout, layout_of
 from airflow_openai_batch.engine.errors import JobNotReady, StoreError
+from airflow_openai_batch.engine.merge import OutcomeStream
 from airflow_openai_batch.engine.model import Job, Shard, State, Status, Value
-from airflow_openai_batch.engine.outcomes import read_index
 from airflow_openai_batch.engine.report import Summary, summarize
 from airflow_openai_batch.engine.sink import Sink
 from airflow_openai_batch.engine.store import JobStore
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
 
 _SLICE_ROWS = 4096
@@ -92,81 +90,33 @@ def write_results(store: JobStore, job: Job, sink: Sink) -> Written:
 
 
 def _write_shard(store: JobStore, job: Job, root: Shard, layout: Layout, sink: Sink, errors: _Errors) -> int:
-    import pyarrow as pa
-
-    index = read_index(store, root.row_index or root.index)
-    outcomes = _merged(store, job, root, index.ordinals)
-    start = 0
-    for rows in _rows(store, root, len(index.ordinals)):
-        part = outcomes.slice(start, rows.num_rows).combine_chunks()
-        start += rows.num_rows
-        batch = part.to_batches()[0] if part.num_rows else pa.RecordBatch.from_pylist([], schema=part.schema)
+    outcomes = OutcomeStream(store, job, root)
+    n_rows = 0
+    for rows in ahead(_rows(store, root)):
+        n_rows += rows.num_rows
+        if n_rows > root.n_rows:
+            break
+        batch = outcomes.take(rows.num_rows)
         errors.add(batch)
-        for line in batch.column("line").to_pylist():
-            if line is not None:
-                sink.dead_letter(line)
+        for line in batch.column("line").drop_null().to_pylist():
+            sink.dead_letter(line)
         sink.write(layout.arrange(rows, batch))
-    if start != len(index.ordinals):
-        raise StoreError(f"Shard {root.id} has {len(index.ordinals)} rows, its row parts {start}.")
-    return start
+    if n_rows != root.n_rows:
+        raise StoreError(f"Shard {root.id} has {root.n_rows} rows, its row parts {n_rows} or more.")
+    return n_rows
 
 
-def _merged(store: JobStore, job: Job, root: Shard, ordinals: list[int]) -> pa.Table:
-    """Return one outcome for each row of the shard, in row order."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    tables = []
-    for name in _parts(job, root):
-        with store.open(name) as file:
-            tables.append(pq.read_table(file))
-    rows = np.asarray(ordinals, dtype=np.int64)
-    chosen = np.full(len(rows), -1, dtype=np.int64)
-    is_good = np.zeros(len(rows), dtype=bool)
-    offset = 0
-    for table in tables:
-        at = np.searchsorted(rows, _int64(table, "ordinal"))
-        good = np.asarray(table.column("status").to_numpy(zero_copy_only=False) == Status.SUCCEEDED.value)
-        better = good | ~is_good[at]
-        chosen[at[better]] = offset + np.flatnonzero(better)
-        is_good[at] |= good
-        offset += table.num_rows
-    if (chosen < 0).any():
-        raise StoreError(f"Shard {root.id}: {int((chosen < 0).sum())} rows have no outcome in {store}.")
-    return pa.concat_tables(tables).take(pa.array(chosen))
-
-
-def _int64(table: pa.Table, name: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-    import numpy as np
-
-    return np.asarray(table.column(name).to_numpy(), dtype=np.int64)
-
-
-def _parts(job: Job, root: Shard) -> Iterator[str]:
-    """Yield the outcome parts of a shard, oldest first."""
-    by_id = {shard.id: shard for shard in job.shards}
-    if root.carried is not None:
-        yield root.carried
-    shard: Shard | None = root
-    while shard is not None:
-        if shard.outcomes is not None:
-            yield shard.outcomes
-        shard = by_id.get(shard.child) if shard.child is not None else None
-
-
-def _rows(store: JobStore, root: Shard, n_rows: int) -> Iterator[pa.RecordBatch]:
+def _rows(store: JobStore, root: Shard) -> Iterator[pa.RecordBatch]:
     """Yield the input columns of a shard; ready-made request lines have none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not root.row_parts:
-        for start in range(0, n_rows, _SLICE_ROWS):
-            n = min(_SLICE_ROWS, n_rows - start)
+        for start in range(0, root.n_rows, _SLICE_ROWS):
+            n = min(_SLICE_ROWS, root.n_rows - start)
             yield pa.RecordBatch.from_struct_array(pa.array([{}] * n, pa.struct([])))
     for name in root.row_parts:
-        with contextlib.ExitStack() as stack:
-            file = stack.enter_context(store.open(name))
+        with store.open(name) as file:
             yield from pq.ParquetFile(file, pre_buffer=False).iter_batches(batch_size=_SLICE_ROWS)
 
 
@@ -188,8 +138,11 @@ class _Errors:
         """Count the rows of a record batch that have no good answer."""
         import pyarrow.compute as pc
 
-        bad = batch.filter(pc.not_equal(batch.column("status"), Status.SUCCEEDED.value))
-        columns = (bad.column(name).to_pylist() for name in ("status", "error_code", "custom_id", "error_message"))
+        is_bad = pc.not_equal(batch.column("status"), Status.SUCCEEDED.value)
+        if not pc.any(is_bad).as_py():
+            return
+        bad = batch.select(["status", "error_code", "custom_id", "error_message"]).filter(is_bad)
+        columns = (column.to_pylist() for column in bad.columns)
         for status, code, custom_id, message in zip(*columns, strict=True):
             key = (status, code or "unknown")
             self._n[key] += 1

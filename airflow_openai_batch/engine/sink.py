@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import datetime
 import decimal
 import io
 import os
-import shutil
 import tempfile
-import uuid
 from collections.abc import Callable
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Protocol, Self
 
 import msgspec
 
+from airflow_openai_batch.engine.background import Behind
 from airflow_openai_batch.engine.errors import InputError, StoreError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 DEFAULT_XCOM_BYTES = 1_000_000
+_GROUP_ROWS, _GROUP_BYTES = 65_536, 8 * 1024 * 1024
 
 
 class Sink(Protocol):
@@ -52,9 +53,9 @@ class Sink(Protocol):
 class FileSink:
     """A file behind a path object, by its ending ``.parquet``, ``.jsonl`` or ``.csv``.
 
-    Rows are written to local disk first and published in one step, the dead letter before the table, so whoever sees
-    the table sees all of it. The dead letter stands beside it as ``<name>.dead_letter.jsonl``; none is written, and an
-    older one removed, when there is nothing for it.
+    Rows are written to a file of this machine first and published in one step, the dead letter before the table, so
+    whoever sees the table sees all of it. The dead letter stands beside it as ``<name>.dead_letter.jsonl``; none is
+    written, and an older one removed, when there is nothing for it.
 
     Raises:
         InputError: The ending is unknown.
@@ -68,12 +69,13 @@ class FileSink:
                 f"output={str(path)!r}: the name must end in {', '.join('.' + name for name in _WRITERS)}."
             )
         self._make = _WRITERS[suffix]
+        self._writer: Any = None
         self.uri: str | None = str(path)
         self.dead_letter_uri: str | None = None
         self.n_dead_letter = 0
 
     def __enter__(self) -> Self:
-        self._folder = tempfile.TemporaryDirectory(prefix="openai-batch-")
+        self._folder = _folder_for(self._path)
         self._table = os.path.join(self._folder.name, "table")
         self._dead = os.path.join(self._folder.name, "dead")
         self._dead_file: IO[bytes] = open(self._dead, "wb")
@@ -83,6 +85,9 @@ class FileSink:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._dead_file.close()
+        if self._writer is not None:
+            with contextlib.suppress(Exception):  # closed already, or as broken as what it was to write
+                self._writer.close()
         self._folder.cleanup()
 
     def begin(self, schema: pa.Schema) -> None:
@@ -101,37 +106,50 @@ class FileSink:
     def finish(self) -> None:
         """Publish the dead letter, then the table."""
         self._writer.close()
+        self._writer = None
         self._dead_file.close()
         dead = self._path.with_name(f"{self._path.name}.dead_letter.jsonl")
         if self.n_dead_letter:
-            publish(self._dead, dead)
+            _publish(self._dead, dead)
             self.dead_letter_uri = str(dead)
-        publish(self._table, self._path)
+        _publish(self._table, self._path)
         if not self.n_dead_letter and dead.exists():
             dead.unlink()
 
 
-def publish(source: str, target: Any) -> None:
-    """Put a local file at a path in one step, replacing what is there.
+def _is_local(path: Any) -> bool:
+    protocol = path.fs.protocol
+    return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
 
-    Raises:
-        StoreError: The place cannot be written. Answers are still in the job store: mend and clear the task.
-    """
-    fs, path = target.fs, str(target.path)
-    protocol = fs.protocol
+
+def _folder_for(path: Any) -> tempfile.TemporaryDirectory[str]:
+    """Return a folder to write in: beside a file of this machine, so that it need not be copied to its place."""
+    if not _is_local(path):
+        return tempfile.TemporaryDirectory(prefix="openai-batch-")
+    parent = os.path.dirname(str(path.path)) or "."
     try:
-        if "file" in ((protocol,) if isinstance(protocol, str) else protocol):
-            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-            beside = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
-            shutil.copyfile(source, beside)
-            os.replace(beside, path)
+        os.makedirs(parent, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix=".openai-batch-", dir=parent)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _publish(source: str, target: Any) -> None:
+    """Put a file that was written in ``_folder_for`` in its place in one step, replacing what is there."""
+    try:
+        if _is_local(target):
+            os.replace(source, str(target.path))
         else:
-            fs.put_file(source, path)
+            target.fs.put_file(source, str(target.path))
     except Exception as error:  # every storage library has its own errors
-        raise StoreError(
-            f"The results cannot be written to {target}: {error!r}. No answer is lost, they are in the job store: mend "
-            "`output` or its connection and clear this task; nothing is paid again."
-        ) from error
+        raise _unwritable(target, error) from error
+
+
+def _unwritable(target: Any, error: Exception) -> StoreError:
+    return StoreError(
+        f"The results cannot be written to {target}: {error!r}. No answer is lost, they are in the job store: mend "
+        "`output` or its connection and clear this task; nothing is paid again."
+    )
 
 
 class ListSink:
@@ -184,16 +202,38 @@ class ListSink:
 
 
 class _Parquet:
+    """Row groups of a size that readers like; they are made in a thread."""
+
     def __init__(self, path: str, schema: pa.Schema) -> None:
         import pyarrow.parquet as pq
 
+        self._schema = schema
         self._writer = pq.ParquetWriter(path, schema)
+        self._behind = Behind(1)
+        self._group: list[pa.RecordBatch] = []
+        self._n_rows = self._n_bytes = 0
 
     def write(self, batch: pa.RecordBatch) -> None:
-        self._writer.write_batch(batch)
+        self._group.append(batch)
+        self._n_rows += batch.num_rows
+        self._n_bytes += batch.nbytes
+        if self._n_rows >= _GROUP_ROWS or self._n_bytes >= _GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        self._behind(self._writer.write_table, pa.Table.from_batches(self._group, self._schema))
+        self._group, self._n_rows, self._n_bytes = [], 0, 0
 
     def close(self) -> None:
-        self._writer.close()
+        try:
+            if self._group:
+                self._flush()
+            self._behind(self._writer.close)
+            self._behind.wait()
+        finally:
+            self._behind.stop()
 
 
 class _Jsonl:

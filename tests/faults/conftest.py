@@ -102,7 +102,7 @@ class World:
 
     def engine(self, *, api_key: str = "sk-test", api: Any = None, store: Any = None, **changes: Any) -> Engine:
         """A new process: nothing is shared with other engines but the store, the server and the time."""
-        given = {"timing": self.timing, "clock": self.clock.now, "sleep": self.clock.advance, **changes}
+        given = {"timing": self.timing, "parallel": 3, "clock": self.clock.now, "sleep": self.clock.advance, **changes}
         return Engine(store or JobStore(self.root, self.key), api or Api(self.client(api_key)), **given)
 
     def mortal(self, fate: Fate) -> Engine:

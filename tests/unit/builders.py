@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -105,6 +106,7 @@ class FakeApi:
         self.metadata: dict[str, dict[str, str]] = {}
         self.calls: Counter[str] = Counter()
         self.hidden: set[str] = set()
+        self._numbers = itertools.count()
         self.on_create: Callable[[], None] = lambda: None
         self._scripts: dict[str, deque[Exception | None]] = {}
 
@@ -124,7 +126,7 @@ class FakeApi:
     def upload(self, name: str, file: IO[bytes]) -> str:
         is_lost = self._step("upload")
         assert name.endswith(".jsonl")
-        file_id = f"file-{len(self.files)}"
+        file_id = f"file-{next(self._numbers)}"
         self.files[file_id] = file.read()
         if is_lost:
             raise Unclear("lost")

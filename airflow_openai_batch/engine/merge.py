@@ -1,0 +1,103 @@
+"""The outcome parts of a shard as one stream: for each row a success wins, else the last word.
+
+Every part is in row order, so memory holds one window of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from airflow_openai_batch.engine.errors import StoreError
+from airflow_openai_batch.engine.model import Job, Shard, Status
+from airflow_openai_batch.engine.outcomes import part_schema, read_part
+from airflow_openai_batch.engine.store import JobStore
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class OutcomeStream:
+    """The outcomes of a first-round shard, over all its rounds and with what was carried over.
+
+    Args:
+        store: The job's store.
+        job: The job.
+        root: The shard.
+    """
+
+    def __init__(self, store: JobStore, job: Job, root: Shard) -> None:
+        self._shard = root.id
+        columns = [name for name in part_schema(job).names if name != "digest"]
+        self._parts = [_Part(read_part(store, name, columns)) for name in _parts(job, root)]
+        self._next = root.first_row
+
+    def take(self, n_rows: int) -> pa.RecordBatch:
+        """Return the outcomes of the next rows.
+
+        Raises:
+            StoreError: A row has none.
+        """
+        import pyarrow as pa
+
+        first, self._next = self._next, self._next + n_rows
+        tables = [table for part in self._parts if (table := part.before(self._next)).num_rows]
+        found = pa.concat_tables(tables) if tables else None
+        if found is None or len(tables) > 1 or found.num_rows != n_rows:
+            found = self._chosen(tables, first, n_rows)
+        batches: list[pa.RecordBatch] = found.combine_chunks().to_batches()
+        return batches[0]
+
+    def _chosen(self, tables: list[pa.Table], first: int, n_rows: int) -> pa.Table:
+        import numpy as np
+        import pyarrow as pa
+
+        chosen = np.full(n_rows, -1, dtype=np.int64)
+        is_good = np.zeros(n_rows, dtype=bool)
+        offset = 0
+        for table in tables:
+            at = table.column("ordinal").to_numpy() - first
+            good = table.column("status").to_numpy(zero_copy_only=False) == Status.SUCCEEDED.value
+            better = good | ~is_good[at]
+            chosen[at[better]] = offset + np.flatnonzero(better)
+            is_good[at] |= good
+            offset += table.num_rows
+        n_missing = int((chosen < 0).sum())
+        if n_missing:
+            raise StoreError(f"Shard {self._shard}: {n_missing} rows have no outcome in its store.")
+        return pa.concat_tables(tables).take(pa.array(chosen))
+
+
+class _Part:
+    """An outcome part, read as far as it was asked for."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
+        self._batches = batches
+        self._rest: pa.RecordBatch | None = next(batches, None)
+
+    def before(self, ordinal: int) -> pa.Table:
+        """Return the rows before an ordinal that were not returned yet."""
+        import numpy as np
+        import pyarrow as pa
+
+        found: list[Any] = []
+        while self._rest is not None:
+            n = int(np.searchsorted(self._rest.column("ordinal").to_numpy(), ordinal))
+            found.append(self._rest.slice(0, n))
+            if n < self._rest.num_rows:
+                self._rest = self._rest.slice(n)
+                break
+            self._rest = next(self._batches, None)
+        return pa.Table.from_batches(found) if found else pa.table({})
+
+
+def _parts(job: Job, root: Shard) -> Iterator[str]:
+    """Yield the outcome parts of a shard, oldest first."""
+    by_id = {shard.id: shard for shard in job.shards}
+    if root.carried is not None:
+        yield root.carried
+    shard: Shard | None = root
+    while shard is not None:
+        if shard.outcomes is not None:
+            yield shard.outcomes
+        shard = by_id.get(shard.child) if shard.child is not None else None
