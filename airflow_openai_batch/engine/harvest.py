@@ -128,9 +128,10 @@ class _RowReader:
         outcomes: list[Outcome] = []
         kept: list[bytes | None] = [None] * len(lines)
         for i, found in enumerate(lines):
-            outcome = self._parse(found) if isinstance(found, bytes) else None
+            several = found if isinstance(found, list) else [found] if found is not None else []
+            outcome = self._parse(several[0]) if len(several) == 1 else None
             if outcome is None or outcome.status is not Status.SUCCEEDED or outcome.custom_id != ids[i]:
-                outcome, kept[i] = self._best(ids[i], [found] if isinstance(found, bytes) else found or [])
+                outcome, kept[i] = self._best(ids[i], [bytes(line) for line in several])
             outcomes.append(outcome)
         return outcomes, kept
 

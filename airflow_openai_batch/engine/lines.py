@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from typing import IO
 
 from airflow_openai_batch.engine.parse import custom_id_of
+from airflow_openai_batch.engine.usual import Line
 
-Lines = bytes | list[bytes] | None
-"""The line of a row; several, or none."""
+Lines = Line | list[Line] | None
+"""The line of a row; several, or none. Good until the next block is asked for."""
 
 _READ_BYTES = 256 * 1024
 _BLOCK_ROWS = 4096
@@ -80,42 +81,54 @@ def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
 
 def lines_in_order(files: list[IO[bytes]], places: Places) -> Iterator[tuple[int, list[Lines]]]:
     """Yield blocks of lines in row order, each with the number of its first row."""
-    numbers = [file.fileno() for file in files]
+    read = _BlockReader([file.fileno() for file in files], places)
     start = n_bytes = 0
     for row, length in enumerate(places.length):
         if row - start >= _BLOCK_ROWS or (n_bytes and n_bytes + length > _BLOCK_BYTES):
-            yield start, _block(numbers, places, start, row)
+            yield start, read(start, row)
             start, n_bytes = row, 0
         n_bytes += length
     if start < len(places.length):
-        yield start, _block(numbers, places, start, len(places.length))
+        yield start, read(start, len(places.length))
 
 
-def _block(numbers: list[int], places: Places, start: int, stop: int) -> list[Lines]:
-    lines: list[Lines] = [None] * (stop - start)
-    for number, file in enumerate(numbers):
-        rows = [row for row in range(start, stop) if places.length[row] and places.file[row] == number]
-        _read(file, places, rows, start, lines)
-    for row in range(start, stop) if places.more else ():
-        if row in places.more:
-            more = [os.pread(numbers[of], length, offset) for of, offset, length in places.more[row]]
-            first = lines[row - start]
-            lines[row - start] = [first, *more] if isinstance(first, bytes) else more
-    return lines
+class _BlockReader:
+    """Reads the lines of a range of rows, into memory that is used again and again."""
 
+    def __init__(self, files: list[int], places: Places) -> None:
+        self._files, self._places = files, places
+        self._buffers = [bytearray() for _ in files]
 
-def _read(file: int, places: Places, rows: list[int], start: int, lines: list[Lines]) -> None:
-    """Read lines of one file: all between the first and the last at once, or, if they lie far apart, one by one."""
-    if not rows:
-        return
-    offsets, lengths = places.offset, places.length
-    first = min(offsets[row] for row in rows)
-    span = max(offsets[row] + lengths[row] for row in rows) - first
-    if span > _MOST_READ_IN_VAIN * sum(lengths[row] for row in rows):
+    def __call__(self, start: int, stop: int) -> list[Lines]:
+        places = self._places
+        lines: list[Lines] = [None] * (stop - start)
+        for number in range(len(self._files)):
+            rows = [row for row in range(start, stop) if places.length[row] and places.file[row] == number]
+            self._read(number, rows, start, lines)
+        for row in range(start, stop) if places.more else ():
+            if row in places.more:
+                more: list[Line] = [os.pread(self._files[of], n, at) for of, at, n in places.more[row]]
+                first = lines[row - start]
+                lines[row - start] = more if first is None or isinstance(first, list) else [first, *more]
+        return lines
+
+    def _read(self, number: int, rows: list[int], start: int, lines: list[Lines]) -> None:
+        """Read all between the first and the last line at once, or, if lines lie far apart, one by one."""
+        if not rows:
+            return
+        offsets, lengths = self._places.offset, self._places.length
+        first = min(offsets[row] for row in rows)
+        span = max(offsets[row] + lengths[row] for row in rows) - first
+        if span > _MOST_READ_IN_VAIN * sum(lengths[row] for row in rows):
+            for row in rows:
+                lines[row - start] = os.pread(self._files[number], lengths[row], offsets[row])
+            return
+        if len(self._buffers[number]) < span:
+            self._buffers[number] = bytearray(span)
+        block = memoryview(self._buffers[number])
+        n = 0
+        while n < span and (got := os.preadv(self._files[number], [block[n:span]], first + n)):
+            n += got
         for row in rows:
-            lines[row - start] = os.pread(file, lengths[row], offsets[row])
-        return
-    block = os.pread(file, span, first)
-    for row in rows:
-        at = offsets[row] - first
-        lines[row - start] = block[at : at + lengths[row]]
+            at = offsets[row] - first
+            lines[row - start] = block[at : at + lengths[row]]

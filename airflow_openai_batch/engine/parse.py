@@ -14,7 +14,7 @@ from airflow_openai_batch.engine.answers import PASSING_CODES, READERS, Error, R
 from airflow_openai_batch.engine.model import Outcome, Status
 from airflow_openai_batch.engine.queue import ACCOUNT_CODES
 from airflow_openai_batch.engine.schema import Read, ResponseSchema
-from airflow_openai_batch.engine.usual import USUAL
+from airflow_openai_batch.engine.usual import USUAL, Line
 
 Check = Callable[[str], str | None]
 """Says what is wrong with an answer's text, or None."""
@@ -57,7 +57,7 @@ class LineParser:
         self._read_body = READERS.get(endpoint, read_other)
         self._read_text = _reader_of(schema, check)
 
-    def parse(self, line: bytes) -> Outcome | None:
+    def parse(self, line: Line) -> Outcome | None:
         """Read one line. None: it is not JSON or names no row."""
         try:
             usual = self._read_usual(line, self._read_text)
@@ -65,7 +65,7 @@ class LineParser:
             usual = None
         return usual if usual is not None and usual.custom_id else self._parse_any(line)
 
-    def _parse_any(self, line: bytes) -> Outcome | None:
+    def _parse_any(self, line: Line) -> Outcome | None:
         try:
             read = _decode_line(line)
         except _UNREADABLE:
@@ -88,7 +88,7 @@ class LineParser:
         return outcome
 
 
-def _never(line: bytes, read: Reader) -> None:
+def _never(line: Line, read: Reader) -> None:
     """Read nothing: the endpoint has no usual line."""
 
 

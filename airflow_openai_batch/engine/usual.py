@@ -15,6 +15,7 @@ from airflow_openai_batch.engine.answers import Reader
 from airflow_openai_batch.engine.endpoints import EMBEDDINGS
 from airflow_openai_batch.engine.model import Outcome, Status, Usage
 
+Line = bytes | memoryview
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 
 
@@ -90,7 +91,7 @@ class _Vectors(_Kept):
     model: str | None = None
 
 
-def _lines_with(body: Any) -> Callable[[bytes], Any]:
+def _lines_with(body: Any) -> Callable[[Line], Any]:
     """Return the decoder of lines whose answer has this form."""
     response = msgspec.defstruct(
         "_Response", [("status_code", Literal[200]), ("body", body), ("request_id", str)], bases=(_Kept,), gc=False
@@ -104,7 +105,7 @@ def _lines_with(body: Any) -> Callable[[bytes], Any]:
 _decode_answer, _decode_completion, _decode_vectors = map(_lines_with, (_Answer, _Completion, _Vectors))
 
 
-def _read_answer(line: bytes, read: Reader) -> Outcome | None:
+def _read_answer(line: Line, read: Reader) -> Outcome | None:
     found = _decode_answer(line)
     body = found.response.body
     content: list[_Text] | None = None
@@ -133,7 +134,7 @@ def _read_answer(line: bytes, read: Reader) -> Outcome | None:
     )
 
 
-def _read_completion(line: bytes, read: Reader) -> Outcome | None:
+def _read_completion(line: Line, read: Reader) -> Outcome | None:
     found = _decode_completion(line)
     body = found.response.body
     if len(body.choices) != 1 or body.choices[0].finish_reason in ("length", "content_filter"):
@@ -168,7 +169,7 @@ def _good(found: Any, text: str, finish_reason: str | None, usage: Usage, read: 
     )
 
 
-def _read_vector(line: bytes, read: Reader) -> Outcome | None:
+def _read_vector(line: Line, read: Reader) -> Outcome | None:
     import numpy as np
 
     found = _decode_vectors(line)
@@ -185,7 +186,7 @@ def _read_vector(line: bytes, read: Reader) -> Outcome | None:
     )
 
 
-USUAL: dict[str, Callable[[bytes, Reader], Outcome | None]] = {
+USUAL: dict[str, Callable[[Line, Reader], Outcome | None]] = {
     "/v1/responses": _read_answer,
     "/v1/chat/completions": _read_completion,
     EMBEDDINGS: _read_vector,
