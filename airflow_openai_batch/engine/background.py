@@ -71,6 +71,32 @@ class Behind:
             raise
 
 
+class FileWriter:
+    """Writes one file after another in a thread. A file is finished, which may wait for a disk, beside the next one.
+
+    Args:
+        most: How many calls may be undone.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.write = Behind(most)
+        self._finish = Behind(1)
+
+    def finish(self, function: Callable[[], Any]) -> None:
+        """Let a file be finished once all that was given before is written."""
+        self.write(self._finish, function)
+
+    def wait(self) -> None:
+        """Wait until everything is written and finished."""
+        self.write.wait()
+        self._finish.wait()
+
+    def stop(self) -> None:
+        """Take no more calls, and return when the last one has ended."""
+        self.write.stop()
+        self._finish.stop()
+
+
 def write_blocks(file: IO[bytes], blocks: Sequence[bytes]) -> None:
     """Write to a file of this machine past its buffer.
 

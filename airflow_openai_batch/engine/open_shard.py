@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from airflow_openai_batch.engine.background import Behind, write_blocks
+from airflow_openai_batch.engine.background import FileWriter, write_blocks
 from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.model import Shard, State
@@ -41,14 +41,15 @@ class OpenShard:
         first_row: int,
         model: str,
         limits: Limits,
-        writers: tuple[Behind, Behind],
+        writers: tuple[FileWriter, FileWriter],
     ) -> None:
         self._store, self._name, self._limits, self._model = store, name, limits, model
-        self._write_requests, self._write_rows = writers
+        self._request_writer, self._row_writer = writers
         self._folder = f"e{epoch}"
         self._first_row = first_row
         self._n_rows = self._n_bytes = self._n_inputs = self._n_tokens = 0
         self._ids: list[str] = []
+        self._has_given_ids = False
         self._digests: list[bytes] = []
         self._index = ""
         self._files = contextlib.ExitStack()
@@ -74,13 +75,14 @@ class OpenShard:
         if requests.has_given_ids and "" in ids:
             raise InputError(f"row {requests.first_row + start + ids.index('')}: the custom_id is empty.")
         self._ids += ids
+        self._has_given_ids = requests.has_given_ids
         self._digests += requests.digests[start:stop]
         self._n_rows += stop - start
         self._n_bytes += int(requests.n_bytes[start:stop].sum())
         self._n_inputs += int(requests.n_inputs[start:stop].sum())
         self._n_tokens += int(requests.n_tokens[start:stop].sum())
-        self._write_requests(write_blocks, self._file, requests.lines(start, stop))
-        self._write_rows(self._row_parts.write, rows)
+        self._request_writer.write(write_blocks, self._file, requests.lines(start, stop))
+        self._row_writer.write(self._row_parts.write, rows)
 
     def close(self) -> None:
         """Let the files be finished.
@@ -89,10 +91,11 @@ class OpenShard:
             InputError: A custom_id repeats.
         """
         ordinals = range(self._first_row, self._first_row + self._n_rows)
-        if len(set(self._ids)) < len(self._ids) and (error := first_duplicate(zip(self._ids, ordinals, strict=True))):
+        is_doubtful = self._has_given_ids and len(set(self._ids)) < len(self._ids)
+        if is_doubtful and (error := first_duplicate(zip(self._ids, ordinals, strict=True))):
             raise error
-        self._write_requests(self._files.close)
-        self._write_rows(self._finish_rows)
+        self._request_writer.finish(self._files.close)
+        self._row_writer.finish(self._finish_rows)
 
     def _finish_rows(self) -> None:
         ordinals = range(self._first_row, self._first_row + self._n_rows)

@@ -43,9 +43,11 @@ class Requests:
         quoted = list(map(str.encode, self.ids)) if ids is None else [msgspec.json.encode(i)[1:-1] for i in ids]
         # `url` must equal the batch's endpoint on every line.
         url = b'","method":"POST","url":%b,"body":' % msgspec.json.encode(endpoint)
-        self._lines: Pieces = [b'{"custom_id":"', quoted, url, *rendered.bodies, b"}\n"]
-        self.n_bytes: Counts = sizes_of(self._lines, n_rows)
-        self.n_tokens: Counts = sizes_of(rendered.bodies, n_rows) // BYTES_PER_TOKEN + 1
+        around: Pieces = [b'{"custom_id":"', quoted, url, b"}\n"]
+        self._lines: Pieces = [*around[:3], *rendered.bodies, *around[3:]]
+        body_bytes = sizes_of(rendered.bodies, n_rows)
+        self.n_bytes: Counts = body_bytes + sizes_of(around, n_rows)
+        self.n_tokens: Counts = body_bytes // BYTES_PER_TOKEN + 1
         self.n_inputs: Counts = np.broadcast_to(np.asarray(rendered.n_inputs, dtype=np.int64), (n_rows,))
 
     def lines(self, start: int, stop: int) -> list[bytes]:

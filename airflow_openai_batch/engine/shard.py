@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from airflow_openai_batch.engine.background import Behind
+from airflow_openai_batch.engine.background import FileWriter
 from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.identity import shard_id
@@ -99,7 +99,7 @@ class _Cutter:
 
     def __init__(self, store: JobStore, limits: Limits, epoch: int, state: State) -> None:
         self._store, self._limits, self._epoch, self._state = store, limits, epoch, state
-        self._write_requests, self._write_rows = Behind(_WAITING), Behind(_WAITING)
+        self._requests, self._rows = FileWriter(_WAITING), FileWriter(_WAITING)
         self._begun: list[OpenShard] = []
         self._schema: pa.Schema | None = None
         self.n_rows = 0
@@ -115,11 +115,11 @@ class _Cutter:
         try:
             if error is None:
                 self._close_last()
-                self._write_requests.wait()
-                self._write_rows.wait()
+                self._requests.wait()
+                self._rows.wait()
         finally:
-            self._write_requests.stop()
-            self._write_rows.stop()
+            self._requests.stop()
+            self._rows.stop()
             for shard in self._begun:
                 shard.abandon()
 
@@ -149,7 +149,7 @@ class _Cutter:
         self._close_last()
         name = shard_id(self._epoch, len(self._begun))
         first_row = requests.first_row + start
-        writers = (self._write_requests, self._write_rows)
+        writers = (self._requests, self._rows)
         self._begun.append(OpenShard(self._store, name, self._epoch, first_row, model, self._limits, writers))
         n = self._begun[-1].room(requests, start, end, model)
         if not n:
