@@ -1,0 +1,267 @@
+"""Output and error files become outcomes: JSONL to Parquet.
+
+    python benchmarks/parse.py [--rows 200000]
+
+A batch of 50,000 requests each, about 1.1 KB per line: answers of /v1/responses with a structured output of four
+fields; 0.5 % of the lines are errors of three kinds, 0.2 % of the answers are cut off, lines are slightly out of
+order. "Ours" is `harvest()`: it finds each row's line, reads it, judges it, writes one outcome for each row in row
+order with tokens, ids and the raw lines of what went wrong, and makes the file durable. The download is a copy of a
+local file and left out here; transfer.py measures it.
+
+`pandas` reads the lines with read_json, flattens the answers with json_normalize and writes Parquet. `limit` parses
+each line with simdjson without taking anything out of it, and writes the finished outcome table to Parquet.
+
+`unchecked` is the base of what a check adds: it reads the same four fields into the same columns, with
+msgspec.json.decode into dicts, and checks nothing. (`plain` leaves the answers as texts, so it is no base for that: the
+difference would be the price of four more columns.)
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import answers
+import workload
+from measure import Benchmark
+from sample import Case
+from summary import Goal, over_base
+
+Outcomes = list[tuple[str, str | None, int, int]]
+
+GOALS = (
+    Goal(
+        "Parse: times as fast as pandas.read_json",
+        lambda m: m("parse", "pandas", "seconds") / m("parse", "plain", "seconds"),
+        14,
+        at_least=True,
+    ),
+    Goal(
+        "Parse: time of parsing with simdjson and writing Parquet",
+        lambda m: m("parse", "plain", "seconds") / m("parse", "limit", "seconds"),
+        1.6,
+    ),
+    Goal(
+        "Parse: what a check by JSON Schema adds",
+        lambda m: (m("parse", "schema", "seconds") / m("parse", "unchecked", "seconds") - 1) * 100,
+        5,
+        unit="%",
+    ),
+    Goal(
+        "Parse: what a check by a Pydantic class adds",
+        lambda m: (m("parse", "pydantic", "seconds") / m("parse", "unchecked", "seconds") - 1) * 100,
+        25,
+        unit="%",
+    ),
+    over_base("Parse: memory over base", "parse", "schema", 150),
+)
+
+bench = Benchmark(__file__, __doc__, GOALS)
+bench.parser.add_argument("--endpoint", choices=(workload.RESPONSES, workload.CHAT), default=workload.RESPONSES)
+group = bench.group("parse", "{rows} output lines to Parquet", rows=200_000, quick_rows=2_000, unit="lines")
+
+
+def answers_of(case: Case) -> Callable[[int, int], tuple[Path, Path]]:
+    """Return where the files of a batch are."""
+    return lambda first, n: answers.files(case.data, first, n, case.options.endpoint)
+
+
+def prepare(case: Case) -> None:
+    """Plan a job in four shards or more, make its answers, and the outcome parts that the limit writes again."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from local_openai import LocalOpenAI, answered, engine_in, plan
+
+    from airflow_openai_batch.engine.endpoints import Limits
+    from airflow_openai_batch.engine.harvest import harvest
+    from airflow_openai_batch.engine.parse import LineParser
+
+    table = pa.table({"id": [workload.row_id(i) for i in range(case.rows)]})
+    pq.write_table(table, case.shared / "rows.parquet")
+    engine = engine_in(case.shared / "store")
+    limits = Limits(max_requests=-(-case.rows // 4))
+    body: dict[str, Any] = {"model": workload.MODEL}
+    body |= {"input": "{id}"} if case.options.endpoint == workload.RESPONSES else {"messages": [{"content": "{id}"}]}
+    job = plan(
+        engine,
+        case.shared / "rows.parquet",
+        body,
+        endpoint=case.options.endpoint,
+        response_model=workload.SCHEMA,
+        limits=limits,
+    )
+    api = LocalOpenAI(answers_of(case))
+    for shard in answered(job, api):
+        got = harvest(engine.store, api, job, shard, LineParser(job.spec.endpoint))  # type: ignore[arg-type]
+        with engine.store.open(got.outcomes) as file:
+            pq.write_table(pq.read_table(file), case.shared / f"outcomes-{shard.id}.parquet")
+
+
+group.prepare = prepare
+
+
+class Unchecked:
+    """Stands in for a schema: reads the fields of an answer as they come."""
+
+    def __init__(self, schema: dict[str, Any], name: str) -> None:
+        import msgspec
+
+        self._names, self._decode = tuple(schema["properties"]), msgspec.json.decode
+
+    def fields(self, text: str) -> tuple[Any, ...]:
+        """Return the values of the fields."""
+        value = self._decode(text)
+        return tuple([value[name] for name in self._names])
+
+    def read(self, text: str) -> tuple[tuple[Any, ...], None]:
+        """Return the values of the fields, and that nothing is wrong."""
+        return self.fields(text), None
+
+
+def ours(case: Case, *, is_checked: bool = True, has_schema: bool = True, check: Any = None) -> None:
+    """Harvest all shards."""
+    import msgspec
+    import pandas as pd  # noqa: F401 - Arrow imports it when it makes its first array
+    import pyarrow.parquet as pq
+    from local_openai import LocalOpenAI, answered, linked, store_in
+
+    from airflow_openai_batch.engine.harvest import harvest
+    from airflow_openai_batch.engine.parse import LineParser
+    from airflow_openai_batch.engine.schema import ResponseSchema
+
+    store = store_in(linked(case.shared / "store", case.work / "store"))
+    found = store.load()
+    assert found is not None
+    job = found[1]
+    if not has_schema:
+        job = msgspec.structs.replace(job, spec=msgspec.structs.replace(job.spec, schema=None))
+    make: Any = ResponseSchema if is_checked else Unchecked
+    schema = make(job.spec.schema, job.spec.schema_name or "") if job.spec.schema is not None else None
+    api: Any = LocalOpenAI(answers_of(case), case)
+    shards = answered(job, api)
+    with case.timed():
+        parser = LineParser(job.spec.endpoint, schema, check)
+        parts = [harvest(store, api, job, shard, parser).outcomes for shard in shards]
+    outcomes: Outcomes = []
+    for name in parts:
+        with store.open(name) as file:
+            # Without threads: one that still lets go of the file when the interpreter ends would abort it.
+            columns = ["status", "output", "error_code", "input_tokens", "output_tokens"]
+            table = pq.read_table(file, columns=columns, use_threads=False, pre_buffer=False)
+        for status, output, code, spent, earned in zip(*(c.to_pylist() for c in table.columns), strict=True):
+            is_good = status == "succeeded"
+            outcomes.append((code or status, output if is_good else None, spent or 0, earned or 0))
+    report(case, outcomes)
+
+
+def report(case: Case, outcomes: Outcomes) -> None:
+    """Say what came out: errors and cut answers by kind, tokens, and the characters of the good answers."""
+    case.check(
+        rows=len(outcomes),
+        kinds=dict(sorted(Counter(kind for kind, *_ in outcomes).items())),
+        characters=sum(len(text or "") for _, text, *_ in outcomes),
+        tokens=[sum(o[2] for o in outcomes), sum(o[3] for o in outcomes)],
+    )
+
+
+@group.method("plain", "this package, no schema")
+def plain(case: Case) -> None:
+    ours(case, has_schema=False)
+
+
+@group.method("unchecked", "this package, fields read but not checked")
+def unchecked(case: Case) -> None:
+    ours(case, is_checked=False)
+
+
+@group.method("schema", "this package, JSON Schema")
+def with_schema(case: Case) -> None:
+    ours(case)
+
+
+@group.method("pydantic", "this package, Pydantic class")
+def with_pydantic(case: Case) -> None:
+    """The check is the one that the operators make of a class, as far as good answers go."""
+    from typing import Literal
+
+    from pydantic import BaseModel, ValidationError
+
+    class Label(BaseModel):
+        topic: Literal[workload.TOPICS]  # type: ignore[valid-type]
+        is_urgent: bool
+        confidence: float
+        summary: str
+
+    def check(text: str) -> str | None:
+        try:
+            Label.model_validate_json(text)
+        except ValidationError as error:
+            return str(error)
+        return None
+
+    ours(case, check=check)
+
+
+@group.method("pandas", "pandas.read_json, json_normalize", most=3)
+def pandas_way(case: Case) -> None:
+    import pandas as pd
+
+    files = _files(case)
+    with case.timed():
+        frame = pd.concat([pd.read_json(path, lines=True) for path in files], ignore_index=True)
+        response = pd.json_normalize(frame.pop("response")).add_prefix("response.")
+        error = pd.json_normalize(frame.pop("error")).add_prefix("error.")
+        frame = pd.concat([frame, response, error], axis=1)
+        is_responses = case.options.endpoint == workload.RESPONSES
+        items = frame.pop("response.body.output" if is_responses else "response.body.choices")
+        if is_responses:
+            frame["text"] = [entry[0]["content"][0]["text"] if isinstance(entry, list) else None for entry in items]
+            is_good = frame["response.body.status"] == "completed"
+        else:
+            frame["text"] = [entry[0]["message"]["content"] if isinstance(entry, list) else None for entry in items]
+            is_good = pd.Series([isinstance(e, list) and e[0]["finish_reason"] == "stop" for e in items])
+        labels = pd.json_normalize(frame.loc[is_good, "text"].map(json.loads).tolist())
+        labels.index = frame.index[is_good]
+        frame = frame.join(labels)
+        frame = frame.drop(columns=["response.body.tools"], errors="ignore")  # Parquet has no type for empty lists
+        frame.to_parquet(case.work / "outcomes.parquet")
+    case.check(rows=len(frame), characters=int(frame.loc[is_good, "text"].str.len().sum()))
+    names = ("input_tokens", "output_tokens") if is_responses else ("prompt_tokens", "completion_tokens")
+    case.check(tokens=[int(frame[f"response.body.usage.{name}"].sum()) for name in names])
+
+
+@group.method("limit", "limit: simdjson parses, Parquet is written")
+def limit(case: Case) -> None:
+    import pyarrow.parquet as pq
+    import simdjson
+
+    tables = [pq.read_table(path) for path in sorted(case.shared.glob("outcomes-*.parquet"))]
+    files = _files(case)
+    n = 0
+    with case.timed():
+        parser = simdjson.Parser()
+        for path in files:
+            with path.open("rb") as file:
+                for line in file:
+                    parser.parse(line)
+                    n += 1
+        for i, table in enumerate(tables):
+            pq.write_table(table, case.work / f"{i}.parquet")
+    case.check(rows=n)
+
+
+def _files(case: Case) -> list[Path]:
+    from local_openai import store_in
+
+    found = store_in(case.shared / "store").load()
+    assert found is not None
+    files = answers_of(case)
+    return [path for shard in found[1].shards for path in files(shard.first_row, shard.n_requests)]
+
+
+if __name__ == "__main__":
+    sys.exit(bench.main())

@@ -1,0 +1,218 @@
+"""A thousand tasks that wait in one real triggerer: is its event loop held up, how soon does a worker go on?
+
+    python benchmarks/triggerer.py                # needs PostgreSQL's programs
+    python benchmarks/triggerer.py --n 200 --samples 5
+
+Scheduler, API server, Dag processor and one triggerer run as processes of their own on PostgreSQL, against an account
+of as many batches (`waiting_stub.py`). When all tasks are deferred, the triggerer is started again, so that it begins
+all waits at once. Then some batches end one after another. Measured is the time from the end of a batch to the first
+line of the task's code in a worker, and what the triggerer's log says meanwhile: Airflow warns when its event loop is
+held up for more than 0.2 s, and takes the triggers away from a triggerer that gives no sign of life.
+
+With Airflow's default settings a wait begins when the deferring worker has left; a thousand of them take some minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import re
+import statistics
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "tests" / "integration"))
+
+from stack import AirflowStack  # noqa: E402 - it is a helper of the tests
+from summary import goal_table, machine, versions  # noqa: E402
+from waiting import serving  # noqa: E402
+
+DAG = "triggerer_waits"
+SPACING_S = 4.0
+BLOCKED = re.compile(r"(\S+) .*async thread was blocked for ([\d.]+) seconds")
+
+
+class Run:
+    """One Dag run of waiting tasks.
+
+    Args:
+        stack: Airflow.
+        url: The account.
+        options: The command line.
+        resumed: The file in which tasks note when they go on.
+    """
+
+    def __init__(self, stack: AirflowStack, url: str, options: argparse.Namespace, resumed: Path) -> None:
+        self._stack, self._url, self._options, self._resumed = stack, url, options, resumed
+        self._oldest_beat_s = 0.0
+        self._run_id = ""
+
+    def measure(self) -> dict[str, Any]:
+        """Start the tasks, let batches end, and return what was measured."""
+        self._stack.api.unpause(DAG)
+        started_at = time.time()
+        self._run_id = self._stack.api.trigger(DAG)
+        self._wait(lambda: self._n("deferred") == self._options.n, 3600, "the tasks to be deferred")
+        _say(f"{self._options.n} tasks are deferred after {time.time() - started_at:.0f} s.")
+        started_at = time.time()
+        self._stack.restart("triggerer")
+        _say(f"Another triggerer is up after {time.time() - started_at:.0f} s.")
+        self._wait(lambda: self._n_calls(started_at) >= self._options.n / 100, 120, "the first looks")
+        self._pause(2 * self._options.interval + 10)  # all first looks, and what a triggerer does once
+        steady_at = time.time()
+        ends_at = json.loads(_get(f"{self._url}/begin"))["ends_at"]
+        self._pause(self._first_s() + SPACING_S * self._options.samples + self._options.interval + 15)
+        until = time.time()
+        ended = {int(name.rpartition("_")[2], 16): at for name, at in ends_at.items() if at <= until}
+        return self._result(started_at, steady_at, until, ended)
+
+    def _first_s(self) -> float:
+        return 2.0 * self._options.interval
+
+    def _result(self, started_at: float, steady_at: float, until: float, ended: dict[int, float]) -> dict[str, Any]:
+        gone_on = {int(number): float(at) for number, at in self._lines()}
+        delays = sorted(gone_on[number] - at for number, at in ended.items() if number in gone_on)
+        blocked = self._blocked()
+        intervals = (until - steady_at) / self._options.interval
+        return {
+            "n": self._options.n,
+            "n_ended": len(ended),
+            "n_gone_on": len(delays),
+            "delay_p50_s": statistics.median(delays) if delays else None,
+            "delay_max_s": delays[-1] if delays else None,
+            "n_still_deferred": self._n("deferred"),
+            "n_failed": sum(self._n(state) for state in ("failed", "up_for_retry", "upstream_failed")),
+            "blocked_s": [seconds for at, seconds in blocked if at >= steady_at],
+            "blocked_at_start_s": [seconds for at, seconds in blocked if started_at <= at < steady_at],
+            "oldest_heartbeat_s": self._oldest_beat_s,
+            "n_started_again": self._n_started_again(),
+            "calls_per_100_and_interval": self._n_calls(steady_at) / intervals / self._options.n * 100,
+        }
+
+    def _lines(self) -> list[list[str]]:
+        text = self._resumed.read_text() if self._resumed.exists() else ""
+        return [line.split(" ", 2)[:2] for line in text.splitlines()]
+
+    def _blocked(self) -> list[tuple[float, float]]:
+        log = (self._stack.home / "triggerer.log").read_text(errors="replace")
+        found = BLOCKED.findall(log)
+        return [(datetime.datetime.fromisoformat(at).timestamp(), float(seconds)) for at, seconds in found]
+
+    def _n_started_again(self) -> int:
+        """Count the triggers that were started anew, as after they were taken away, by the tasks' logs."""
+        logs = (self._stack.home / "logs").rglob("*.log.trigger.*.log")
+        started: Counter[str] = Counter()
+        for log in logs:
+            started[str(log.parent)] += log.read_text(errors="replace").count(" starting")
+        return sum(n > 2 for n in started.values())  # once by each triggerer
+
+    def _n(self, state: str) -> int:
+        path = f"/dags/{DAG}/dagRuns/{self._run_id}/taskInstances"
+        return int(self._stack.api.call("GET", path, params={"limit": 1, "state": state})["total_entries"])
+
+    def _n_calls(self, since: float) -> int:
+        calls = json.loads(_get(f"{self._url}/calls"))
+        return sum(at >= since for found in calls.values() for at in found)
+
+    def _wait(self, is_so: Any, timeout_s: float, what: str) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not is_so():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"waited {timeout_s:g} s for {what}\n{self._stack.tails()}")
+            time.sleep(1)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, and look once a second how old the triggerer's last sign of life is."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            beat = self._stack.api.health()["triggerer"]["latest_triggerer_heartbeat"]
+            age_s = time.time() - datetime.datetime.fromisoformat(beat).timestamp()
+            self._oldest_beat_s = max(self._oldest_beat_s, age_s)
+            time.sleep(1)
+
+
+def goals(found: dict[str, Any], interval_s: float) -> list[dict[str, Any]]:
+    """Hold the numbers against the goals."""
+    n = f"{found['n']:,} waits in a triggerer"
+    slowest = found["delay_max_s"] if found["n_gone_on"] == found["n_ended"] else float("inf")
+    rows: list[tuple[str, float, float, str]] = [
+        (f"{n}: warnings that its event loop was blocked", len(found["blocked_s"]), 0, ""),
+        (f"{n}: triggers taken away or tasks failed", found["n_started_again"] + found["n_failed"], 0, ""),
+        (f"{n}: from the end of a batch to the task going on, at most", slowest, interval_s + 3, "s"),
+        (f"{n}: requests per 100 waits and interval", found["calls_per_100_and_interval"], 1.1, ""),
+    ]
+    return [
+        {"title": title, "value": value, "goal": f"≤ {limit:g} {unit}", "unit": unit, "is_met": value <= limit}
+        for title, value, limit, unit in rows
+    ]
+
+
+def _get(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        body: bytes = answer.read()
+        return body
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def parsed() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--n", type=int, default=1000, help="waiting tasks, default 1000: what Airflow gives a triggerer")
+    add("--interval", type=float, default=10, help="seconds between two looks at a batch, default 10")
+    add("--samples", type=int, default=20, help=f"batches that end, {SPACING_S:g} s apart, default 20")
+    add("--latency", type=float, default=0.1, help="seconds that each answer takes, default 0.1")
+    add("--workers", type=int, default=6, help="processes that run tasks, default 6")
+    add("--keep", type=Path, metavar="FOLDER", help="keep the logs there")
+    add("--json", type=Path, metavar="FILE", help="write the numbers")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Measure, and print the table."""
+    options = parsed()
+    last = 2 * options.interval + SPACING_S * (options.samples - 1)
+    with tempfile.TemporaryDirectory(prefix="triggerer-", ignore_cleanup_errors=True) as folder:
+        home = options.keep or Path(folder)
+        resumed = Path(folder, "resumed")
+        ends = {"singles": options.samples, "first": 2 * options.interval, "last": last, "burst": 1e9}
+        with serving(options.n, latency=options.latency, **ends) as url:
+            connection = {"conn_type": "openai", "host": f"{url}/v1", "password": "sk-not-a-key"}
+            env = {
+                "WAITS_N": str(options.n),
+                "WAITS_INTERVAL_S": str(options.interval),
+                "WAITS_RESUMED": str(resumed),
+                "PYTHONPATH": str(HERE.parent),
+                "AIRFLOW__CORE__PARALLELISM": str(options.workers),
+                "AIRFLOW__CORE__MAX_MAP_LENGTH": str(max(options.n, 1024)),
+                "AIRFLOW__TRIGGERER__CAPACITY": str(max(options.n, 1000)),
+                "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "30",  # as Airflow has it
+                "AIRFLOW_CONN_WAITING": json.dumps(connection),
+            }
+            with AirflowStack(home, HERE / "triggerer_dags", env) as stack:
+                _say("Airflow is up.")
+                found = Run(stack, url, options, resumed).measure()
+    reached = goals(found, options.interval)
+    for key, value in found.items():
+        print(f"{key:32}{value}")
+    print(f"\n{goal_table(reached)}")
+    if options.json:
+        report = {"benchmark": "triggerer", "title": (__doc__ or "").splitlines()[0], "machine": machine()}
+        report |= {"versions": versions(), "interval_s": options.interval, "found": found, "goals": reached}
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
