@@ -1,0 +1,152 @@
+// Airflow's public REST API with the viewer's own session: the browser adds the cookie, this code holds no key.
+
+const AT_ONCE = 6;
+const TIMEOUT_MS = 30_000;
+/** Airflow hands out no more than `[api] maximum_page_limit` entries, 100 by default. */
+export const PAGE = 100;
+
+/** The API said no, or nothing. `status` is the HTTP status, 0 if there was no answer. */
+export class ApiFailure extends Error {
+  constructor(status, detail) {
+    super(detail || `HTTP ${status}`);
+    this.status = status;
+  }
+}
+
+export class Api {
+  /** `root` is the address of Airflow's UI, with a slash at its end. */
+  constructor(root) {
+    this.root = `${root}api/v2`;
+    this.skewS = 0;
+    /** Whether this Airflow sorts XComs; null until it matters. */
+    this.canSort = null;
+    this.waiting = [];
+    this.running = 0;
+  }
+
+  /** The server's time in epoch seconds, as far as its answers told. */
+  now() {
+    return Date.now() / 1000 + this.skewS;
+  }
+
+  /** Return one page of XCom keys, without values, newest first where Airflow can sort them (3.3; 3.1 cannot). */
+  keys({
+    dagId,
+    runId,
+    taskId,
+    mapIndex,
+    key,
+    pattern,
+    dag,
+    runAfter,
+    offset = 0,
+    limit = PAGE,
+    order = "-timestamp",
+  }) {
+    const query = { limit, offset, order_by: order };
+    if (key) query.xcom_key = key;
+    if (pattern) query.xcom_key_pattern = pattern;
+    if (dag) query.dag_display_name_pattern = dag;
+    if (runAfter) query.run_after_gte = new Date(runAfter * 1000).toISOString();
+    if (mapIndex !== undefined && mapIndex !== null) query.map_index = mapIndex;
+    const where = path("dags", dagId ?? "~", "dagRuns", runId ?? "~", "taskInstances", taskId ?? "~", "xcomEntries");
+    return this.call("GET", where, { query });
+  }
+
+  /** Return the value of an XCom. */
+  async value(at, key) {
+    const where = path("dags", at.dagId, "dagRuns", at.runId, "taskInstances", at.taskId, "xcomEntries", key);
+    return (await this.call("GET", where, { query: { map_index: at.mapIndex } })).value;
+  }
+
+  /** Return the task instances that `jobs.statesQuery` asks for. */
+  instances(body) {
+    const where = path("dags", "~", "dagRuns", "~", "taskInstances", "list");
+    return this.call("POST", where, { body });
+  }
+
+  /** Return one task instance. */
+  instance(at) {
+    return this.call("GET", instancePath(at));
+  }
+
+  /** Ask whether the viewer may mark a task failed, without doing it. Raises ApiFailure 403 if not. */
+  tryMarkFailed(at) {
+    return this.call("PATCH", `${instancePath(at)}/dry_run`, { body: { new_state: "failed" } });
+  }
+
+  /** Mark a task failed, as a person does in Airflow's UI. */
+  markFailed(at) {
+    return this.call("PATCH", instancePath(at), { body: { new_state: "failed" } });
+  }
+
+  /** Make one call; at most six run at a time. */
+  async call(method, where, { query = {}, body } = {}) {
+    await this.turn();
+    try {
+      return await this.fetch(method, where, query, body);
+    } finally {
+      this.running -= 1;
+      this.waiting.shift()?.();
+    }
+  }
+
+  async turn() {
+    if (this.running >= AT_ONCE) await new Promise((resolve) => this.waiting.push(resolve));
+    this.running += 1;
+  }
+
+  async fetch(method, where, query, body) {
+    const url = new URL(this.root + where);
+    for (const [name, value] of Object.entries(query)) url.searchParams.set(name, value);
+    const headers = { accept: "application/json", ...(body && { "content-type": "application/json" }) };
+    const options = {
+      method,
+      headers,
+      body: body && JSON.stringify(body),
+      credentials: "same-origin",
+      signal: AbortSignal.timeout(TIMEOUT_MS),
+    };
+    let response;
+    try {
+      response = await fetch(url, options);
+    } catch (error) {
+      throw new ApiFailure(0, error.name === "TimeoutError" ? "no answer in 30 seconds" : "no connection");
+    }
+    this.learnTime(response);
+    if (!response.ok) throw new ApiFailure(response.status, await detailOf(response));
+    return response.status === 204 ? null : this.decoded(response);
+  }
+
+  async decoded(response) {
+    try {
+      return await response.json();
+    } catch {
+      throw new ApiFailure(response.status, "the answer is not JSON");
+    }
+  }
+
+  learnTime(response) {
+    const there = Date.parse(response.headers.get("date") ?? "") / 1000;
+    // The header has whole seconds and the answer took its time: small differences mean nothing.
+    if (there) this.skewS = Math.abs(there - Date.now() / 1000) > 5 ? there - Date.now() / 1000 : 0;
+  }
+}
+
+function path(...parts) {
+  return parts.map((part) => `/${encodeURIComponent(part)}`).join("");
+}
+
+function instancePath(at) {
+  const parts = ["dags", at.dagId, "dagRuns", at.runId, "taskInstances", at.taskId];
+  return path(...parts, ...(at.mapIndex >= 0 ? [String(at.mapIndex)] : []));
+}
+
+async function detailOf(response) {
+  try {
+    const { detail } = await response.json();
+    return typeof detail === "string" ? detail : (detail?.reason ?? detail?.[0]?.msg ?? "");
+  } catch {
+    return "";
+  }
+}

@@ -1,0 +1,206 @@
+// One job in full, and its summary for the tab on a Dag run.
+
+import { batchesTable, shardsTable } from "./batches.js";
+import { h, icon } from "./dom.js";
+import { count, counted, duration, relative } from "./format.js";
+import { instanceId, ownerName, waitingTask } from "./jobs.js";
+import {
+  badge,
+  bar,
+  barText,
+  errorsTable,
+  estimate,
+  figure,
+  notice,
+  outcomesTable,
+  outLink,
+  phasesTable,
+  time,
+  tokenFigures,
+} from "./parts.js";
+import { dashboardLink, jobHash } from "./place.js";
+
+const PROBLEMS = { held: "A person must act", bad: "Worse than the thresholds allow" };
+
+/** A job in full. `links` are Airflow's addresses; `isAlone` if there is no list to go back to. */
+export function detailView(board, job, { links, now, isAlone }) {
+  const progress = board.progress(job);
+  if (!progress)
+    return [
+      isAlone ? null : backLink(),
+      h(
+        "p",
+        { class: "muted" },
+        board.wasRead(job) ? "Written by another version of the package; this page cannot read it." : "Reading…",
+      ),
+    ];
+  return [
+    isAlone ? null : backLink(),
+    heading(board, job, progress, { links, now, level: "h2" }),
+    messages(board, job, progress),
+    h("div", { class: "wide" }, bar(progress, "big"), barText(progress)),
+    figures(progress, board.standing(job), now),
+    h("div", { class: "columns" }, outcomesTable(progress), phasesTable(progress)),
+    errorsTable(progress),
+    batchesTable(progress),
+    shardsTable(board.shards(job), progress, now),
+    freshness(progress, now),
+  ];
+}
+
+/** What the log of the results task says of a job, as a card. */
+export function summaryCard(board, job, { links, now }) {
+  const progress = board.progress(job);
+  if (!progress)
+    return h(
+      "article",
+      { class: "card", key: job.id },
+      h("h2", null, ownerName(job, null)),
+      h("span", { class: "ghost" }),
+    );
+  return h(
+    "article",
+    { class: "card", key: job.id },
+    heading(board, job, progress, { links, now, level: "h2", isCard: true }),
+    messages(board, job, progress),
+    h("div", { class: "wide" }, bar(progress, "big"), barText(progress)),
+    figures(progress, board.standing(job), now),
+    h("div", { class: "columns" }, outcomesTable(progress), phasesTable(progress)),
+    errorsTable(progress),
+    h(
+      "div",
+      { class: "card-foot" },
+      freshness(progress, now),
+      h("a", { class: "button", href: jobHash(job) }, "Batches and shards", icon("right")),
+    ),
+  );
+}
+
+function backLink() {
+  return h("a", { href: "#", class: "back", key: "back" }, icon("left"), "All jobs");
+}
+
+function heading(board, job, progress, { links, level, isCard }) {
+  const waiting = waitingTask(job, progress, board.instances);
+  const newest = job.entries[0];
+  const newestBatch = progress.batches.at(-1)?.id;
+  const dashboard = dashboardLink(newestBatch, progress.host);
+  return h(
+    "header",
+    { class: "heading", key: "heading" },
+    h(
+      "div",
+      { class: "title" },
+      h(
+        level,
+        { tabindex: -1, id: isCard ? null : "title" },
+        isCard ? null : `${job.dagName} / `,
+        ownerName(job, progress),
+      ),
+      badge(board.standing(job)),
+    ),
+    isCard ? null : h("div", { class: "where" }, "Run ", outLink(links.run(job.dagId, job.runId), job.runId)),
+    h(
+      "div",
+      { class: "actions" },
+      tasksOf(board, job).map((task) =>
+        outLink(links.log(task), [icon("log"), `Log of ${task.taskName}`], {
+          class: "button",
+          title: `${task.taskName} is ${task.state ?? "in an unknown state"}`,
+        }),
+      ),
+      progress.output === null && ["written", "bad"].includes(progress.phase)
+        ? outLink(links.xcom(newest), [icon("table"), "Results in XCom"], { class: "button" })
+        : null,
+      dashboard ? outLink(dashboard, "OpenAI's dashboard", { class: "button" }) : null,
+      waiting
+        ? h(
+            "button",
+            { type: "button", class: "button danger", "data-act": "cancel", "data-job": job.id },
+            icon("stop"),
+            "Cancel…",
+          )
+        : null,
+    ),
+  );
+}
+
+function tasksOf(board, job) {
+  const inOrder = [...job.entries].reverse();
+  return inOrder.map((entry) => ({ ...entry, state: board.instances.get(instanceId(entry))?.state }));
+}
+
+function messages(board, job, progress) {
+  const standing = board.standing(job);
+  const found = [];
+  if (progress.problem)
+    found.push(
+      notice(
+        standing === "held" ? "error" : "warning",
+        PROBLEMS[standing] ?? "Last problem",
+        h("p", { class: "pre" }, progress.problem),
+      ),
+    );
+  if (standing === "stopped") {
+    const failed = tasksOf(board, job).find((task) => task.state && task.state !== "success");
+    found.push(
+      notice(
+        "warning",
+        "No task works on this job any more",
+        h(
+          "p",
+          null,
+          `Task ${failed?.taskName ?? "?"} is ${failed?.state ?? "not running"}. Clear it to take the job up again: answers that are there are not paid again.`,
+        ),
+      ),
+    );
+  }
+  return found;
+}
+
+function figures(progress, standing, now) {
+  const isOver = ["written", "bad", "done"].includes(progress.phase);
+  const isActive = ["running", "queued"].includes(standing);
+  return h(
+    "dl",
+    { class: "figures", key: "figures" },
+    figure(
+      "Rows",
+      count(progress.n_rows),
+      progress.rate_per_h && isActive ? `${count(Math.round(progress.rate_per_h))} an hour` : null,
+    ),
+    tokenFigures(progress),
+    figure(
+      "Age",
+      relative(progress.created_at, now).replace(" ago", ""),
+      isOver ? `took ${duration(progress.updated_at - progress.created_at)}` : null,
+    ),
+    isActive ? figure("Estimated end", estimate(progress, now) ?? "not yet known") : null,
+    isOver
+      ? null
+      : figure(
+          "Deadline",
+          time(progress.deadline_at, now),
+          progress.expires_at ? ["batches expire ", time(progress.expires_at, now)] : null,
+        ),
+    figure(
+      "Shards",
+      `${count(progress.n_settled)} of ${count(progress.n_shards)} settled`,
+      progress.n_unsent ? `${count(progress.n_unsent)} wait to be sent` : null,
+    ),
+    figure("Rounds asked again", count(progress.round), counted(progress.n_batches ?? 0, "batch")),
+    figure("Model", progress.model ?? "differs by row", progress.endpoint),
+    progress.output ? figure("Results", h("code", { class: "uri" }, progress.output)) : null,
+  );
+}
+
+/** Who saw this and when: the trigger while it waits (Airflow 3.3), or the worker when it looked last. */
+function freshness(progress, now) {
+  const isOver = ["written", "bad"].includes(progress.phase);
+  const text = isOver
+    ? "Final, as of "
+    : progress.live
+      ? "Kept up to date while the job waits; as of "
+      : "As of the worker's last look, ";
+  return h("p", { class: "muted small fresh", key: "fresh" }, text, time(progress.updated_at, now), ".");
+}

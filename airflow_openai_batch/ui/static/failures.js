@@ -1,0 +1,49 @@
+// What the page says when Airflow's API says no.
+
+import { h } from "./dom.js";
+import { notice } from "./parts.js";
+
+/** Return a message for a failed look. `hasContent` if older content stays on the page below it. */
+export function failureNotice(failure, hasContent) {
+  const still = hasContent ? " What you see below is from before." : "";
+  const again = h("button", { type: "button", class: "button", "data-act": "again" }, "Try again");
+  const login = h("button", { type: "button", class: "button", "data-act": "login" }, "Log in again");
+  if (failure.status === 401)
+    return notice("warning", "You are logged out", h("p", null, `Your session in Airflow has ended.${still}`), login);
+  if (failure.status === 403) {
+    return notice(
+      "warning",
+      "You may not read this",
+      h(
+        "p",
+        null,
+        "The page shows what Airflow's API lets you see. It reads XComs and task instances of Dags: ask for “can read” on XComs, Dag runs and task instances, and on the Dags whose jobs you need.",
+      ),
+      again,
+    );
+  }
+  if (failure.status === 404)
+    return notice(
+      "info",
+      "It is not there",
+      h("p", null, "The run or the task was deleted, or you may not see it."),
+      again,
+    );
+  if (failure.status === 0)
+    return notice(
+      "error",
+      "Airflow does not answer",
+      h("p", null, `The API server could not be reached (${failure.message}).${still} The page tries again by itself.`),
+      again,
+    );
+  return notice(
+    "error",
+    "Airflow's API failed",
+    h(
+      "p",
+      null,
+      `HTTP ${failure.status}${failure.message ? `: ${failure.message}` : ""}.${still} The page tries again by itself.`,
+    ),
+    again,
+  );
+}

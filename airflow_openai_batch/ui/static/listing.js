@@ -1,0 +1,103 @@
+// Which jobs there are: pages of XCom keys. Airflow 3.3 sorts them newest first; for 3.1 time windows do.
+
+import { PROGRESS_KEY, entryOf, instanceId } from "./jobs.js";
+
+const DAY_S = 86400;
+/** Ages of Dag runs that are listed one after the other where Airflow cannot sort; null is: all. */
+const WINDOWS_S = [DAY_S, 7 * DAY_S, 60 * DAY_S, null];
+const PAGES_A_WINDOW = 5;
+
+export class Listing {
+  /** `where` narrows the listing: dagId, runId, taskId, mapIndex; `dag` is a part of a Dag's name. */
+  constructor(api, where, dag = "") {
+    this.api = api;
+    this.where = { dagId: where.dagId, runId: where.runId, key: where.key, dag };
+    this.entries = new Map();
+    this.offset = 0;
+    this.isComplete = false;
+    this.window = 0;
+    this.isCut = false;
+  }
+
+  /** Read what is new. One request, or up to five where Airflow cannot sort. */
+  async refresh() {
+    if (this.api.canSort === false) return this.readWindow();
+    const page = await this.page(0);
+    const isAll = page.total_entries <= page.xcom_entries.length;
+    if (!isAll && !(await this.isSorted(page.xcom_entries))) return this.readWindow();
+    if (isAll) this.replace(page.xcom_entries);
+    else this.renew(page.xcom_entries);
+    this.offset = Math.max(this.offset, page.xcom_entries.length);
+    this.isComplete = this.offset >= page.total_entries;
+    return undefined;
+  }
+
+  /** Find out, once, whether Airflow sorts: an order that it does not know it ignores, so the other end is the same. */
+  async isSorted([first]) {
+    if (this.api.canSort === null) {
+      const { xcom_entries: others } = await this.page(0, undefined, { order: "timestamp", limit: 1 });
+      this.api.canSort = others.length > 0 && entryId(entryOf(others[0])) !== entryId(entryOf(first));
+    }
+    return this.api.canSort;
+  }
+
+  /** Read one page, or one time window, further back. */
+  async further() {
+    if (this.isComplete) return;
+    if (this.api.canSort === false) {
+      this.window = Math.min(this.window + 1, WINDOWS_S.length - 1);
+      await this.readWindow();
+      return;
+    }
+    const page = await this.page(this.offset);
+    this.add(page.xcom_entries);
+    this.offset += page.xcom_entries.length;
+    this.isComplete = page.xcom_entries.length === 0 || this.offset >= page.total_entries;
+  }
+
+  /** Forget an entry that is gone. */
+  drop(entry) {
+    this.entries.delete(entryId(entry));
+  }
+
+  async readWindow() {
+    const age = WINDOWS_S[this.window];
+    const runAfter = age === null ? undefined : this.api.now() - age;
+    const found = [];
+    let total = Infinity;
+    for (let n = 0; n < PAGES_A_WINDOW && found.length < total; n += 1) {
+      const page = await this.page(found.length, runAfter);
+      found.push(...page.xcom_entries);
+      total = page.xcom_entries.length ? page.total_entries : 0;
+    }
+    this.isCut = found.length < total;
+    this.replace(found);
+    this.isComplete = age === null;
+  }
+
+  page(offset, runAfter, more = {}) {
+    const pattern = this.where.key ? undefined : `${PROGRESS_KEY}.`;
+    return this.api.keys({ ...this.where, pattern, offset, runAfter, ...more });
+  }
+
+  replace(raw) {
+    this.entries.clear();
+    this.add(raw);
+  }
+
+  /** Take the newest page: what is younger than its end and not in it is gone. */
+  renew(raw) {
+    const oldest = Math.min(...raw.map((entry) => Date.parse(entry.timestamp) / 1000));
+    for (const [id, entry] of this.entries) if (entry.at > oldest) this.entries.delete(id);
+    this.add(raw);
+  }
+
+  add(raw) {
+    for (const entry of raw.map((one) => entryOf(one))) if (entry) this.entries.set(entryId(entry), entry);
+  }
+}
+
+/** Return one text for an entry, for maps. */
+export function entryId(entry) {
+  return `${instanceId(entry)}${entry.key}`;
+}

@@ -1,0 +1,70 @@
+"""A history of many jobs: copies of a real Dag run with its tasks and XComs, ever further back in time."""
+
+from __future__ import annotations
+
+import json
+
+import psycopg2
+from psycopg2.extensions import connection as Connection
+
+HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
+"""What a page that takes data for HTML would run."""
+
+# The rows of a run's tasks that point to what is not copied.
+_DROPPED = {"trigger_id": "NULL", "external_executor_id": "NULL", "queued_by_job_id": "NULL", "pid": "NULL"}
+
+
+def seed(url: str, dag_id: str, run_id: str, n: int) -> None:
+    """Copy a run `n` times; copy number k is k hours older, and all its tasks succeeded.
+
+    Args:
+        url: The database, as SQLAlchemy writes it.
+        dag_id: The run's Dag.
+        run_id: The run; it has left its progress.
+        n: How many copies.
+    """
+    with psycopg2.connect(url.replace("+psycopg2", "")) as connection:
+        where = "t.dag_id = %(dag_id)s AND t.run_id = %(run_id)s"
+        given = {"dag_id": dag_id, "run_id": run_id, "n": n}
+        new = {"run_id": "'history__' || lpad(k::text, 4, '0')"}
+        old = "k * interval '1 hour'"
+        _copy(connection, "dag_run", where, given, {**new, "state": "'success'", "run_after": f"run_after - {old}"})
+        ended = {"state": "'success'", "start_date": f"start_date - {old}", "end_date": f"start_date - {old}"}
+        _copy(connection, "task_instance", where, given, {**new, **_DROPPED, **ended, "id": "gen_random_uuid()"})
+        ours = (
+            "(SELECT r.id FROM dag_run r WHERE r.dag_id = t.dag_id AND r.run_id = 'history__' || lpad(k::text, 4, '0'))"
+        )
+        moved = {**new, "dag_run_id": ours, "timestamp": f"timestamp - {old}"}
+        _copy(connection, "xcom", where, given, moved)
+        _poison(connection, dag_id)
+    connection.close()
+
+
+def _copy(connection: Connection, table: str, where: str, given: dict[str, object], changed: dict[str, str]) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT column_name FROM information_schema.columns WHERE table_name = %s AND table_schema = 'public'"
+            " AND column_default IS NULL OR table_name = %s AND column_name = 'id' AND data_type = 'uuid'",
+            (table, table),
+        )
+        names = [name for (name,) in cursor.fetchall()]
+        values = [changed.get(name, f"t.{name}") for name in names]
+        cursor.execute(
+            f"INSERT INTO {table} ({', '.join(names)}) SELECT {', '.join(values)}"
+            f" FROM {table} t CROSS JOIN generate_series(1, %(n)s) k WHERE {where}",
+            given,
+        )
+
+
+def _poison(connection: Connection, dag_id: str) -> None:
+    """Put hostile text into the newest copy."""
+    errors = [{"status": HOSTILE, "code": HOSTILE, "n": 1, "custom_ids": [HOSTILE]}]
+    batches = [{"id": HOSTILE, "status": HOSTILE, "n_total": 1, "n_completed": 1, "n_failed": 0}]
+    hostile = {"problem": HOSTILE, "model": HOSTILE, "output": "javascript:alert(1)", "errors": errors}
+    hostile |= {"batches": batches, "by_status": {HOSTILE: 3}, "host": "api.openai.com"}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE xcom SET value = (value::jsonb || %s::jsonb)::json WHERE dag_id = %s AND run_id = 'history__0001'"
+            " AND key LIKE 'openai_batch_progress.%%'",
+            (json.dumps(hostile), dag_id),
+        )

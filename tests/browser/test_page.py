@@ -1,0 +1,250 @@
+"""The page in the navigation: what a person sees, does and is told, in a real browser on a real Airflow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+from night import DURATION_S, Night
+from playwright.sync_api import expect
+from viewer import NAV, PAGE, Viewer
+
+pytestmark = pytest.mark.slow
+See = Callable[..., Viewer]
+
+
+@pytest.fixture
+def see(night: Night, view: See) -> See:
+    """Return a function that opens a path of the Airflow with the night's jobs."""
+    return lambda path=NAV, **how: view(night.stack.base_url, path, **how)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_all_jobs_are_listed_with_state_progress_and_outcomes(see: See, dark: bool) -> None:
+    viewer = see(dark=dark)
+    viewer.wait_for_rows()
+    viewer.wait_until_looked()
+    expect(viewer.row("ticket_labels")).to_contain_text("Running")
+    expect(viewer.row("review_sentiment")).to_contain_text("Done")
+    expect(viewer.row("review_sentiment")).to_contain_text("1,200 of 1,200")
+    expect(viewer.row("product_extraction")).to_contain_text("Bad rows")
+    expect(viewer.row("product_extraction")).to_contain_text("failed")
+    expect(viewer.frame.locator("#groups")).to_have_text("All3Active1Needs attention1Done1")
+
+
+def test_progress_moves_on_without_a_reload(see: See, night: Night) -> None:
+    viewer = see()
+    bar = viewer.row("ticket_labels").locator("[role=progressbar]")
+    expect(bar).not_to_have_attribute("aria-valuenow", "0", timeout=40_000)
+    before = int(bar.get_attribute("aria-valuenow") or 0)
+    night.emulator.clock.advance(DURATION_S * 0.1)
+    expect(bar).not_to_have_attribute("aria-valuenow", str(before), timeout=40_000)
+    assert before < int(bar.get_attribute("aria-valuenow") or 0) < 2400
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_running_job_opens_into_batches_and_shards(see: See, night: Night, dark: bool) -> None:
+    viewer = see(dark=dark)
+    viewer.open_job("ticket_labels")
+    expect(viewer.frame.locator("#title")).to_have_text("ticket_labels / submit")
+    for batch in night.batches("ticket_labels"):
+        expect(viewer.main).to_contain_text(batch.id)
+    expect(viewer.frame.locator(".shards tbody tr")).to_have_count(4)
+    expect(viewer.main).to_contain_text("gpt-6-luna")
+    # The emulator is not OpenAI: nothing may lead to OpenAI's dashboard.
+    expect(viewer.main.locator("a[href*='openai.com']")).to_have_count(0)
+    viewer.picture("job")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_job_with_failures_names_codes_counts_and_rows(see: See, night: Night, dark: bool) -> None:
+    viewer = see(dark=dark)
+    viewer.open_job("product_extraction")
+    failed = [entry for entry in night.emulator.ledger.rows() if entry.delivered != "ok"]
+    assert failed
+    errors = viewer.frame.locator("section:has(> h3:text-is('Errors'))")
+    long = errors.locator("tbody tr", has_text="context_length_exceeded")
+    expect(long).to_have_count(1)
+    expect(long.locator("code.id").first).to_contain_text("product-")
+    outcomes = viewer.frame.locator("section:has(> h3:text-is('Rows by outcome')) tbody tr")
+    counts = [int(cell.replace(",", "")) for cell in outcomes.locator("td:nth-child(2)").all_inner_texts()]
+    assert sum(counts) == 900
+    expect(outcomes.filter(has_text="refused")).to_have_count(1)
+    # Results end where the output says.
+    expect(viewer.main).to_contain_text("products.parquet")
+    viewer.picture("failures")
+
+
+def test_links_lead_out_of_the_frame_into_airflow(see: See, night: Night) -> None:
+    viewer = see()
+    viewer.open_job("review_sentiment")
+    viewer.frame.get_by_role("link", name="Log of sentiment").click()
+    viewer.page.wait_for_url(
+        f"**{night.run_path('review_sentiment')}/tasks/sentiment".replace("+", "%2B").replace(":", "%3A")
+    )
+    viewer.errors.clear()  # Airflow's own page is not under test
+
+
+def test_filters_by_dag_and_by_state(see: See) -> None:
+    viewer = see()
+    viewer.wait_for_rows()
+    viewer.frame.get_by_role("button", name="Done").click()
+    expect(viewer.rows).to_have_count(1)
+    expect(viewer.frame.locator(".list-foot")).to_contain_text("1 of all 3 jobs is in “Done”")
+    viewer.frame.get_by_role("button", name="All").click()
+    viewer.frame.get_by_label("Filter by Dag").fill("extraction")
+    expect(viewer.rows).to_have_count(1)
+    expect(viewer.rows).to_contain_text("product_extraction")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_nothing_found_says_so(see: See, dark: bool) -> None:
+    viewer = see(dark=dark)
+    viewer.wait_for_rows()
+    viewer.frame.get_by_label("Filter by Dag").fill("no_such_dag")
+    viewer.wait_for_text("No job of a Dag whose name contains “no_such_dag”.")
+
+
+def test_follows_airflows_light_and_dark_mode_as_it_changes(see: See) -> None:
+    viewer = see()
+    root = viewer.frame.locator("html")
+    expect(root).to_have_attribute("data-theme", "light")
+    light = root.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    viewer.page.evaluate("() => document.documentElement.classList.replace('light', 'dark')")
+    expect(root).to_have_attribute("data-theme", "dark")
+    dark = root.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    outer = viewer.page.evaluate(
+        "() => { const e = document.createElement('i'); e.style.color = 'var(--chakra-colors-bg)';"
+        " document.body.append(e); return getComputedStyle(e).color; }"
+    )
+    assert light != dark == outer
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_fits_a_phone(see: See, dark: bool) -> None:
+    viewer = see(PAGE, phone=True, dark=dark)
+    viewer.wait_for_rows()
+    viewer.wait_until_looked()
+    viewer.picture("phone")
+    assert is_as_wide_as_the_screen(viewer)
+    viewer.open_job("product_extraction")
+    viewer.picture("phone-job")
+    assert is_as_wide_as_the_screen(viewer)
+
+
+def is_as_wide_as_the_screen(viewer: Viewer) -> bool:
+    return bool(viewer.page.evaluate("() => document.scrollingElement.scrollWidth <= innerWidth"))
+
+
+def test_a_person_with_a_keyboard_gets_everywhere(see: See) -> None:
+    viewer = see(PAGE)
+    viewer.wait_for_rows()
+    viewer.wait_until_looked()
+    keys = viewer.page.keyboard
+    seen = []
+    for _ in range(12):
+        keys.press("Tab")
+        at = viewer.focus()
+        seen.append(at["id"] or at["text"])
+        # The field's own frame shows the focus; everything else has an outline.
+        assert at["outline"] >= 2 or at["id"] == "dag", at
+        if at["tag"] == "A":
+            break
+    assert seen[0] == "dag"
+    assert "refresh" in seen
+    keys.press("Enter")
+    viewer.frame.locator("#title").wait_for()
+    assert viewer.focus()["id"] == "title"
+    viewer.page.go_back()
+    viewer.rows.first.wait_for()
+    assert viewer.focus()["text"] == seen[-1], "the focus is back where it was"
+
+
+def test_looks_again_by_itself_but_not_while_nobody_sees_it(see: See) -> None:
+    viewer = see(PAGE)
+    viewer.wait_for_rows()
+    viewer.wait_until_looked()
+    viewer.forget()
+    viewer.page.wait_for_timeout(12_000)
+    assert 2 <= len(viewer.calls) <= 6, [call.url for call in viewer.calls]
+    hide = "is => { Object.defineProperty(document, 'hidden', {value: is, configurable: true});"
+    hide += " document.dispatchEvent(new Event('visibilitychange')); }"
+    viewer.page.evaluate(hide, True)
+    viewer.page.wait_for_timeout(500)
+    viewer.forget()
+    viewer.page.wait_for_timeout(12_000)
+    assert viewer.calls == []
+    viewer.page.evaluate(hide, False)
+    viewer.page.wait_for_timeout(2_000)
+    assert viewer.calls != []
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_says_when_airflow_does_not_answer_and_recovers(see: See, night: Night, dark: bool) -> None:
+    viewer = see(PAGE, dark=dark)
+    viewer.wait_for_rows()
+    viewer.context.set_offline(True)
+    viewer.frame.locator("#refresh").click()
+    viewer.wait_for_text("Airflow does not answer")
+    expect(viewer.rows.first).to_be_visible()
+    viewer.picture("no-answer")
+    viewer.context.set_offline(False)
+    expect(viewer.frame.get_by_text("Airflow does not answer")).to_have_count(0, timeout=30_000)
+    viewer.errors.clear()  # the browser logs each failed call
+
+
+def test_cancelling_asks_first_and_cancels_the_batches_of_this_job_alone(see: See, night: Night) -> None:
+    night.start("eval_answers")
+    night.wait_until_parked("eval_answers")
+    night.emulator.clock.advance(DURATION_S * 0.15)
+    viewer = see()
+    viewer.open_job("eval_answers")
+    keys = viewer.page.keyboard
+    button = viewer.frame.get_by_role("button", name="Cancel…")
+    button.click()
+    dialog = viewer.frame.get_by_role("dialog")
+    expect(dialog).to_contain_text("clear the task")
+    expect(dialog.get_by_role("button", name="Cancel the job")).to_be_enabled()
+    assert viewer.focus()["text"] == "Keep it running", "the harmless answer has the focus"
+    viewer.picture("cancel")
+    for _ in range(5):
+        keys.press("Tab")
+        assert viewer.focus()["dialog"], "the focus stays inside"
+    keys.press("Escape")
+    expect(dialog).to_have_count(0)
+    assert viewer.focus()["text"] == "Cancel…"
+    assert set(night.statuses("eval_answers")) == {"in_progress"}
+    button.click()
+    dialog.get_by_role("button", name="Cancel the job").click()
+    viewer.wait_for_text("is marked failed")
+    viewer.wait_for_text("Stopped")
+    deadline = time.monotonic() + 40
+    while night.statuses("eval_answers") != ["cancelled", "cancelled"]:
+        assert time.monotonic() < deadline, night.statuses("eval_answers")
+        night.emulator.clock.advance(1)
+        time.sleep(0.5)
+    assert "cancelled" not in night.statuses("ticket_labels")
+    viewer.wait_for_text("Clear it to take the job up again")
+    expect(button).to_have_count(0)
+
+
+def test_a_finished_job_cannot_be_cancelled(see: See) -> None:
+    viewer = see()
+    viewer.open_job("review_sentiment")
+    expect(viewer.frame.get_by_role("button", name="Cancel…")).to_have_count(0)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_cancelled_job_stays_in_the_list_as_stopped(see: See, night: Night, dark: bool) -> None:
+    for _ in range(2):  # counts that were seen to move twice make an estimate
+        night.emulator.clock.advance(DURATION_S * 0.02)
+        time.sleep(7)
+    viewer = see(dark=dark)
+    viewer.wait_for_rows()
+    expect(viewer.row("eval_answers")).to_contain_text("Stopped")
+    expect(viewer.row("ticket_labels")).not_to_contain_text("no estimate yet", timeout=40_000)
+    viewer.wait_until_looked()
+    viewer.picture("jobs")
+    viewer.frame.get_by_role("button", name="Needs attention").click()
+    expect(viewer.rows).to_have_count(2)

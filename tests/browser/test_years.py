@@ -1,0 +1,112 @@
+"""Five hundred jobs in the history: the page reads what it shows, and no more."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+from night import Night
+from playwright.sync_api import Route, expect
+from seed import HOSTILE, seed
+from viewer import PAGE, Viewer
+
+pytestmark = pytest.mark.slow
+N_JOBS = 500
+STEP = 25
+FIRST_ROWS_S = 2.0
+DAG_ID = "review_sentiment"
+
+
+@pytest.fixture(scope="module")
+def years(night: Night) -> Night:
+    """The night's jobs, and those of many nights before."""
+    seed(night.stack.postgres.url, DAG_ID, night.runs[DAG_ID], N_JOBS // 2)
+    seed(night.stack.postgres.url, "ticket_labels", night.runs["ticket_labels"], N_JOBS // 2)
+    return night
+
+
+@pytest.fixture
+def page(years: Night, view: Callable[..., Viewer]) -> Viewer:
+    """The page as it opens."""
+    viewer = view(years.stack.base_url, PAGE)
+    viewer.wait_for_rows()
+    viewer.wait_until_looked()
+    return viewer
+
+
+def test_first_rows_come_fast_and_for_few_requests(years: Night, view: Callable[..., Viewer]) -> None:
+    times = []
+    # The machine does other things too: the best of some tries says what the page needs.
+    for _ in range(5):
+        viewer = view(years.stack.base_url, PAGE)
+        viewer.wait_for_rows()
+        times.append(viewer.first_row_s)
+        viewer.wait_until_looked()
+        expect(viewer.rows).to_have_count(STEP)
+        assert len(viewer.calls) == 2 + 1 + STEP, [call.url for call in viewer.calls]
+        if min(times) < FIRST_ROWS_S:
+            break
+    print(f"first rows after {times} s")
+    assert min(times) < FIRST_ROWS_S, times
+
+
+def test_looking_again_reads_only_what_is_new(page: Viewer) -> None:
+    page.forget()
+    page.frame.locator("#refresh").click()
+    page.page.wait_for_timeout(3_000)
+    # Keys, states, and the values of the jobs that run.
+    assert 2 <= len(page.calls) <= 5, [call.url for call in page.calls]
+
+
+def test_looks_further_when_asked_and_says_how_far_it_has_looked(page: Viewer) -> None:
+    foot = page.frame.locator(".list-foot")
+    expect(foot).to_contain_text(f"the {STEP} jobs heard of last. There may be older ones.")
+    page.forget()
+    foot.get_by_role("button", name="Look further").click()
+    expect(page.rows).to_have_count(2 * STEP)
+    page.wait_until_looked()
+    assert len(page.calls) <= 4 + STEP, [call.url for call in page.calls]
+    page.frame.get_by_role("button", name="Needs attention").click()
+    expect(foot).to_contain_text(f"of the {2 * STEP} jobs heard of last")
+
+
+def test_an_old_job_is_found_by_its_dag(page: Viewer) -> None:
+    page.frame.get_by_label("Filter by Dag").fill("review")
+    expect(page.rows.filter(has_text="ticket_labels")).to_have_count(0)
+    expect(page.rows).to_have_count(STEP)
+
+
+def test_text_from_anywhere_stays_text(page: Viewer) -> None:
+    page.frame.get_by_label("Filter by Dag").fill("review")
+    expect(page.row("ticket_labels")).to_have_count(0)
+    page.row("history__0001").locator("a").click()
+    page.wait_for_text(HOSTILE)
+    assert page.frame.locator("main").locator("img, script, b").count() == 0
+    assert page.page.title() == "OpenAI Batches"
+    links = page.main.locator("a").evaluate_all("all => all.map(one => one.getAttribute('href'))")
+    assert not [link for link in links if link.startswith("javascript")]
+    # A batch of OpenAI's leads to its dashboard, and no id out of it.
+    (outside,) = {link for link in links if "openai.com" in link}
+    assert outside.startswith("https://platform.openai.com/batches/%3Cimg")
+
+
+def test_an_airflow_that_cannot_sort_shows_the_newest_first_all_the_same(
+    years: Night, view: Callable[..., Viewer]
+) -> None:
+    # Airflow 3.1 ignores order_by here and sorts by Dag, task and run: 3.3 does the same when it is not given.
+    viewer = view(years.stack.base_url, None)
+
+    def without_order(route: Route) -> None:
+        route.continue_(url=re.sub("order_by=-?timestamp", "", route.request.url))
+
+    viewer.page.route("**/xcomEntries?**", without_order)
+    viewer.go(PAGE)
+    viewer.wait_for_rows()
+    viewer.wait_until_looked()
+    expect(viewer.rows).to_have_count(STEP)
+    expect(viewer.row(years.runs["ticket_labels"])).to_be_visible()
+    runs = viewer.rows.locator(".where").all_inner_texts()
+    history = [run for run in runs if run.startswith("history__")]
+    assert history == sorted(history)
+    assert len(viewer.calls) <= 2 + 5 + 1 + STEP
