@@ -10,17 +10,17 @@ import msgspec
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.machine import Timing
-from airflow_openai_batch.engine.model import Job, JobKey
 from airflow_openai_batch.errors import OpenAIBatchFailure, airflow_errors
 from airflow_openai_batch.hooks import SECTION, OpenAIBatchHook, as_path, storage_root
-from airflow_openai_batch.links import BATCH_IDS_KEY, BATCH_LINK_KEY, OpenAIBatchLink, batch_link
-from airflow_openai_batch.triggers import OpenAIBatchTrigger
 
+# What only a running task needs is imported where it is used: a Dag file is parsed again and again.
 if TYPE_CHECKING:
     from airflow_openai_batch.engine.action import Engine
     from airflow_openai_batch.engine.advance import Done, Wait
-    from airflow_openai_batch.engine.results import Written
+    from airflow_openai_batch.engine.machine import Timing
+    from airflow_openai_batch.engine.model import Job
+    from airflow_openai_batch.engine.progress import Look, Progress
+    from airflow_openai_batch.triggers import OpenAIBatchTrigger
 
 
 class JobHandle(TypedDict):
@@ -75,7 +75,9 @@ def engine_for(handle: JobHandle, log: Any, response_model: Any = None) -> Engin
     from airflow_openai_batch.engine.action import Engine
     from airflow_openai_batch.engine.api import Api
     from airflow_openai_batch.engine.memory import give_back
+    from airflow_openai_batch.engine.model import JobKey
     from airflow_openai_batch.engine.store import JobStore
+    from airflow_openai_batch.telemetry import TaskObserver
 
     give_back()
     key = JobKey(
@@ -88,10 +90,13 @@ def engine_for(handle: JobHandle, log: Any, response_model: Any = None) -> Engin
         check=_check_of(response_model),
         parallel=max(1, conf.getint(SECTION, "parallel_transfers", fallback=4)),
         log=log,
+        observer=TaskObserver(handle["conn_id"]),
     )
 
 
 def _timing() -> Timing:
+    from airflow_openai_batch.engine.machine import Timing
+
     grace_s = conf.getfloat(SECTION, "create_grace", fallback=180.0)
     # The grace period must outlast the call by far, so a short one shortens the call too.
     return Timing(grace_s=grace_s, post_timeout_s=min(Timing().post_timeout_s, grace_s / 3))
@@ -116,37 +121,52 @@ def _check_of(response_model: Any) -> Callable[[str], str | None] | None:
     return check
 
 
-def move(engine: Engine, context: Mapping[str, Any]) -> Wait | Done:
-    """Advance the job once, and leave its batch ids and link where the UI finds them.
+def move(
+    engine: Engine, context: Mapping[str, Any], before: Progress | Look | None = None
+) -> tuple[Wait | Done, Progress]:
+    """Advance the job once, and leave where it stands where the UI finds it.
+
+    Args:
+        engine: The job's engine.
+        context: The running task's context.
+        before: What this task, or its trigger, saw of the job last.
+
+    Returns:
+        What the engine said last, and where the job stands.
 
     Raises:
         OpenAIBatchFailure: A person must act.
         OpenAIBatchError: A retry may mend it.
     """
     from airflow_openai_batch.engine.advance import Held, advance
-    from airflow_openai_batch.engine.report import progress_line
+    from airflow_openai_batch.lineage import remember
+    from airflow_openai_batch.showing import Meanwhile, phase_of, show
+    from airflow_openai_batch.telemetry import ended
 
-    with airflow_errors():
+    with airflow_errors(), Meanwhile(engine, context, before) as meanwhile:
         reached = advance(engine)
-    show_batches(reached.summary.batch_ids, engine, context)
-    engine.log.info("%s", progress_line(reached.summary))
+    ended(engine, reached)
+    remember(context["ti"].task, reached.job)
+    progress = show(engine, reached.job, context, meanwhile.seen, **phase_of(reached))
     if isinstance(reached, Held):
         raise OpenAIBatchFailure(reached.reason)
-    return reached
+    return reached, progress
 
 
-def show_batches(batch_ids: tuple[str, ...], engine: Engine, context: Mapping[str, Any]) -> None:
-    """Leave batch ids and link where the UI finds them, also while the task still runs."""
-    ti = context["ti"]
-    link = batch_link(batch_ids[-1], engine.api.host) if batch_ids else ""
-    ti.xcom_push(key=BATCH_IDS_KEY, value=list(batch_ids[-1000:]))
-    ti.xcom_push(key=BATCH_LINK_KEY, value=link)
-    if link:
-        ti.xcom_push(key=OpenAIBatchLink().xcom_key, value=link)
+def seen_by(event: Any) -> Look | None:
+    """Return what a trigger saw when it looked last, from its event."""
+    from airflow_openai_batch.engine.progress import looked
+
+    return looked(event.get("seen")) if isinstance(event, dict) else None
 
 
-def trigger_for(wait: Wait, handle: JobHandle, *, poll_interval_s: float, cancel_on_kill: bool) -> OpenAIBatchTrigger:
+def trigger_for(
+    wait: Wait, progress: Progress, handle: JobHandle, *, poll_interval_s: float, cancel_on_kill: bool
+) -> OpenAIBatchTrigger:
     """Return the trigger that watches while a job waits."""
+    from airflow_openai_batch.engine.progress import encoded
+    from airflow_openai_batch.triggers import OpenAIBatchTrigger
+
     return OpenAIBatchTrigger(
         conn_id=handle["conn_id"],
         batch_ids=list(wait.batch_ids),
@@ -154,6 +174,7 @@ def trigger_for(wait: Wait, handle: JobHandle, *, poll_interval_s: float, cancel
         is_queued=wait.is_queued,
         poll_interval_s=poll_interval_s,
         cancel_on_kill=cancel_on_kill,
+        progress=encoded(progress),
     )
 
 
@@ -186,7 +207,10 @@ def deliver(engine: Engine, output: str | None, context: Mapping[str, Any]) -> A
     from airflow_openai_batch.engine.report import verdict
     from airflow_openai_batch.engine.results import manifest, write_results
     from airflow_openai_batch.engine.sink import DEFAULT_XCOM_BYTES, FileSink, ListSink
+    from airflow_openai_batch.lineage import remember, tell_assets
+    from airflow_openai_batch.showing import show_results
 
+    began_at = engine.clock()
     with airflow_errors():
         job: Job = load(engine)[1]
         sink: FileSink | ListSink
@@ -194,13 +218,16 @@ def deliver(engine: Engine, output: str | None, context: Mapping[str, Any]) -> A
             sink = ListSink(conf.getint(SECTION, "xcom_max_bytes", fallback=DEFAULT_XCOM_BYTES))
         else:
             sink = FileSink(as_path(output))
-        written = write_results(engine.store, job, sink)
-    show_batches(written.summary.batch_ids, engine, context)
-    _log_summary(engine, written)
+        with engine.observer.acting("results") as act:
+            written = write_results(engine.store, job, sink)
+            act.tell(rows=written.n_rows, shards=len(job.shards), round=written.summary.rounds)
+    remember(context["ti"].task, job, written)
     problem = verdict(written.summary, job.policy)
+    show_results(engine, job, context, written, problem=problem, results_s=engine.clock() - began_at)
     if problem is not None:
         where = f"All rows are in {written.output}" if written.output else f"All outcomes are in {engine.store}"
         raise OpenAIBatchFailure(f"{problem} {where}; nothing is paid again if this task is cleared.")
+    tell_assets(engine, context, job, written)
     return sink.rows if isinstance(sink, ListSink) else manifest(written)
 
 
@@ -217,24 +244,3 @@ def check_output(output: str | None) -> None:
             FileSink(as_path(output))
         except InputError as error:
             raise OpenAIBatchFailure(str(error)) from error
-
-
-def _log_summary(engine: Engine, written: Written) -> None:
-    from airflow_openai_batch.engine.report import counted
-
-    summary, usage = written.summary, written.summary.usage
-    lines = [f"{status:<12}{n:>14,}" for status, n in summary.by_status.items()]
-    lines += [f"  {e.n:,} x {e.status} {e.code} (for example {', '.join(e.custom_ids)})" for e in written.errors[:10]]
-    engine.log.info(
-        "Results of %s in %s; rounds asked again: %d\n%s\n"
-        "input tokens %s (cached %s), output tokens %s (reasoning %s)\nwritten to %s",
-        counted(written.n_rows, "row"),
-        counted(len(summary.batch_ids), "batch", "batches"),
-        summary.rounds,
-        "\n".join(lines),
-        f"{usage.input_tokens:,}",
-        f"{usage.cached_tokens:,}",
-        f"{usage.output_tokens:,}",
-        f"{usage.reasoning_tokens:,}",
-        written.output or "XCom",
-    )

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import BaseOperator, XComArg
 
-from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.model import Policy, Status
+from airflow_openai_batch.engine.files import lists_files
 from airflow_openai_batch.errors import OpenAIBatchFailure, airflow_errors
 from airflow_openai_batch.hooks import OpenAIBatchHook, as_path
 from airflow_openai_batch.jobs import (
@@ -24,13 +23,19 @@ from airflow_openai_batch.jobs import (
     move,
     pause_s,
     poll_interval,
+    seen_by,
     trigger_for,
 )
-from airflow_openai_batch.links import OpenAIBatchLink
+from airflow_openai_batch.lineage import WithLineage
+from airflow_openai_batch.links import LINKS
 
+# What only a running task needs is imported where it is used: a Dag file is parsed again and again.
 if TYPE_CHECKING:
     from airflow_openai_batch.engine.action import Engine
     from airflow_openai_batch.engine.advance import Wait
+    from airflow_openai_batch.engine.endpoints import Limits
+    from airflow_openai_batch.engine.model import Policy
+    from airflow_openai_batch.engine.progress import Look, Progress
 
 START_OVER = "openai_batch_start_over"
 """Key in a Dag run's conf: any text there makes the job start over, once for each text."""
@@ -50,11 +55,11 @@ class Rows:
         return f"({size}rows, not shown)"
 
 
-class _Submitting(BaseOperator):
+class _Submitting(WithLineage, BaseOperator):
     """What submit and the single operator have in common: the parameters, and making the job."""
 
     template_fields: Sequence[str] = ("rows", "endpoint", "custom_id", "conn_id", "storage")
-    operator_extra_links = (OpenAIBatchLink(),)
+    operator_extra_links = LINKS
     ui_color = "#d7efe6"
 
     def __init__(
@@ -82,7 +87,7 @@ class _Submitting(BaseOperator):
         super().__init__(**kwargs)
         if not isinstance(deadline, datetime.timedelta):
             raise TypeError(f"deadline must be a datetime.timedelta, not {type(deadline).__name__}.")
-        self.rows = rows if isinstance(rows, str) or _is_resolved_later(rows) else Rows(rows)
+        self.rows = rows if _is_shown(rows) else Rows(rows)
         self.endpoint = endpoint
         self.body = body
         # Not a template field, so that prompts do not show in the UI; a task's output in it is upstream all the same.
@@ -106,7 +111,7 @@ class _Submitting(BaseOperator):
     def _do_render_template_fields(self, *args: Any, **kwargs: Any) -> None:
         """Render, then hide rows that came through XCom from the stored rendered fields."""
         super()._do_render_template_fields(*args, **kwargs)
-        if not isinstance(self.rows, str | Rows):
+        if not isinstance(self.rows, str | Rows) and not lists_files(self.rows):
             self.rows = Rows(self.rows)
 
     def _submit(self, context: Any) -> tuple[Engine, JobHandle]:
@@ -136,9 +141,13 @@ class _Submitting(BaseOperator):
                 "rows was rendered to a text that is no path. To pass another task's output, give it as it is "
                 "(rows=other_task.output), not through Jinja."
             )
+        if lists_files(rows):
+            return [as_path(path) if isinstance(path, str) else path for path in rows]
         return as_path(rows) if isinstance(rows, str) else rows
 
     def _limits(self) -> Limits:
+        from airflow_openai_batch.engine.endpoints import Limits
+
         most = Limits().max_requests
         n = most if self.max_requests_per_batch is None else self.max_requests_per_batch
         if not 0 < n <= most:
@@ -146,6 +155,8 @@ class _Submitting(BaseOperator):
         return Limits(max_requests=n)
 
     def _policy(self) -> Policy:
+        from airflow_openai_batch.engine.model import Policy, Status
+
         known = [status.value for status in Status]
         unknown = [name for name in self.retry_on if name not in known]
         if unknown:
@@ -163,9 +174,9 @@ class _Submitting(BaseOperator):
         )
 
 
-def _is_resolved_later(value: Any) -> bool:
-    """Say whether a parameter is an XComArg: then Airflow must see it, to know the task's upstream."""
-    return hasattr(value, "resolve") and hasattr(value, "iter_references")
+def _is_shown(rows: Any) -> bool:
+    """Say whether Airflow may see ``rows``: paths, which it renders, and XComArgs, by which it knows the upstream."""
+    return isinstance(rows, str) or lists_files(rows) or (hasattr(rows, "resolve") and hasattr(rows, "iter_references"))
 
 
 def _wish(context: Mapping[str, Any]) -> str | None:
@@ -179,7 +190,8 @@ class OpenAIBatchSubmitOperator(_Submitting):
 
     Args:
         rows: A list of dicts, a DataFrame, the output of another task, a callable that returns or yields dicts, or the
-            path or URI of a ``.parquet``, ``.csv`` or ``.jsonl`` file (templated).
+            path or URI of ``.parquet``, ``.csv`` or ``.jsonl`` files: of one, a list of them, a directory or a pattern
+            such as ``s3://lake/day=*/part-*.parquet`` (templated).
         endpoint: ``/v1/responses``, ``/v1/chat/completions``, ``/v1/embeddings``, ``/v1/moderations``, … (templated).
         body: The request body that OpenAI documents; in its strings ``{column}`` is the row's value and
             ``"{column!json}"`` alone in a string its JSON (templated by Airflow too). Or a callable ``row -> body``, or
@@ -210,12 +222,15 @@ class OpenAIBatchSubmitOperator(_Submitting):
 
     def execute(self, context: Any) -> JobHandle:
         """Write the plan and send what can be sent now."""
+        from airflow_openai_batch.limits import check_returned_rows, returning_tasks
+
         engine, handle = self._submit(context)
+        check_returned_rows(engine, returning_tasks(self, OpenAIBatchResultsOperator), context)
         move(engine, context)
         return handle
 
 
-class OpenAIBatchResultsOperator(BaseOperator):
+class OpenAIBatchResultsOperator(WithLineage, BaseOperator):
     """Write the results of a finished job, in input order, and judge them by the job's thresholds.
 
     Args:
@@ -231,7 +246,7 @@ class OpenAIBatchResultsOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("job", "output_uri")
-    operator_extra_links = (OpenAIBatchLink(),)
+    operator_extra_links = LINKS
     ui_color = "#d7efe6"
 
     def __init__(self, *, job: Any, output: str | None = None, **kwargs: Any) -> None:
@@ -274,26 +289,33 @@ class OpenAIBatchOperator(_Submitting):
 
     def execute(self, context: Any) -> Any:
         """Make the job or take it up, and move it on."""
+        from airflow_openai_batch.limits import check_returned_rows
+
         check_output(self.output_uri)
         engine, handle = self._submit(context)
+        if self.output_uri is None:
+            check_returned_rows(engine, [self], context)
         return self._go_on(engine, handle, context)
 
     def execute_complete(self, context: Any, event: dict[str, Any] | None = None) -> Any:
         """Go on after the trigger saw that there may be something to do."""
         self.log.info("Woken: %s", (event or {}).get("reason", "no reason given"))
         handle = handle_of(context, self.conn_id, self.storage)
-        return self._go_on(engine_for(handle, self.log, self.response_model), handle, context)
+        return self._go_on(engine_for(handle, self.log, self.response_model), handle, context, seen_by(event))
 
-    def _go_on(self, engine: Engine, handle: JobHandle, context: Any) -> Any:
+    def _go_on(self, engine: Engine, handle: JobHandle, context: Any, seen: Look | None = None) -> Any:
         from airflow_openai_batch.engine.advance import Done
 
-        while not isinstance(reached := move(engine, context), Done):
+        progress: Progress | None = None
+        while True:
+            reached, progress = move(engine, context, progress or seen)
+            if isinstance(reached, Done):
+                return deliver(engine, self.output_uri, context)
             if self.deferrable:
-                self._defer(reached, handle)
+                self._defer(reached, progress, handle)
             time.sleep(pause_s(reached, poll_interval(self.poll_interval)))
-        return deliver(engine, self.output_uri, context)
 
-    def _defer(self, wait: Wait, handle: JobHandle) -> NoReturn:
+    def _defer(self, wait: Wait, progress: Progress, handle: JobHandle) -> NoReturn:
         interval = poll_interval(self.poll_interval)
-        trigger = trigger_for(wait, handle, poll_interval_s=interval, cancel_on_kill=self.cancel_on_kill)
+        trigger = trigger_for(wait, progress, handle, poll_interval_s=interval, cancel_on_kill=self.cancel_on_kill)
         self.defer(trigger=trigger, method_name="execute_complete")

@@ -31,7 +31,12 @@ def get_provider_info() -> dict[str, Any]:
         "task-decorators": [
             {"name": "openai_batch", "class-name": "airflow_openai_batch.decorators.openai_batch_task"},
         ],
-        "extra-links": ["airflow_openai_batch.links.OpenAIBatchLink"],
+        "extra-links": [
+            "airflow_openai_batch.links.OpenAIBatchLink",
+            "airflow_openai_batch.links.OpenAIInputFileLink",
+            "airflow_openai_batch.links.OpenAIOutputFileLink",
+            "airflow_openai_batch.links.OpenAIErrorFileLink",
+        ],
         "config": {
             "openai_batch": {
                 "description": "Jobs of the OpenAI Batch API.",

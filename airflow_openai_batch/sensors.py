@@ -23,13 +23,15 @@ from airflow_openai_batch.jobs import (
     engine_for,
     move,
     poll_interval,
+    seen_by,
     trigger_for,
 )
-from airflow_openai_batch.links import OpenAIBatchLink
+from airflow_openai_batch.links import LINKS
 
 if TYPE_CHECKING:
     from airflow_openai_batch.engine.action import Engine
     from airflow_openai_batch.engine.advance import Done, Wait
+    from airflow_openai_batch.engine.progress import Look, Progress
 
 
 class OpenAIBatchSensor(BaseSensorOperator):
@@ -52,7 +54,7 @@ class OpenAIBatchSensor(BaseSensorOperator):
     """
 
     template_fields: Sequence[str] = ("job",)
-    operator_extra_links = (OpenAIBatchLink(),)
+    operator_extra_links = LINKS
     ui_color = "#d7efe6"
 
     def __init__(self, *, job: Any, deferrable: bool = True, poll_interval: float | None = None, **kwargs: Any) -> None:
@@ -60,13 +62,14 @@ class OpenAIBatchSensor(BaseSensorOperator):
         self.job = job
         self.deferrable = deferrable
         self.poll_interval = poll_interval
+        self._progress: Progress | None = None
 
     def poke(self, context: Any) -> PokeReturnValue:
         """Move the job on once."""
         from airflow_openai_batch.engine.advance import Done
 
         engine, _ = self._engine()
-        reached = move(engine, context)
+        reached, self._progress = move(engine, context, self._progress)
         if not isinstance(reached, Done):
             return PokeReturnValue(is_done=False)
         return PokeReturnValue(is_done=True, xcom_value=_summary(reached))
@@ -89,18 +92,18 @@ class OpenAIBatchSensor(BaseSensorOperator):
     def execute_complete(self, context: Any, event: dict[str, Any] | None = None, since: float | None = None) -> Any:
         """Go on after the trigger saw that there may be something to do."""
         self.log.info("Woken: %s", (event or {}).get("reason", "no reason given"))
-        return self._go_on(context, since or time.time())
+        return self._go_on(context, since or time.time(), seen_by(event))
 
-    def _go_on(self, context: Any, since: float) -> Any:
+    def _go_on(self, context: Any, since: float, seen: Look | None = None) -> Any:
         from airflow_openai_batch.engine.advance import Done
 
         engine, handle = self._engine()
-        reached = move(engine, context)
+        reached, progress = move(engine, context, seen)
         if isinstance(reached, Done):
             return _summary(reached)
-        return self._defer(engine, reached, handle, since)
+        return self._defer(engine, reached, progress, handle, since)
 
-    def _defer(self, engine: Engine, wait: Wait, handle: JobHandle, since: float) -> Any:
+    def _defer(self, engine: Engine, wait: Wait, progress: Progress, handle: JobHandle, since: float) -> Any:
         left = since + self.timeout - time.time()
         if left <= 0:
             raise AirflowSensorTimeout(
@@ -109,6 +112,7 @@ class OpenAIBatchSensor(BaseSensorOperator):
             )
         trigger = trigger_for(
             wait,
+            progress,
             handle,
             poll_interval_s=poll_interval(self.poll_interval),
             cancel_on_kill=cancels_on_kill(engine),

@@ -1,23 +1,26 @@
 """The trigger that watches batches. It makes no paid call and keeps no state that matters.
 
 It can be killed and started again from its arguments at any time. It wakes a worker only when there may be something
-to do; what that is, the worker finds out from the job store.
+to do; what that is, the worker finds out from the job store. All triggers of a connection in a triggerer share one
+watcher (``watching``), which makes the requests.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_openai_batch.engine.machine import ENDED_STATUSES, Timing, Watched, wake
 from airflow_openai_batch.hooks import SECTION, OpenAIBatchHook
+from airflow_openai_batch.live import REFRESH_S, Live
+from airflow_openai_batch.metrics import PollCounts
+from airflow_openai_batch.news import News, WatchingFailed
+from airflow_openai_batch.watching import watch
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -26,11 +29,8 @@ if TYPE_CHECKING:
 
 #: States of our own task instance in which nobody is left to look after its batches.
 _ABANDONED = frozenset({"failed", "success", "skipped", "upstream_failed", "removed", "missing"})
-_POLL_TIMEOUT_S = 30.0
-_BACKOFF_S, _MAX_BACKOFF_S = 5.0, 600.0
-_PARALLEL_POLLS = 8
 _CANCEL_TRIES, _CANCEL_PAUSE_S = 3, 2.0
-_CONNECTION_TRIES = 5
+_WATCHER_TRIES, _WATCHER_PAUSE_S = 3, 30.0
 _is_warm = False
 _unfinished: set[asyncio.Future[None]] = set()
 """Keeps cancels alive whose trigger is gone: the event loop itself holds tasks only weakly."""
@@ -45,8 +45,13 @@ class OpenAIBatchTrigger(BaseTrigger):
         wake_at: Epoch seconds at which there is something to do whatever the batches say: the end of a back-off, or
             the job's deadline. Absolute, so a restart of the triggerer does not move it.
         is_queued: Whether more work waits for room at OpenAI.
-        poll_interval_s: Seconds between two looks at a batch.
+        poll_interval_s: The longest pause between two looks at a batch; ``pace`` tells when it is shorter.
         cancel_on_kill: Whether to cancel the batches when a person marks the task failed, success or skipped.
+        progress: Where the job stood when the task deferred (``engine.progress``), to keep it up to date; counts and
+            ids. None: only the batches are told of.
+
+    Attributes:
+        batches: The batches as they were last seen, with their counts, by id; without those not yet looked at.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class OpenAIBatchTrigger(BaseTrigger):
         is_queued: bool = False,
         poll_interval_s: float = 60.0,
         cancel_on_kill: bool = True,
+        progress: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.conn_id = conn_id
@@ -66,9 +72,10 @@ class OpenAIBatchTrigger(BaseTrigger):
         self.is_queued = is_queued
         self.poll_interval_s = poll_interval_s
         self.cancel_on_kill = cancel_on_kill
-        self._watched = {batch_id: Watched(id=batch_id) for batch_id in batch_ids}
-        self._n_failures = 0
-        self._pause_s = 0.0
+        self.progress = progress
+        self.batches: dict[str, Batch] = {}
+        self._ended_at: dict[str, float] = {}
+        self._seen: dict[str, Any] | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and arguments. They are stored in plain text: no key, no prompt."""
@@ -81,6 +88,7 @@ class OpenAIBatchTrigger(BaseTrigger):
                 "is_queued": self.is_queued,
                 "poll_interval_s": self.poll_interval_s,
                 "cancel_on_kill": self.cancel_on_kill,
+                "progress": self.progress,
             },
         )
 
@@ -93,95 +101,83 @@ class OpenAIBatchTrigger(BaseTrigger):
             if not hasattr(BaseTrigger, "on_kill"):
                 await self.on_kill()
             raise
-        yield TriggerEvent({"reason": reason, "statuses": {w.id: w.status for w in self._watched.values()}})
+        statuses = {batch_id: self._watched(batch_id).status for batch_id in self.batch_ids}
+        seen = {} if self._seen is None else {"seen": self._seen}
+        yield TriggerEvent({"reason": reason, "statuses": statuses, **seen})
 
     async def _watch(self) -> str:
         self.log.info("Watching %d batches.", len(self.batch_ids))
         # An event within the seconds that the deferring worker needs to exit can lose the task to a race in the
-        # scheduler; execute has just looked, so nothing is missed by sleeping first.
-        await asyncio.gather(self._warm_up(), asyncio.sleep(conf.getfloat(SECTION, "first_poll_delay", fallback=10.0)))
-        while True:
-            problem = await self._poll()
-            reason = problem or wake(
-                list(self._watched.values()),
-                time.time(),
-                self.wake_at,
-                is_queued=self.is_queued,
-                harvest_after_s=Timing().harvest_after_s,
-            )
-            if reason is not None:
-                return reason
-            await asyncio.sleep(self._next_pause())
-
-    def _next_pause(self) -> float:
-        """Return the seconds to the next look: jittered, longer after failures, never past ``wake_at``."""
-        if self._n_failures:
-            # A blip is over in seconds, so the first look after it comes soon, however long the interval.
-            first_s = min(_BACKOFF_S, self.poll_interval_s)
-            pause = min(first_s * 2.0 ** min(self._n_failures - 1, 10), _MAX_BACKOFF_S)
-        else:
-            pause = self.poll_interval_s
-        pause = max(pause * random.uniform(0.8, 1.2), self._pause_s)  # noqa: S311 - spreads polls, guards nothing
-        if self.wake_at is not None:
-            pause = min(pause, self.wake_at - time.time())
-        return max(pause, 0.1)
-
-    async def _poll(self) -> str | None:
-        """Look at every batch that has not ended. Returns a reason to wake a worker for what polling cannot mend."""
-        waiting = [batch_id for batch_id, w in self._watched.items() if w.status not in ENDED_STATUSES]
-        if not waiting:
-            return None
-        gate = asyncio.Semaphore(_PARALLEL_POLLS)
-        try:
-            client = await OpenAIBatchHook(self.conn_id).get_async_conn()
-        except Exception as error:  # the connection's back end may be away for a moment
-            self._failed(error, None)
-            return None if self._n_failures < _CONNECTION_TRIES else "the connection cannot be read"
-        answers = await asyncio.gather(*(self._look(gate, client, batch_id) for batch_id in waiting))
-        failures = [answer for answer in answers if isinstance(answer, Exception)]
-        for answer in answers:
-            if not isinstance(answer, Exception):
-                self._see(answer)
-        return self._judge(failures)
-
-    async def _look(self, gate: asyncio.Semaphore, client: AsyncOpenAI, batch_id: str) -> Batch | Exception:
-        from airflow_openai_batch.engine.api import retrieve_async
-
-        async with gate:
+        # scheduler; execute has just looked, so nothing is missed by looking later.
+        delay_s = conf.getfloat(SECTION, "first_poll_delay", fallback=10.0)
+        for attempt in range(_WATCHER_TRIES):
             try:
-                return await retrieve_async(client, batch_id, _POLL_TIMEOUT_S)
-            except Exception as error:  # judged together, so that one batch does not hide the others
-                return error
+                return await self._watch_until_worth_it(delay_s + attempt * _WATCHER_PAUSE_S)
+            except WatchingFailed as error:
+                self.log.warning("%s Beginning anew; the batches run on.", error)
+        return "watching failed"
 
-    def _see(self, batch: Batch) -> None:
+    async def _watch_until_worth_it(self, delay_s: float) -> str:
+        connection = OpenAIBatchHook(self.conn_id)
+        polls = PollCounts(self.conn_id)
+        waiting = watch(connection, self.batch_ids, longest_s=self.poll_interval_s, delay_s=delay_s, counted=polls)
+        async with waiting as shared, self._live() as live:
+            await self._warm_up()
+            while True:
+                news = await shared.news(self._next_moment())
+                self._take(news)
+                if news.changed:
+                    live.changed()
+                reason = news.refusal or wake(
+                    [self._watched(batch_id) for batch_id in self.batch_ids],
+                    time.time(),
+                    self.wake_at,
+                    is_queued=self.is_queued,
+                    harvest_after_s=Timing().harvest_after_s,
+                )
+                if reason is not None:
+                    self._seen = live.latest()
+                    return reason
+
+    def _live(self) -> Live:
+        return Live(
+            self.progress,
+            self.batch_ids,
+            self.batches,
+            task_instance=self.task_instance,
+            log=self.log,
+            refresh_s=min(REFRESH_S, max(1.0, self.poll_interval_s)),
+        )
+
+    def _next_moment(self) -> float | None:
+        """Return when there is something to do without any news: ``wake_at``, or to fetch what has ended."""
+        moments = [ended_at + Timing().harvest_after_s for ended_at in self._ended_at.values()]
+        return min(moments if self.wake_at is None else [self.wake_at, *moments], default=None)
+
+    def _take(self, news: News) -> None:
+        """Remember what has changed, and tell it in this task's log."""
+        if news.failure is not None:
+            self.log.warning("Look %d in a row failed, the batches run on: %s", *news.failure)
+        elif news.is_well_again:
+            self.log.info("OpenAI answers again.")
+        for batch in news.changed:
+            before = self.batches.get(batch.id)
+            self.batches[batch.id] = batch
+            if before is None or before.status != batch.status:
+                self._log_status(batch)
+            if batch.status in ENDED_STATUSES:
+                self._ended_at.setdefault(batch.id, time.time())
+
+    def _log_status(self, batch: Batch) -> None:
         from airflow_openai_batch.engine.harvest import describe
 
-        before = self._watched.get(batch.id)
-        if before is None:
-            return
-        if before.status != batch.status:
-            self.log.info("%s", describe(batch))
-        ended_at = (before.ended_at or time.time()) if batch.status in ENDED_STATUSES else None
-        self._watched[batch.id] = msgspec.structs.replace(before, status=batch.status, ended_at=ended_at)
+        self.log.info("%s", describe(batch))
 
-    def _judge(self, failures: list[Exception]) -> str | None:
-        from airflow_openai_batch.engine.errors import Denied, NotFound
-
-        if not failures:
-            if self._n_failures:
-                self.log.info("OpenAI answers again.")
-            self._n_failures, self._pause_s = 0, 0.0
-            return None
-        if any(isinstance(error, Denied | NotFound) for error in failures):
-            OpenAIBatchHook(self.conn_id).forget_async_conn()
-            return "OpenAI refuses to answer"
-        self._failed(failures[0], getattr(failures[0], "retry_after_s", None))
-        return None
-
-    def _failed(self, error: Exception, retry_after_s: float | None) -> None:
-        self._n_failures += 1
-        self._pause_s = retry_after_s or 0.0
-        self.log.warning("Look %d in a row failed, the batches run on: %s", self._n_failures, error)
+    def _watched(self, batch_id: str) -> Watched:
+        batch = self.batches.get(batch_id)
+        if batch is None:
+            return Watched(id=batch_id)
+        return Watched(id=batch_id, status=batch.status, ended_at=self._ended_at.get(batch_id))
 
     async def on_kill(self) -> None:
         """Cancel the batches, if a person has ended the task.

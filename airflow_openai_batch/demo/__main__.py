@@ -1,4 +1,4 @@
-"""`python -m airflow_openai_batch.demo`: nightly labeling in a real Airflow against the emulator."""
+"""`python -m airflow_openai_batch.demo`: Dags in a real Airflow against the emulator."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ import httpx
 from rich.console import Console
 from rich.text import Text
 
+from airflow_openai_batch.demo.night import show_night
 from airflow_openai_batch.demo.outcome import failed_task_log, show_outcome
 from airflow_openai_batch.demo.processes import DemoError
+from airflow_openai_batch.demo.scenes import nightly_labeling
 from airflow_openai_batch.demo.screen import Look, Screen
 from airflow_openai_batch.demo.stack import WORKER_SLOTS, DemoStack
 
@@ -36,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(number, _interrupt)
     screen = Screen(console)
     try:
-        _demo(options, console, screen)
+        (_night if options.ui else _demo)(options, console, screen)
     except KeyboardInterrupt:
         console.print("Stopped.")
         return _INTERRUPTED
@@ -53,20 +55,27 @@ def _parser() -> argparse.ArgumentParser:
         "Needs no key and sends nothing to OpenAI, even if OPENAI_API_KEY is set.",
     )
     add = parser.add_argument
-    add("--home", type=Path, default=Path(".demo"), metavar="DIR", help="where all files go, default .demo")
+    add("--ui", action="store_true", help="run several Dags again and again, to look at in Airflow's UI, until Ctrl-C")
+    add("--home", type=Path, metavar="DIR", help="where all files go, default .demo; with --ui .demo/ui")
     add("--keep", action="store_true", help="leave Airflow's UI running until Ctrl-C")
     add("--timeout", type=float, default=300.0, metavar="S", help="give the run up after so long, default 300")
-    add("--duration", type=float, default=20.0, metavar="S", help="how long a batch takes, default 20")
+    add("--duration", type=float, metavar="S", help="how long a batch takes, default 20; with --ui 40")
     return parser
+
+
+def _night(options: argparse.Namespace, console: Console, screen: Screen) -> None:
+    console.print(Text("A busy night in a real Airflow, against an emulator of OpenAI", style="bold"))
+    console.print("No key, no cost: nothing is sent to OpenAI." + _ignored_key())
+    show_night(console, screen, (options.home or Path(".demo/ui")).resolve(), _batch_s(options, 40.0))
 
 
 def _demo(options: argparse.Namespace, console: Console, screen: Screen) -> None:
     console.print(Text("Nightly labeling in a real Airflow, against an emulator of OpenAI", style="bold"))
     console.print("No key, no cost: nothing is sent to OpenAI." + _ignored_key())
-    home = options.home.resolve()
+    home = (options.home or Path(".demo")).resolve()
     try:
-        with DemoStack(home, options.duration, screen.say) as stack:
-            stack.wait_until(lambda: _is_ready(stack), f"the Dag {DAG_ID} to be parsed")
+        with DemoStack(home, nightly_labeling(_batch_s(options, 20.0)), screen.say) as stack:
+            stack.wait_until(lambda: stack.knows_all([DAG_ID]), f"the Dag {DAG_ID} to be parsed")
             stack.rest.fail_unfinished_runs(DAG_ID)
             run_id = stack.rest.trigger(DAG_ID)
             screen.say(f"Airflow is ready at {stack.airflow_url}; started the Dag {DAG_ID}")
@@ -78,14 +87,12 @@ def _demo(options: argparse.Namespace, console: Console, screen: Screen) -> None
         screen.freeze()
 
 
+def _batch_s(options: argparse.Namespace, default: float) -> float:
+    return default if options.duration is None else float(options.duration)
+
+
 def _ignored_key() -> str:
     return " (OPENAI_API_KEY is set and not used.)" if os.environ.get("OPENAI_API_KEY") else ""
-
-
-def _is_ready(stack: DemoStack) -> bool:
-    for error in stack.rest.import_errors():
-        raise DemoError(f"A Dag file cannot be imported:\n{error}")
-    return stack.rest.knows(DAG_ID)
 
 
 def _watch(stack: DemoStack, screen: Screen, run_id: str, timeout_s: float) -> str:

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.text import Text
 
 from airflow_openai_batch.demo.processes import DemoError
+from airflow_openai_batch.demo.scenes import FAILING_ROWS
 from airflow_openai_batch.demo.screen import rows_table, summary_table
-from airflow_openai_batch.demo.stack import FAILING_ROWS, DemoStack
+from airflow_openai_batch.demo.stack import DemoStack
 
 _SHOWN_ROWS = 5
 

@@ -8,10 +8,12 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -21,8 +23,6 @@ from airflow_openai_batch.demo.airflow_rest import AirflowRest
 from airflow_openai_batch.demo.processes import Component, DemoError, stop_all
 
 WORKER_SLOTS = 4
-FAILING_ROWS = (7, 31, 64, 98)
-"""Rows of the first batch that are answered with an error 500, once, so that a second round is seen."""
 _START_TIMEOUT_S = 150.0
 _FAKE_KEY = "sk-demo-not-a-key"
 _KEY = {"Authorization": f"Bearer {_FAKE_KEY}"}
@@ -48,23 +48,38 @@ _OPTIONS: dict[str, object] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """What a demo runs, and how OpenAI behaves meanwhile.
+
+    Attributes:
+        batch_s: Seconds from the creation of a batch to its end.
+        faults: Rules for the emulator.
+        dags: The Dag files; none stands for all examples.
+    """
+
+    batch_s: float
+    faults: Sequence[dict[str, Any]]
+    dags: Sequence[Path] = field(default=())
+
+
 class DemoStack:
     """The emulator and Airflow's API server, scheduler, Dag processor and triggerer.
 
     Args:
         home: Where everything is kept: database, logs, job store, row and label files.
-        batch_s: Seconds from the creation of a batch to its end.
+        scene: What is run.
         say: Told what is being started.
     """
 
-    def __init__(self, home: Path, batch_s: float, say: Callable[[str], None]) -> None:
+    def __init__(self, home: Path, scene: Scene, say: Callable[[str], None]) -> None:
         self.home = home
         self.logs = home / "processes"
         self.logs.mkdir(parents=True, exist_ok=True)
         self.openai_url = ""
         self.airflow_url = f"http://127.0.0.1:{_free_port()}"
         self.rest = AirflowRest(self.airflow_url)
-        self._say, self._batch_s = say, batch_s
+        self._say, self._scene = say, scene
         self._components: list[Component] = []
         self._lock: IO[str] | None = None
 
@@ -98,6 +113,16 @@ class DemoStack:
         """
         for component in self._components:
             component.check()
+
+    def knows_all(self, dag_ids: Iterable[str]) -> bool:
+        """Say whether the Dags have been parsed.
+
+        Raises:
+            DemoError: A Dag file cannot be imported.
+        """
+        for error in self.rest.import_errors():
+            raise DemoError(f"A Dag file cannot be imported:\n{error}")
+        return all(self.rest.knows(dag_id) for dag_id in dag_ids)
 
     def batches(self) -> list[dict[str, Any]]:
         """Return the batches, oldest first, as OpenAI's API shows them."""
@@ -152,17 +177,10 @@ class DemoStack:
         return component
 
     def _start_emulator(self, env: dict[str, str]) -> None:
-        faults = [
-            {
-                "on": "row",
-                "match": {"batch": 1, "nth": list(FAILING_ROWS)},
-                "do": {"http_error": {"status": 500, "code": "server_error"}},
-            }
-        ]
         path = self.logs / "faults.json"
-        path.write_text(json.dumps(faults), encoding="utf-8")
+        path.write_text(json.dumps(list(self._scene.faults)), encoding="utf-8")
         command = ["airflow_openai_batch.emulator", "--answer", "airflow_openai_batch.demo.labeler:answer"]
-        command += ["--duration", str(self._batch_s), "--faults", str(path)]
+        command += ["--duration", str(self._scene.batch_s), "--faults", str(path)]
         emulator = self._launch("emulator", command, env)
 
         def has_told_its_url() -> bool:
@@ -175,7 +193,7 @@ class DemoStack:
     def _airflow_environment(self) -> dict[str, str]:
         connection = {"conn_type": "openai", "host": self.openai_url, "password": _FAKE_KEY}
         options = _OPTIONS | {
-            "CORE__DAGS_FOLDER": dags_folder(),
+            "CORE__DAGS_FOLDER": self._dags_folder(),
             "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.home}/airflow.db",
             "API__PORT": self.airflow_url.rpartition(":")[2],
             # Workers find the API by these, not by the port.
@@ -188,6 +206,17 @@ class DemoStack:
             "AIRFLOW_HOME": str(self.home),
             "AIRFLOW_CONN_OPENAI_DEFAULT": json.dumps(connection),
         }
+
+    def _dags_folder(self) -> Path:
+        if not self._scene.dags:
+            return dags_folder()
+        # Ours alone, even if the home is a user's AIRFLOW_HOME: files that an earlier version left would be run.
+        folder = self.logs / "dags"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for file in self._scene.dags:
+            shutil.copy(file, folder)
+        return folder
 
     def _take_lock(self) -> None:
         self._lock = (self.home / "lock").open("w")

@@ -18,8 +18,10 @@ and can be driven from a notebook as well as from a task. Read the modules in th
 10. ``harvest``  both files of a batch become one outcome part in row order (``lines``, ``outcomes``, ``fields``);
     ``rounds`` asks again
 11. ``results``  rows and outcomes, merged as streams (``merge``), go through ``columns`` into a ``sink``
-12. ``report``   counts become a summary, and thresholds a verdict
+12. ``report``   counts become a summary, and thresholds a verdict; ``standing`` makes of a job the
+    ``progress`` that people see (``rate``: how fast), ``detail`` its shards, ``telling`` their text
 
-What is slow beside the main thread, reading ahead and writing behind, is in ``background``.
+What is slow beside the main thread, reading ahead and writing behind, is in ``background``. Whoever wants to watch is
+told of each action and each committed fact through ``observer``.
 Facts change state, plan names actions, performing an action yields facts. Nothing else moves a job.
 """

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from airflow_openai_batch.engine.api import Api
 from airflow_openai_batch.engine.errors import ApiError, Denied
 from airflow_openai_batch.engine.machine import Fact, Timing, backoff_s
 from airflow_openai_batch.engine.model import Batch, LineError, Shard
+from airflow_openai_batch.engine.observer import Observer, Unobserved
 from airflow_openai_batch.engine.parse import Check
 from airflow_openai_batch.engine.store import JobStore
 
@@ -36,6 +38,8 @@ class Engine:
         sleep: Sleeps; only for pauses of seconds.
         unique: Returns a new unique text.
         log: Where progress goes. Never content of rows.
+        observer: Who is told of actions and of committed facts.
+        work_s: Seconds of work by verb that no snapshot tells of yet.
     """
 
     store: JobStore
@@ -47,6 +51,17 @@ class Engine:
     sleep: Callable[[float], None] = time.sleep
     unique: Callable[[], str] = lambda: uuid.uuid4().hex[:12]
     log: logging.Logger = field(default_factory=lambda: logging.getLogger(__name__))
+    observer: Observer = field(default_factory=Unobserved)
+    work_s: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def timed(self, verb: str) -> Iterator[None]:
+        """Count the seconds of a block as work; the next commit tells of it."""
+        began_at = self.clock()
+        try:
+            yield
+        finally:
+            self.work_s[verb] = self.work_s.get(verb, 0.0) + max(0.0, self.clock() - began_at)
 
 
 @dataclass(frozen=True)
@@ -71,6 +86,21 @@ class Stop(Exception):
     def __init__(self, reason: str, *, is_local: bool = False) -> None:
         super().__init__(reason)
         self.is_local = is_local
+
+
+def told(said: Learned | Stop) -> dict[str, str | int]:
+    """Return what an observer may know of an action's end: ids and kinds, never a message."""
+    if isinstance(said, Stop):
+        return {"fact": "stopped", "failed": True}
+    found: dict[str, str | int] = {"fact": said.fact.value}
+    batch = said.known.get("batch")
+    if isinstance(batch, Batch):
+        found |= {"batch_id": batch.id, "batch_status": batch.status}
+    if said.child is not None:
+        found |= {"child": said.child.id, "child_rows": said.child.n_rows}
+    if said.fact is Fact.LINES_REJECTED or said.known.get("problem") is not None:
+        found["failed"] = True
+    return found
 
 
 def postponed(engine: Engine, shard: Shard, error: ApiError) -> Learned:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from airflow_openai_batch.engine.action import Engine, Learned, Stop
+from airflow_openai_batch.engine.action import Engine, Learned, Stop, told
 from airflow_openai_batch.engine.create import cancel_extra, cancel_strangers, intend, post
 from airflow_openai_batch.engine.errors import CommitRefused, StoreError
 from airflow_openai_batch.engine.machine import (
@@ -22,6 +22,7 @@ from airflow_openai_batch.engine.machine import (
     plan,
 )
 from airflow_openai_batch.engine.model import AT_OPENAI, QUEUED, Job, Shard, State, Value
+from airflow_openai_batch.engine.observer import Change
 from airflow_openai_batch.engine.parallel import in_parallel
 from airflow_openai_batch.engine.perform import perform
 from airflow_openai_batch.engine.report import Summary, summarize
@@ -36,12 +37,14 @@ class Wait(Value, frozen=True, kw_only=True):
     is_queued: bool
     """Whether more work waits for room at OpenAI."""
     summary: Summary
+    job: Job
 
 
 class Done(Value, frozen=True, kw_only=True):
     """Every row has its outcome."""
 
     summary: Summary
+    job: Job
 
 
 class Held(Value, frozen=True, kw_only=True):
@@ -49,6 +52,7 @@ class Held(Value, frozen=True, kw_only=True):
 
     reason: str
     summary: Summary
+    job: Job
 
 
 # What gets work to OpenAI comes before what takes it home: its queue should not run dry while we parse.
@@ -84,7 +88,7 @@ def advance(engine: Engine) -> Wait | Done | Held:
         try:
             number, job, hold = _step(engine, number, job, group, stuck)
         except Stop as stop:
-            return Held(reason=str(stop), summary=summarize(job))
+            return Held(reason=str(stop), summary=summarize(job), job=job)
         except CommitRefused:
             refusals += 1
             if refusals > _MAX_REFUSALS:
@@ -95,7 +99,7 @@ def advance(engine: Engine) -> Wait | Done | Held:
             continue
         refusals = 0
         if hold is not None:
-            return Held(reason=hold, summary=summarize(job))
+            return Held(reason=hold, summary=summarize(job), job=job)
 
 
 def load(engine: Engine) -> tuple[int, Job]:
@@ -127,7 +131,8 @@ def _step(
     if group[0].verb == "create":
         return _create(engine, number, job, group[0])
     shards = [_find(job, action.shard) for action in group]
-    found = in_parallel(engine, lambda shard: _performed(engine, job, shard, group[0].verb), shards)
+    with engine.timed(group[0].verb):
+        found = in_parallel(engine, lambda shard: _performed(engine, job, shard, group[0].verb), shards)
     stops = {shard.id: said for shard, said in zip(shards, found, strict=True) if isinstance(said, Stop)}
     learned = [(shard, said) for shard, said in zip(shards, found, strict=True) if isinstance(said, Learned)]
     number, job, hold = _take(engine, number, job, learned)
@@ -143,7 +148,9 @@ def _create(engine: Engine, number: int, job: Job, action: Action) -> tuple[int,
     # The intent must be in the store before the call that costs money.
     number, job, _ = _take(engine, number, job, [(shard, intend(engine, job, shard))])
     shard = _find(job, action.shard)
-    learned = post(engine, job, shard)
+    with engine.timed("create"), engine.observer.acting("create", shard) as act:
+        learned = post(engine, job, shard)
+        act.tell(**told(learned))
     try:
         return _take(engine, number, job, [(shard, learned)])
     except CommitRefused:
@@ -151,6 +158,13 @@ def _create(engine: Engine, number: int, job: Job, action: Action) -> tuple[int,
 
 
 def _performed(engine: Engine, job: Job, shard: Shard, verb: str) -> Learned | Stop:
+    with engine.observer.acting(verb, shard) as act:
+        said = _tried(engine, job, shard, verb)
+        act.tell(**told(said))
+    return said
+
+
+def _tried(engine: Engine, job: Job, shard: Shard, verb: str) -> Learned | Stop:
     try:
         return perform(engine, job, shard, verb)
     except Stop as stop:
@@ -183,14 +197,23 @@ def _settle_race(engine: Engine, intended: Shard, learned: Learned) -> tuple[int
 
 def _take(engine: Engine, number: int, job: Job, learned: list[tuple[Shard, Learned]]) -> tuple[int, Job, str | None]:
     """Commit facts, unless they change nothing. Returns too why a person must act, if one says so."""
-    before = job
+    changes: list[Change] = []
     for shard, said in learned:
         after = learn(shard, said.fact, **said.known)
         if after != shard or said.child is not None:
             job = _replaced(job, after, said.child)
-    if job is not before:
-        number, job = engine.store.commit(number + 1, job, engine.clock())
+            changes.append(Change(said.fact, shard, after, said.child))
+    if changes:
+        number, job = engine.store.commit(number + 1, _with_work(job, engine.work_s), engine.clock())
+        engine.work_s.clear()
+        engine.observer.committed(job, changes)
     return number, job, next((said.hold for _, said in learned if said.hold is not None), None)
+
+
+def _with_work(job: Job, work_s: dict[str, float]) -> Job:
+    """Return the job with more work counted. Seconds alone are worth no commit, so they go with another one."""
+    more = {verb: round(job.work_s.get(verb, 0.0) + seconds, 3) for verb, seconds in work_s.items() if seconds}
+    return msgspec.structs.replace(job, work_s={**job.work_s, **more}) if more else job
 
 
 def _replaced(job: Job, after: Shard, child: Shard | None) -> Job:
@@ -221,13 +244,13 @@ def _rest(engine: Engine, job: Job, now: float, stuck: dict[str, str]) -> Wait |
     """
     summary = summarize(job)
     if is_done(job, engine.store.standing_wishes(job)):
-        return Done(summary=summary)
+        return Done(summary=summary, job=job)
     deadline = deadline_at(job, engine.timing)
     able = [s for s in _everything(job) if s.id not in stuck]
     batches = [s.batch for s in able if s.state is State.RUNNING and s.batch is not None]
     running = tuple(batch.id for batch in batches if batch.status not in ENDED_STATUSES)
     if now >= deadline:
-        return Held(reason=_late(job, running), summary=summary)
+        return Held(reason=_late(job, running), summary=summary, job=job)
     times = [s.not_before for s in able if s.not_before > now and s.state is not State.SETTLED]
     if len(running) < len(batches) and not times:
         times = [now]  # the process was slow: a batch that nobody watches, as it has ended, is due for its next look
@@ -237,13 +260,15 @@ def _rest(engine: Engine, job: Job, now: float, stuck: dict[str, str]) -> Wait |
         ages = [now - (batch.created_at or now) for batch in batches if batch.status == "validating"]
         times += [now + max(engine.timing.probe_s, age / 2) for age in ages]
     if stuck and not running and not times:
-        return Held(reason=" ".join(stuck.values()), summary=summary)
+        return Held(reason=" ".join(stuck.values()), summary=summary, job=job)
     if not running and not times:
         waiting = ", ".join(f"{s.id} {s.state}" for s in job.shards if s.state is not State.SETTLED)
         return Held(
-            reason=f"Nothing runs and nothing can be done ({waiting}): a defect, please report it.", summary=summary
+            reason=f"Nothing runs and nothing can be done ({waiting}): a defect, please report it.",
+            summary=summary,
+            job=job,
         )
-    return Wait(batch_ids=running, wake_at=min([deadline, *times]), is_queued=is_queued, summary=summary)
+    return Wait(batch_ids=running, wake_at=min([deadline, *times]), is_queued=is_queued, summary=summary, job=job)
 
 
 def _late(job: Job, running: tuple[str, ...]) -> str:

@@ -11,6 +11,8 @@ from typing import IO, Any, TypeVar
 T = TypeVar("T")
 _MOST_AT_ONCE = 512  # the systems' limit is 1024
 _END: Any = object()
+WRITE_BEHIND = "write-behind"
+"""What the names of threads that write begin with."""
 
 
 def ahead(items: Iterable[T]) -> Iterator[T]:
@@ -34,7 +36,7 @@ class Behind:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._pool = ThreadPoolExecutor(1, "write-behind")
+        self._pool = ThreadPoolExecutor(1, WRITE_BEHIND)
         self._undone: deque[Future[Any]] = deque()
         self._has_failed = False
 

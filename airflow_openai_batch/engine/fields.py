@@ -55,7 +55,7 @@ def field_columns(answers: Sequence[tuple[Any, ...] | None], kinds: Sequence[Any
     if not kinds:
         return []
     nothing = (None,) * len(kinds)
-    columns = zip(*(nothing if answer is None else answer for answer in answers), strict=True)
+    columns = zip(*[nothing if answer is None else answer for answer in answers], strict=True)
     return [_column(values, kind) for values, kind in zip(columns, kinds, strict=True)]
 
 

@@ -15,11 +15,13 @@ from typing import IO, NamedTuple
 
 from airflow_openai_batch.engine.api import Api
 from airflow_openai_batch.engine.errors import NotFound, Unavailable, Unclear
-from airflow_openai_batch.engine.lines import Lines, add_stray, lines_in_order, locate
+from airflow_openai_batch.engine.lines import Block, add_stray, lines_in_order, locate
+from airflow_openai_batch.engine.memory import uncollected
 from airflow_openai_batch.engine.model import Batch, Job, Outcome, Shard, State, Status
-from airflow_openai_batch.engine.outcomes import PartWriter, Tally, read_index_table
+from airflow_openai_batch.engine.outcomes import PartWriter, Tally, Unusual, read_index_table
 from airflow_openai_batch.engine.parse import LineParser, custom_id_of
 from airflow_openai_batch.engine.store import JobStore
+from airflow_openai_batch.engine.usual import Row, row_of
 
 _DOWNLOAD_TRIES = 3
 
@@ -46,15 +48,17 @@ def harvest(
     with contextlib.ExitStack() as stack:
         files, is_gone = _files(stack, api, shard, sleep)
         strays = stack.enter_context(tempfile.TemporaryFile(prefix="openai-batch-"))
-        places = locate(files, index.column("custom_id").to_pylist(), strays)
+        ids = index.column("custom_id").to_numpy(zero_copy_only=False).tolist()
+        places = locate(files, ids, strays)
         read = _RowReader(parser, shard, job.policy.retry_on, strays, is_gone=is_gone)
         file = stack.enter_context(store.writing(name))
         batch_id = shard.batch.id if shard.batch is not None else None
         with PartWriter(file, job, batch_id, shard.round) as writer:
-            for start, lines in lines_in_order(files, places):
-                requests = index.slice(start, len(lines)).to_batches()[0]
-                ids = requests.column("custom_id").to_pylist()
-                writer.write(requests, *read(ids, lines))
+            for block in lines_in_order(files, places):
+                stop = block.start + len(block.lines)
+                requests = index.slice(block.start, stop - block.start).to_batches()[0]
+                with uncollected():
+                    writer.write(requests, *read(ids[block.start : stop], block))
         kept = _keep(store, strays, f"{folder}/strays", shard.id)
     return Harvested(outcomes=name, strays=kept, tally=writer.tally)
 
@@ -120,26 +124,26 @@ class _RowReader:
     def __init__(
         self, parser: LineParser, shard: Shard, retry_on: frozenset[Status], strays: IO[bytes], *, is_gone: bool
     ) -> None:
-        self._parse = parser.parse
+        self._parser = parser
         self._shard, self._retry_on, self._strays, self._is_gone = shard, retry_on, strays, is_gone
 
-    def __call__(self, ids: list[str], lines: list[Lines]) -> tuple[list[Outcome], list[bytes | None]]:
-        """Return outcomes, and the raw lines of those that did not succeed."""
-        outcomes: list[Outcome] = []
-        kept: list[bytes | None] = [None] * len(lines)
-        for i, found in enumerate(lines):
-            several = found if isinstance(found, list) else [found] if found is not None else []
-            outcome = self._parse(several[0]) if len(several) == 1 else None
-            if outcome is None or outcome.status is not Status.SUCCEEDED or outcome.custom_id != ids[i]:
-                outcome, kept[i] = self._best(ids[i], [bytes(line) for line in several])
-            outcomes.append(outcome)
-        return outcomes, kept
+    def __call__(self, ids: list[str], block: Block) -> tuple[list[Row], dict[int, Unusual]]:
+        """Return all rows, and more about those whose line is not one, usual and good."""
+        unusual: dict[int, Unusual] = {}
+        rows: list[Row] = []
+        for i, row in enumerate(self._parser.read_usual(ids, block.lines)):
+            if row is None:
+                lines = block.several.get(i) or [line for line in block.lines[i : i + 1] if line]
+                unusual[i] = self._best(ids[i], [bytes(line) for line in lines])
+                row = row_of(unusual[i].outcome)
+            rows.append(row)
+        return rows, unusual
 
-    def _best(self, custom_id: str, lines: list[bytes]) -> tuple[Outcome, bytes | None]:
+    def _best(self, custom_id: str, lines: list[bytes]) -> Unusual:
         best: Outcome | None = None
         best_line: bytes | None = None
         for line in lines:
-            outcome = self._parse(line)
+            outcome = self._parser.parse(line)
             if outcome is not None and outcome.custom_id != custom_id:
                 add_stray(self._strays, line)  # two lines ran into one: whose it is, nobody can say
                 continue
@@ -157,9 +161,9 @@ class _RowReader:
             # A row whose line is there, however spoiled, was billed: it is not asked again.
             best.retryable = best.retryable and best_line is None
         if best.status is Status.SUCCEEDED:
-            return best, None
+            return Unusual(best, None)
         best.retryable = best.retryable or best.status in self._retry_on
-        return best, best_line
+        return Unusual(best, best_line)
 
 
 _ANSWERED = frozenset({Status.INVALID, Status.REFUSED, Status.TRUNCATED})

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
+from collections.abc import Iterator
 
 
 def give_back() -> None:
@@ -17,3 +20,15 @@ def give_back() -> None:
 
     if "jemalloc" in pa.supported_memory_backends():
         pa.set_memory_pool(pa.jemalloc_memory_pool())
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep the cyclic collector from looking through what is made inside: many objects, soon gone, and no cycles."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -235,6 +235,8 @@ class Job(Value, frozen=True, kw_only=True):
     spec: Spec
     policy: Policy
     source_version: str | None
+    sources: tuple[str, ...] = ()
+    """Paths or URIs that the rows were read from; none if they came from memory or a function."""
     created_at: float
     deadline_from: float
     """When the deadline began to run: at submission, or when a person took up a job whose deadline had passed."""
@@ -250,6 +252,8 @@ class Job(Value, frozen=True, kw_only=True):
     writer: str = ""
     """Who made this snapshot: tells a repeated write of the storage client from another process."""
     committed_at: float = 0.0
+    work_s: dict[str, float] = {}
+    """Seconds of own work by verb, as far as they were committed along with something else; ``build`` is planning."""
 
 
 class Outcome(msgspec.Struct, kw_only=True, gc=False):

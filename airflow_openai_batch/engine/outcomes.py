@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from operator import attrgetter
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -12,6 +12,7 @@ from airflow_openai_batch.engine.background import Behind
 from airflow_openai_batch.engine.endpoints import EMBEDDINGS
 from airflow_openai_batch.engine.fields import field_columns, field_types
 from airflow_openai_batch.engine.model import RESULT_COLUMNS, Job, Outcome, Status, Usage
+from airflow_openai_batch.engine.usual import COLUMNS, Row
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 ROW_GROUP_ROWS = 4096
 _REPEATING = ["status", "error_code", "error_message", "finish_reason", "model", "batch_id", "round"]
 """Columns whose values repeat, for which Parquet keeps a dictionary."""
-_AS_THEY_ARE = ("status", "error_code", "error_message", "finish_reason", "model", "request_id", "retryable")
 FIELD = "answer."
 """What the names of the columns with the fields of structured answers begin with."""
 
@@ -45,7 +45,10 @@ def read_index_table(store: JobStore, name: str) -> pa.Table:
     import pyarrow.parquet as pq
 
     with store.open(name) as file:
-        return pq.read_table(file, columns=["ordinal", "custom_id", "digest"])
+        # A thread of Arrow's that still lets go of a Python file when the interpreter ends would abort the process.
+        # Not `pq.read_table`: it imports all of `pyarrow.dataset`.
+        index = pq.ParquetFile(file, pre_buffer=False)
+        return index.read(columns=["ordinal", "custom_id", "digest"], use_threads=False)
 
 
 def output_type(job: Job) -> pa.DataType:
@@ -80,6 +83,13 @@ def part_schema(job: Job) -> pa.Schema:
     )
 
 
+class Unusual(NamedTuple):
+    """The outcome of a row whose line is not one, usual and good; its raw line, if it did not succeed."""
+
+    outcome: Outcome
+    line: bytes | None
+
+
 class Tally:
     """Counts outcomes while they are written."""
 
@@ -88,10 +98,17 @@ class Tally:
         self.retryable: Counter[Status] = Counter()
         self.usage = Usage()
 
-    def add(self, outcomes: Sequence[Outcome], tokens: dict[str, list[int]]) -> None:
-        """Count some outcomes, whose tokens are given by kind."""
-        self.by_status.update([outcome.status for outcome in outcomes])
-        self.retryable.update([outcome.status for outcome in outcomes if outcome.retryable])
+    def add(self, n: int, unusual: Sequence[Outcome], tokens: Mapping[str, Sequence[int]]) -> None:
+        """Count some outcomes.
+
+        Args:
+            n: How many there are.
+            unusual: Those that are not simply good.
+            tokens: The tokens of all, by kind.
+        """
+        self.by_status[Status.SUCCEEDED] += n - len(unusual)
+        self.by_status.update([outcome.status for outcome in unusual])
+        self.retryable.update([outcome.status for outcome in unusual if outcome.retryable])
         self.usage += Usage(**{kind: sum(counts) for kind, counts in tokens.items()})
 
 
@@ -106,13 +123,16 @@ class PartWriter:
     """
 
     def __init__(self, file: Any, job: Job, batch_id: str | None, shard_round: int) -> None:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         self._schema = part_schema(job)
         self._field_types = list(field_types(job.spec.schema).values())
         self._has_single_vectors = job.spec.endpoint == EMBEDDINGS and not job.embeds_many
         self._batch_id, self._round = batch_id, shard_round
-        self._writer = pq.ParquetWriter(file, self._schema, use_dictionary=_REPEATING)
+        # By its path: for each small piece that goes to a Python file, the thread would wait for the main one.
+        self._file = pa.OSFile(file.name, "wb")
+        self._writer = pq.ParquetWriter(self._file, self._schema, use_dictionary=_REPEATING)
         self._behind = Behind(1)
         self.tally = Tally()
 
@@ -122,43 +142,64 @@ class PartWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        import pyarrow as pa
+
         try:
             if error is None:
                 self._behind(self._writer.close)
                 self._behind.wait()
         finally:
             self._behind.stop()
+            with contextlib.suppress(OSError, pa.ArrowException):  # only after another error, which says more
+                self._writer.close()
+            self._file.close()
 
-    def write(self, requests: pa.RecordBatch, outcomes: list[Outcome], lines: list[bytes | None]) -> None:
+    def write(self, requests: pa.RecordBatch, rows: list[Row], unusual: Mapping[int, Unusual]) -> None:
         """Append some outcomes.
 
         Args:
             requests: The rows' part of the index.
-            outcomes: One outcome for each.
-            lines: The raw line of each outcome that did not succeed.
+            rows: The outcome of each.
+            unusual: More about those that are not simply good, by number of row.
         """
         import pyarrow as pa
 
-        n = len(outcomes)
-        usages = [outcome.usage for outcome in outcomes]
-        tokens = {kind: list(map(attrgetter(kind), usages)) for kind in Usage.__struct_fields__}
-        self.tally.add(outcomes, tokens)
+        n = len(rows)
+        values = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
+        tokens = {kind: values[kind] for kind in Usage.__struct_fields__}
+        self.tally.add(n, [found.outcome for found in unusual.values()], tokens)
         columns: dict[str, Any] = {
+            **values,
+            **_judged(n, unusual, self._schema),
             **{name: requests.column(name) for name in requests.schema.names},
             "batch_id": pa.repeat(pa.scalar(self._batch_id, pa.string()), n),
             "round": pa.repeat(pa.scalar(self._round, pa.int32()), n),
-            "line": lines,
-            "output": self._outputs(outcomes),
-            **{name: list(map(attrgetter(name), outcomes)) for name in _AS_THEY_ARE},
-            **tokens,
+            "output": self._outputs(values["output"]),
         }
         arrays = [_array(columns[field.name], field.type) for field in self._schema if field.name in columns]
-        arrays += field_columns([outcome.fields for outcome in outcomes], self._field_types)
+        arrays += field_columns(values["fields"], self._field_types)
         self._behind(self._writer.write_batch, pa.RecordBatch.from_arrays(arrays, schema=self._schema))
 
-    def _outputs(self, outcomes: list[Outcome]) -> Any:
-        outputs = [outcome.output for outcome in outcomes]
+    def _outputs(self, outputs: tuple[Any, ...]) -> Any:
         return _vectors([found[0] if found else None for found in outputs]) if self._has_single_vectors else outputs
+
+
+def _judged(n: int, unusual: Mapping[int, Unusual], schema: pa.Schema) -> dict[str, pa.Array]:
+    """Return the columns in which only unusual rows differ from the others."""
+    import numpy as np
+    import pyarrow as pa
+
+    which = np.zeros(n, dtype=np.int32)
+    which[list(unusual)] = np.arange(1, len(unusual) + 1)
+    outcomes = [found.outcome for found in unusual.values()]
+    values: dict[str, list[Any]] = {
+        "status": [Status.SUCCEEDED, *(outcome.status for outcome in outcomes)],
+        "error_code": [None, *(outcome.error_code for outcome in outcomes)],
+        "error_message": [None, *(outcome.error_message for outcome in outcomes)],
+        "retryable": [False, *(outcome.retryable for outcome in outcomes)],
+        "line": [None, *(found.line for found in unusual.values())],
+    }
+    return {name: pa.array(column, schema.field(name).type).take(pa.array(which)) for name, column in values.items()}
 
 
 def _array(values: Any, kind: pa.DataType) -> pa.Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
 from airflow_openai_batch.engine.action import Engine, Learned, Stop
 from airflow_openai_batch.engine.machine import Fact
@@ -21,7 +22,9 @@ def in_parallel(
     found: list[Learned | Stop] = []
     with ThreadPoolExecutor(engine.parallel, "openai-batch") as pool:
         for start in range(0, len(shards), engine.parallel):
-            found += pool.map(act, shards[start : start + engine.parallel])
+            group = shards[start : start + engine.parallel]
+            # Each call runs in the caller's context: its trace, and what is bound to its log.
+            found += pool.map(lambda context, shard: context.run(act, shard), [copy_context() for _ in group], group)
             last = found[-_ENOUGH:]
             if len(last) == _ENOUGH and all(_is_postponed(said) for said in last):
                 return found + [_put_off(last[-1])] * (len(shards) - len(found))

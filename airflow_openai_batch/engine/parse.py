@@ -6,7 +6,8 @@ or break the schema. A line that is not JSON or names no row is a stray: ``None`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -14,7 +15,7 @@ from airflow_openai_batch.engine.answers import PASSING_CODES, READERS, Error, R
 from airflow_openai_batch.engine.model import Outcome, Status
 from airflow_openai_batch.engine.queue import ACCOUNT_CODES
 from airflow_openai_batch.engine.schema import Read, ResponseSchema
-from airflow_openai_batch.engine.usual import USUAL, Line
+from airflow_openai_batch.engine.usual import USUAL, Fields, Line, Row, outcome_of
 
 Check = Callable[[str], str | None]
 """Says what is wrong with an answer's text, or None."""
@@ -56,14 +57,27 @@ class LineParser:
         self._read_usual = USUAL.get(endpoint, _never)
         self._read_body = READERS.get(endpoint, read_other)
         self._read_text = _reader_of(schema, check)
+        self._fields = _fields_of(schema, check)
+
+    def read_usual(self, custom_ids: Sequence[str], lines: Sequence[Line]) -> list[Row | None]:
+        """Read the lines of some rows. None: it is not the usual line of a good answer of that row; `parse` it."""
+        read, fields = self._read_usual, self._fields
+        rows: list[Row | None] = []
+        for custom_id, line in zip(custom_ids, lines, strict=True):
+            try:
+                row = read(line, fields)
+            except _UNREADABLE:
+                row = None
+            rows.append(row if row is not None and row[0] == custom_id else None)
+        return rows
 
     def parse(self, line: Line) -> Outcome | None:
         """Read one line. None: it is not JSON or names no row."""
         try:
-            usual = self._read_usual(line, self._read_text)
+            row = self._read_usual(line, self._fields)
         except _UNREADABLE:
-            usual = None
-        return usual if usual is not None and usual.custom_id else self._parse_any(line)
+            row = None
+        return outcome_of(row) if row is not None and row[0] else self._parse_any(line)
 
     def _parse_any(self, line: Line) -> Outcome | None:
         try:
@@ -88,7 +102,7 @@ class LineParser:
         return outcome
 
 
-def _never(line: Line, read: Reader) -> None:
+def _never(line: Line, fields: Fields) -> None:
     """Read nothing: the endpoint has no usual line."""
 
 
@@ -109,6 +123,25 @@ def _reader_of(schema: ResponseSchema | None, check: Check | None) -> Reader:
 def no_fields(text: str) -> Read:
     """Read an answer of which nothing is known."""
     return None, None
+
+
+def _fields_of(schema: ResponseSchema | None, check: Check | None) -> Fields:
+    fields = schema.fields if schema is not None else _none
+    if check is None:
+        return fields
+    check_text = check
+
+    def checked(text: str) -> tuple[Any, ...] | None:
+        found = fields(text)
+        if check_text(text) is not None:
+            raise ValueError("the check fails")
+        return found
+
+    return checked
+
+
+def _none(text: str) -> None:
+    """Read no fields."""
 
 
 def custom_id_of(line: bytes) -> str | None:

@@ -41,6 +41,14 @@ class ResponseSchema:
         properties = schema.get("properties")
         self._names = list(properties) if isinstance(properties, dict) else []
         self._reader = reader_of(schema)
+        self.fields = self._reader or self._checked_fields
+        """Reads the fields of an answer, or raises an error, also for some answers that `read` finds good."""
+
+    def _checked_fields(self, text: str) -> tuple[Any, ...] | None:
+        fields, problem = self.read(text)
+        if problem is not None:
+            raise ValueError(problem)
+        return fields
 
     def read(self, text: str) -> Read:
         """Read an answer into the values of the schema's properties, or say what is wrong with it."""

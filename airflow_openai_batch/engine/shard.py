@@ -211,7 +211,8 @@ def _check_unique(store: JobStore, cutter: _Cutter) -> None:
     import numpy as np
     import pyarrow.parquet as pq
 
-    hashes = np.sort(np.frombuffer(cutter.id_hashes, dtype=np.int64))
+    hashes = np.frombuffer(cutter.id_hashes, dtype=np.int64)
+    hashes.sort()  # in its place: a copy would be as large again
     suspects = {int(value) for value in hashes[1:][hashes[1:] == hashes[:-1]]}
     if not suspects:
         return

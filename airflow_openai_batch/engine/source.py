@@ -1,7 +1,8 @@
 """Rows in, as Arrow record batches, and the version of where they came from.
 
 A source is a list of dicts, a DataFrame or other Arrow table, a callable, or a Parquet, CSV or JSONL file behind any
-path object. With ready-made request lines (``body=None``) a row is one line of a batch input file.
+path object, or many such files (``files``). With ready-made request lines (``body=None``) a row is one line of a batch
+input file.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_openai_batch.engine.background import ahead
 from airflow_openai_batch.engine.errors import InputError
+from airflow_openai_batch.engine.files import FilesSource, Found, find_files, names_files
 from airflow_openai_batch.engine.records import BATCH_ROWS, from_arrow, from_python, json_row, python_batch
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _READ_BYTES = 256 * 1024
-_MARKS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
+_MOST_PLACES = 100
 
 
 class Source(Protocol):
@@ -39,7 +41,8 @@ def source_of(rows: Any, *, endpoint: str, ready: bool = False) -> Source:
 
     Args:
         rows: A list of dicts, anything that exports an Arrow stream (pandas, polars, pyarrow), an iterator, a callable
-            that returns or yields such, a path object, or the text of a path or URI.
+            that returns or yields such, a path object, the text of a path or URI, or a list of either; a path may be
+            a pattern or a directory.
         endpoint: The endpoint, against which ready-made lines are checked.
         ready: Whether rows are ready-made request lines.
 
@@ -53,6 +56,8 @@ def source_of(rows: Any, *, endpoint: str, ready: bool = False) -> Source:
     # A table first: a data frame has its columns as attributes, and they may be called `open` and `name`.
     if hasattr(rows, "__arrow_c_stream__"):
         return MemorySource(rows, endpoint=endpoint, ready=ready)
+    if names_files(rows):
+        return FilesSource(rows, lambda path: FileSource(path, endpoint=endpoint, ready=ready))
     if hasattr(rows, "open") and hasattr(rows, "name"):
         return FileSource(rows, endpoint=endpoint, ready=ready)
     if isinstance(rows, Iterator):
@@ -62,6 +67,19 @@ def source_of(rows: Any, *, endpoint: str, ready: bool = False) -> Source:
     if isinstance(rows, Mapping) or not isinstance(rows, Sequence):
         raise InputError(f"rows must be a list of dicts, a DataFrame, a path or a callable, not {type(rows).__name__}.")
     return MemorySource(rows, endpoint=endpoint, ready=ready)
+
+
+def places_of(rows: Any) -> tuple[str, ...]:
+    """Return the first paths or URIs that the ``rows`` parameter names; none if the rows themselves were given."""
+    entries = rows if isinstance(rows, list | tuple) else [rows]
+    # A list of paths holds nothing else.
+    return tuple(str(entry) for entry in entries[:_MOST_PLACES]) if entries and _is_place(entries[0]) else ()
+
+
+def _is_place(entry: Any) -> bool:
+    if isinstance(entry, str | Path):
+        return True
+    return hasattr(entry, "open") and hasattr(entry, "name") and not hasattr(entry, "__arrow_c_stream__")
 
 
 class MemorySource:
@@ -126,18 +144,17 @@ class FileSource:
             raise InputError(f"rows={str(path)!r}: the name must end in .parquet, .csv or .jsonl.")
         if ready and suffix not in (".jsonl", ".ndjson"):
             raise InputError(f"rows={str(path)!r}: ready-made request lines (body=None) come in a .jsonl file.")
+        self._suffix = suffix
         self._read = readers[suffix]
 
     @property
     def version(self) -> str:
         """Path, size, and the store's own mark of a change (ETag or modification time)."""
-        info = self._info()
-        mark = next((str(info[key]) for key in _MARKS if info.get(key)), "")
-        return f"file:{self._path}|{info.get('size')}|{mark}"
+        return self._found().version
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Read the file."""
-        self._info()
+        self._found()
         import pyarrow as pa
 
         try:
@@ -145,16 +162,14 @@ class FileSource:
         except (pa.ArrowException, UnicodeDecodeError, ValueError) as error:
             raise InputError(f"rows={str(self._path)!r} cannot be read: {error}") from error
 
-    def _info(self) -> dict[str, Any]:
-        try:
-            info = dict(self._path.fs.info(self._path.path))
-        except FileNotFoundError:
-            raise InputError(f"rows={str(self._path)!r}: there is no such file. Nothing was uploaded.") from None
-        except Exception as error:  # every storage library has its own errors
-            raise InputError(f"rows={str(self._path)!r} cannot be reached: {error!r}") from error
-        if info.get("type") == "directory":
-            raise InputError(f"rows={str(self._path)!r} is a directory; name one file, or map over its files.")
-        return info
+    def _found(self) -> Found:
+        found = find_files(self._path)
+        if [file.path for file in found] != [self._path]:
+            raise InputError(
+                f"rows={str(self._path)!r} is a directory. Name its files with a pattern: "
+                f"{str(self._path).rstrip('/')}/*{self._suffix}"
+            )
+        return found[0]
 
     def _parquet(self) -> Iterator[pa.RecordBatch]:
         import pyarrow.parquet as pq

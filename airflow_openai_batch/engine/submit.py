@@ -22,7 +22,7 @@ from airflow_openai_batch.engine.outcomes import read_index
 from airflow_openai_batch.engine.report import counted
 from airflow_openai_batch.engine.schema import response_schema, with_response_format
 from airflow_openai_batch.engine.shard import Built, build
-from airflow_openai_batch.engine.source import source_of
+from airflow_openai_batch.engine.source import places_of, source_of
 from airflow_openai_batch.engine.template import Bodies, bodies_of
 
 _TRIES = 5
@@ -67,6 +67,7 @@ class Request:
             body = with_response_format(body, endpoint, schema)
         self.bodies: Bodies = bodies_of(body, endpoint)
         self.source = source_of(rows, endpoint=endpoint, ready=body is None)
+        self.sources = places_of(rows)
         self.limits = limits or Limits()
         self.spec = Spec(
             endpoint=endpoint,
@@ -265,16 +266,19 @@ def _reattach(engine: Engine, number: int, before: Job, job: Job, policy: Policy
 
 
 def _built(engine: Engine, request: Request, policy: Policy, epoch: int, state: State) -> Built:
-    return build(
-        engine.store,
-        request.source,
-        request.bodies,
-        endpoint=request.spec.endpoint,
-        custom_id=request.spec.custom_id,
-        limits=msgspec.structs.replace(request.limits, max_tokens=policy.max_enqueued_tokens),
-        epoch=epoch,
-        state=state,
-    )
+    with engine.observer.acting("build") as act:
+        built = build(
+            engine.store,
+            request.source,
+            request.bodies,
+            endpoint=request.spec.endpoint,
+            custom_id=request.spec.custom_id,
+            limits=msgspec.structs.replace(request.limits, max_tokens=policy.max_enqueued_tokens),
+            epoch=epoch,
+            state=state,
+        )
+        act.tell(rows=built.n_rows, shards=len(built.shards), bytes=sum(shard.n_bytes for shard in built.shards))
+    return built
 
 
 def _write(
@@ -289,6 +293,7 @@ def _write(
     state: State = State.PLANNED,
 ) -> Job:
     version = request.source.version
+    began_at = engine.clock()
     built = _built(engine, request, policy, epoch, state)
     now = engine.clock()
     job = Job(
@@ -297,6 +302,7 @@ def _write(
         spec=request.spec,
         policy=policy,
         source_version=version,
+        sources=request.sources,
         created_at=now,
         deadline_from=now,
         shards=built.shards,
@@ -305,8 +311,11 @@ def _write(
         embeds_many=built.embeds_many,
         earlier=earlier,
         granted=granted,
+        work_s={"build": round(now - began_at, 3)} if now > began_at else {},
     )
     engine.log.info(
         "Planned %s as %s in %s.", counted(built.n_rows, "row"), counted(len(built.shards), "shard"), engine.store
     )
-    return engine.store.commit(number, job, now)[1]
+    job = engine.store.commit(number, job, now)[1]
+    engine.observer.planned(job)
+    return job

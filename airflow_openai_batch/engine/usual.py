@@ -11,11 +11,15 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from airflow_openai_batch.engine.answers import Reader
 from airflow_openai_batch.engine.endpoints import EMBEDDINGS
 from airflow_openai_batch.engine.model import Outcome, Status, Usage
 
 Line = bytes | memoryview
+Fields = Callable[[str], tuple[Any, ...] | None]
+"""Reads the fields of a good answer's text. Raises `ValueError` or an error of msgspec if it may not be good."""
+Row = tuple[str, Any, str | None, str | None, int, int, int, int, str | None, tuple[Any, ...] | None]
+"""A good outcome: the values of `COLUMNS`. A tuple, because it is made in a third of the time of an `Outcome`."""
+COLUMNS = ("custom_id", "output", "finish_reason", "model", *Usage.__struct_fields__, "request_id", "fields")
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 
 
@@ -105,88 +109,101 @@ def _lines_with(body: Any) -> Callable[[Line], Any]:
 _decode_answer, _decode_completion, _decode_vectors = map(_lines_with, (_Answer, _Completion, _Vectors))
 
 
-def _read_answer(line: Line, read: Reader) -> Outcome | None:
+def _read_answer(line: Line, fields: Fields) -> Row | None:
     found = _decode_answer(line)
-    body = found.response.body
-    content: list[_Text] | None = None
-    for item in body.output:
-        if item.type == "message":
-            if content is not None:
-                return None
-            content = item.content
-        elif item.type == "function_call":
-            return None
-    if not content:
+    response = found.response
+    body = response.body
+    items = body.output
+    content = items[0].content if len(items) == 1 and items[0].type == "message" else _content(items)
+    text = content[0].text if content and len(content) == 1 else "".join([part.text for part in content or ()])
+    if not text:
         return None
     usage = body.usage
     before, after = usage.input_tokens_details or _NO_DETAILS, usage.output_tokens_details or _NO_DETAILS
-    return _good(
-        found,
-        content[0].text if len(content) == 1 else "".join([part.text for part in content]),
+    return (
+        found.custom_id,
+        text,
         "completed",
-        Usage(
-            input_tokens=usage.input_tokens,
-            cached_tokens=before.cached_tokens,
-            output_tokens=usage.output_tokens,
-            reasoning_tokens=after.reasoning_tokens,
-        ),
-        read,
+        body.model,
+        usage.input_tokens,
+        before.cached_tokens,
+        usage.output_tokens,
+        after.reasoning_tokens,
+        response.request_id,
+        fields(text),
     )
 
 
-def _read_completion(line: Line, read: Reader) -> Outcome | None:
+def _content(items: list[_Item]) -> list[_Text] | None:
+    """Return the content of the one message, if there is nothing beside it that counts."""
+    messages = [item for item in items if item.type == "message"]
+    is_all = len(messages) == 1 and not any(item.type == "function_call" for item in items)
+    return messages[0].content if is_all else None
+
+
+def _read_completion(line: Line, fields: Fields) -> Row | None:
     found = _decode_completion(line)
-    body = found.response.body
-    if len(body.choices) != 1 or body.choices[0].finish_reason in ("length", "content_filter"):
+    choices = found.response.body.choices
+    if len(choices) != 1 or choices[0].finish_reason in ("length", "content_filter"):
         return None
-    choice = body.choices[0]
-    return _good(found, choice.message.content, choice.finish_reason, _chat_usage(body.usage), read)
+    text = choices[0].message.content
+    return _row(found, text, choices[0].finish_reason, fields(text)) if text else None
 
 
-def _chat_usage(usage: _ChatUsage) -> Usage:
-    before, after = usage.prompt_tokens_details or _NO_DETAILS, usage.completion_tokens_details or _NO_DETAILS
-    return Usage(
-        input_tokens=usage.prompt_tokens,
-        cached_tokens=before.cached_tokens,
-        output_tokens=usage.completion_tokens,
-        reasoning_tokens=after.reasoning_tokens,
-    )
-
-
-def _good(found: Any, text: str, finish_reason: str | None, usage: Usage, read: Reader) -> Outcome | None:
-    fields, problem = read(text)
-    if not text or problem is not None:
-        return None
-    return Outcome(
-        custom_id=found.custom_id,
-        status=Status.SUCCEEDED,
-        output=text,
-        finish_reason=finish_reason,
-        model=found.response.body.model,
-        usage=usage,
-        request_id=found.response.request_id,
-        fields=fields,
-    )
-
-
-def _read_vector(line: Line, read: Reader) -> Outcome | None:
+def _read_vector(line: Line, fields: Fields) -> Row | None:
     import numpy as np
 
     found = _decode_vectors(line)
-    body = found.response.body
-    if len(body.data) != 1 or len(body.data[0].embedding) % 4:
+    data = found.response.body.data
+    if len(data) != 1 or len(data[0].embedding) % 4:
         return None
-    return Outcome(
-        custom_id=found.custom_id,
-        status=Status.SUCCEEDED,
-        output=[np.frombuffer(body.data[0].embedding, dtype="<f4")],
-        model=body.model,
-        usage=_chat_usage(body.usage),
-        request_id=found.response.request_id,
+    return _row(found, [np.frombuffer(data[0].embedding, dtype="<f4")], None, None)
+
+
+def _row(found: Any, output: Any, finish_reason: str | None, fields: tuple[Any, ...] | None) -> Row:
+    """Return the outcome of a line whose usage is counted as Chat Completions counts it."""
+    body = found.response.body
+    usage = body.usage
+    before, after = usage.prompt_tokens_details or _NO_DETAILS, usage.completion_tokens_details or _NO_DETAILS
+    return (
+        found.custom_id,
+        output,
+        finish_reason,
+        body.model,
+        usage.prompt_tokens,
+        before.cached_tokens,
+        usage.completion_tokens,
+        after.reasoning_tokens,
+        found.response.request_id,
+        fields,
     )
 
 
-USUAL: dict[str, Callable[[Line, Reader], Outcome | None]] = {
+def outcome_of(row: Row) -> Outcome:
+    """Return a good outcome as an object."""
+    values = dict(zip(COLUMNS, row, strict=True))
+    usage = Usage(**{kind: values.pop(kind) for kind in Usage.__struct_fields__})
+    return Outcome(status=Status.SUCCEEDED, usage=usage, **values)
+
+
+def row_of(outcome: Outcome) -> Row:
+    """Return what a good outcome and another have in common as a row, for columns of both."""
+    usage = outcome.usage
+    return (
+        outcome.custom_id,
+        outcome.output,
+        outcome.finish_reason,
+        outcome.model,
+        usage.input_tokens,
+        usage.cached_tokens,
+        usage.output_tokens,
+        usage.reasoning_tokens,
+        outcome.request_id,
+        outcome.fields,
+    )
+
+
+USUAL: dict[str, Callable[[Line, Fields], Row | None]] = {
     "/v1/responses": _read_answer,
     "/v1/chat/completions": _read_completion,
     EMBEDDINGS: _read_vector,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import os
@@ -32,9 +33,13 @@ os.environ.update(
 
 @pytest.fixture(scope="session")
 def _airflow_db() -> None:
+    from airflow.sdk.execution_time import supervisor
     from airflow.utils import db
 
     db.initdb()
+    # Later Airflows make dag.test()'s API server once a process, Airflow 3.1 once a task, which takes seconds.
+    if not hasattr(supervisor.in_process_api_server, "cache_info"):
+        supervisor.in_process_api_server = functools.cache(supervisor.in_process_api_server)
 
 
 @pytest.fixture
@@ -47,6 +52,16 @@ def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield running
 
 
+@pytest.fixture
+def stored() -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return a function that stores a trigger's arguments as Airflow does, and reads them again."""
+    try:
+        from airflow.sdk.serde import deserialize, serialize
+    except ImportError:  # Airflow 3.1
+        from airflow.serialization.serde import deserialize, serialize
+    return lambda arguments: deserialize(serialize(arguments))
+
+
 @dataclasses.dataclass
 class Run:
     """A finished Dag run: states and XComs by task id."""
@@ -57,6 +72,10 @@ class Run:
     run_id: str
 
     def xcom(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
+        found = self.text(task_id, key, map_index)
+        return json.loads(found) if isinstance(found, str) and found else found
+
+    def text(self, task_id: str, key: str, map_index: int = -1) -> Any:
         from airflow.models.xcom import XComModel
         from airflow.utils.session import create_session
 
@@ -64,8 +83,7 @@ class Run:
             query = XComModel.get_many(
                 run_id=self.run_id, key=key, task_ids=[task_id], dag_ids=[self.dag.dag_id], map_indexes=map_index
             )
-            found = session.execute(query.with_only_columns(XComModel.value)).scalars().first()
-        return json.loads(found) if isinstance(found, str) and found else found
+            return session.execute(query.with_only_columns(XComModel.value)).scalars().first()
 
 
 @pytest.fixture

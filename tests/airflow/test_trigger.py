@@ -75,13 +75,11 @@ def test_what_polling_cannot_mend_wakes_a_worker(emulator, code: int) -> None:
     assert event(watch(made))["reason"] == "OpenAI refuses to answer"
 
 
-def test_its_arguments_survive_storage_and_hold_no_secret(emulator) -> None:
-    from airflow.sdk.serde import deserialize, serialize
-
+def test_its_arguments_survive_storage_and_hold_no_secret(emulator, stored) -> None:
     trigger = watch(["batch_1"], wake_at=12.5, is_queued=True, cancel_on_kill=False)
     path, arguments = trigger.serialize()
     assert path == f"{type(trigger).__module__}.{type(trigger).__name__}"
-    assert deserialize(serialize(arguments)) == arguments
+    assert stored(arguments) == arguments
     assert type(trigger)(**arguments).serialize() == (path, arguments)
     assert "sk-" not in str(arguments)
 

@@ -1,14 +1,17 @@
-"""Promise 7: the event loop is never blocked. Here the engine's two calls for event loops; the trigger has its own."""
+"""Promise 7: the event loop is never blocked. Here the engine's calls for event loops; the triggers have their own."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import time
 
+import httpx2
 import pytest
 from openai import AsyncOpenAI
 
 from airflow_openai_batch.engine import errors
-from airflow_openai_batch.engine.api import cancel_async, retrieve_async
+from airflow_openai_batch.engine.api import batch_of, cancel_async, list_async, retrieve_async
 
 
 @pytest.fixture
@@ -71,6 +74,73 @@ def test_what_goes_wrong_has_the_same_words_as_in_a_worker(running, fault, kind)
     w.fault("GET /v1/batches/*", fault, times=1)
     with pytest.raises(kind):
         _with_client(w, lambda client: retrieve_async(client, w.batches[0].id, 5.0))
+    w.fault("GET /v1/batches", fault, times=1)
+    with pytest.raises(kind):
+        _with_client(w, lambda client: list_async(client, None, 5.0))
+
+
+def test_the_listing_is_read_page_by_page_and_says_the_same_as_a_look_at_each_batch(running):
+    w = running
+    for _ in range(104):
+        w.emu.backend.create(
+            {"input_file_id": w.batches[0].input_file_id, "endpoint": "/v1/responses", "completion_window": "24h"}
+        )
+    w.clock.advance(400)
+
+    async def act(client):
+        first = await list_async(client, None, 5.0)
+        second = await list_async(client, first.batches[-1].id, 5.0)
+        looks = [await retrieve_async(client, batch.id, 5.0) for batch in second.batches]
+        return first, second, looks
+
+    first, second, looks = _with_client(w, act)
+    assert (len(first.batches), first.has_more) == (100, True)
+    assert (len(second.batches), second.has_more) == (5, False)
+    assert looks == second.batches
+    ids = [batch.id for batch in first.batches + second.batches]
+    assert ids == [batch.id for batch in reversed(w.batches)]
+
+
+def test_thousands_of_errors_and_long_metadata_are_not_read_on_the_loop():
+    mistakes = [{"code": "invalid_json_line", "message": f"Line {n} is wrong.", "line": n} for n in range(50_000)]
+    entry = {
+        "id": "batch_1",
+        "status": "failed",
+        "created_at": 1_800_000_000,
+        "failed_at": 1_800_000_060,
+        "request_counts": {"total": 0, "completed": 0, "failed": 0},
+        "metadata": {f"key{n}": "x" * 512 for n in range(16)},
+        "errors": {"object": "list", "data": mistakes},
+    }
+    content = json.dumps(entry).encode()
+    page = b'{"object":"list","data":[' + content + b'],"has_more":false}'
+
+    def answer(request):
+        return httpx2.Response(200, content=content if request.url.path.endswith("batch_1") else page)
+
+    async def act():
+        async with AsyncOpenAI(
+            base_url="http://openai/v1",
+            api_key="sk-test",
+            http_client=httpx2.AsyncClient(transport=httpx2.MockTransport(answer)),
+        ) as client:
+            await retrieve_async(client, "batch_1", 5.0)  # what the first call loads
+            took_s = []
+            for _ in range(3):
+                at = time.perf_counter()
+                looked, listed = await retrieve_async(client, "batch_1", 5.0), await list_async(client, None, 5.0)
+                took_s.append(time.perf_counter() - at)
+        return looked, listed.batches[0], min(took_s)
+
+    looked, listed, took_s = asyncio.run(act())
+    assert looked == listed
+    assert (looked.status, looked.ended_at, looked.errors) == ("failed", 1_800_000_060, ())
+    whole_s = []
+    for _ in range(3):
+        at = time.perf_counter()
+        batch_of(content)
+        whole_s.append(time.perf_counter() - at)
+    assert took_s < min(whole_s) / 2, "both were read whole"
 
 
 def test_cancelling_from_the_loop_is_no_error_for_a_batch_that_has_ended_or_is_unknown(running):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import sys
 import time
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,10 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from chaos import environment
 from postgres import find_binaries
+from provider import provider_path
 from stack import AirflowStack
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +45,7 @@ def airflow_stack(tmp_path_factory: pytest.TempPathFactory, stack_env: dict[str,
         unavailable = pytest.fail if os.environ.get("CI") else pytest.skip
         unavailable("no PostgreSQL server on this machine (initdb and postgres); install it to run these tests")
     home = tmp_path_factory.mktemp("airflow")
-    with AirflowStack(home, HERE / "dags", {"PYTHONPATH": _provider_path(home), **stack_env}) as stack:
+    with AirflowStack(home, HERE / "dags", {"PYTHONPATH": provider_path(home), **stack_env}) as stack:
         yield stack
 
 
@@ -57,30 +55,3 @@ def _heal_stack(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "airflow_stack" in request.fixturenames:
         request.getfixturevalue("airflow_stack").heal()
-
-
-def _provider_path(home: Path) -> str:
-    """Return a PYTHONPATH on which Airflow finds the package and discovers it as a provider."""
-    try:
-        importlib.metadata.distribution("airflow-openai-batch")
-    except importlib.metadata.PackageNotFoundError:
-        return os.pathsep.join([str(ROOT), str(_stand_in_for_installation(home / "site"))])
-    return str(ROOT)
-
-
-def _stand_in_for_installation(folder: Path) -> Path:
-    """Write the metadata that `pip install` would: Airflow discovers providers by entry point only."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    metadata = folder / "airflow_openai_batch-0.dist-info"
-    metadata.mkdir(parents=True)
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: 0\n")
-    lines = []
-    for group, entries in project["entry-points"].items():
-        lines.append(f"[{group}]")
-        for name, target in entries.items():
-            module = ROOT.joinpath(*target.split(":")[0].split("."))
-            # An entry point without its module would end every Airflow command.
-            if module.with_suffix(".py").exists() or module.is_dir():
-                lines.append(f"{name} = {target}")
-    (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n")
-    return folder

@@ -268,9 +268,14 @@ class AirflowStack:
                     busy[task_instance_id] = process
         return busy
 
-    def _declare(self, name: str, *arguments: str) -> None:
+    def executor_options(self) -> dict[str, object]:
+        """Return the settings that choose the executor; PostgreSQL's address is known by then."""
+        return {"CORE__EXECUTOR": "LocalExecutor"}
+
+    def _declare(self, name: str, *arguments: str, env: Mapping[str, str] | None = None) -> None:
         command = [sys.executable, "-m", "airflow", *arguments]
-        self._processes[name] = SessionProcess(name, command, self.env, self.home / f"{name}.log", self.home)
+        env = {**self.env, **(env or {})}
+        self._processes[name] = SessionProcess(name, command, env, self.home / f"{name}.log", self.home)
 
     def _start_and_wait(self, name: str, timeout: float) -> None:
         process = self._processes[name]
@@ -317,7 +322,6 @@ class AirflowStack:
             **QUICK,
             **SMALL,
             "CORE__DAGS_FOLDER": self.dags_folder,
-            "CORE__EXECUTOR": "LocalExecutor",
             "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": True,
             "CORE__FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
             # The name server has no part in these tests.
@@ -333,6 +337,7 @@ class AirflowStack:
             "LOGGING__COLORED_CONSOLE_LOG": False,
             # Our polling would fill the tails that errors show.
             "LOGGING__NAMESPACE_LEVELS": "http.access=WARNING",
+            **self.executor_options(),
         }
         env |= {f"AIRFLOW__{name}": str(value) for name, value in options.items()}
         env["AIRFLOW_HOME"] = str(self.home)

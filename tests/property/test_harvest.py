@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from builders import RESPONSES, World, answer, failure, job, line_error, rows
@@ -11,13 +12,14 @@ from upath import UPath
 
 from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.harvest import harvest
-from airflow_openai_batch.engine.model import Batch, JobKey, Shard, State
+from airflow_openai_batch.engine.model import Batch, JobKey, Outcome, Shard, State
 from airflow_openai_batch.engine.outcomes import read_part
 from airflow_openai_batch.engine.parse import LineParser, custom_id_of
 from airflow_openai_batch.engine.shard import build
 from airflow_openai_batch.engine.source import source_of
 from airflow_openai_batch.engine.store import JobStore
 from airflow_openai_batch.engine.template import bodies_of
+from airflow_openai_batch.engine.usual import Line, Row
 
 N = 6
 KEY = JobKey(dag_id="d", run_id="r", task_id="t")
@@ -34,14 +36,17 @@ def new_world() -> tuple[World, Shard]:
 WORLD, SHARD = new_world()
 
 
-def fetch(output: bytes, errors: bytes, status: str) -> tuple[list[dict[str, Any]], bytes, dict[Any, int]]:
+def fetch(
+    output: bytes, errors: bytes, status: str, parser: LineParser | None = None
+) -> tuple[list[dict[str, Any]], bytes, dict[Any, int]]:
     """Rows of the outcome part, strays, and the tally."""
     import msgspec
 
     WORLD.api.files = {"out": output, "err": errors}
     batch = Batch(id="b", status=status, output_file_id="out", error_file_id="err")
     of = msgspec.structs.replace(SHARD, state=State.ENDED, batch=batch)
-    got = harvest(WORLD.store, WORLD.api, job(of), of, LineParser(RESPONSES))  # type: ignore[arg-type]
+    parser = parser or LineParser(RESPONSES)
+    got = harvest(WORLD.store, WORLD.api, job(of), of, parser)  # type: ignore[arg-type]
     found = [row for part in read_part(WORLD.store, got.outcomes) for row in part.to_pylist()]
     strays = WORLD.store.read(got.strays) if got.strays else b""
     for name in filter(None, (got.outcomes, got.strays)):
@@ -102,3 +107,22 @@ def test_success_wins_whatever_the_order_and_the_file(
     assert {row["custom_id"] for row in found if row["status"] == "succeeded"} == expected
     assert {row["custom_id"] for row in found if row["status"] == "missing"} == set(IDS) - told
     assert sorted(strays.splitlines()) == sorted(text for text in everything if b'"unknown"' in text)
+
+
+class Careful(LineParser):
+    """Takes no line for the usual one."""
+
+    def read_usual(self, custom_ids: Sequence[str], lines: Sequence[Line]) -> list[Row | None]:
+        return [None] * len(lines)
+
+    def parse(self, line: Line) -> Outcome | None:
+        return self._parse_any(line)
+
+
+@settings(max_examples=60)
+@given(st.lists(lines, max_size=14), st.lists(lines, max_size=14), ends, cuts, cuts)
+def test_the_usual_way_and_the_careful_way_come_to_the_same(
+    output: list[bytes], errors: list[bytes], status: str, one: Any, other: Any
+) -> None:
+    files = corrupt(b"\n".join(output), one), corrupt(b"\n".join(errors), other)
+    assert fetch(*files, status) == fetch(*files, status, Careful(RESPONSES))

@@ -1,0 +1,114 @@
+"""A program for ``test_facts``: runs Dags against the emulator in an Airflow whose every outlet of facts is open.
+
+Its one argument is a folder: ``dags/`` in it becomes the Dags' folder, ``facts.json`` what the test reads. Metrics and
+OpenLineage go where the environment says.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(sys.argv[1])
+FROM = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+
+
+def tracing() -> Any:
+    """Keep all spans of this process."""
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    return exporter
+
+
+def told(span: Any) -> dict[str, Any]:
+    return {
+        "name": span.name,
+        "id": span.context.span_id,
+        "parent": span.parent.span_id if span.parent else None,
+        "attributes": dict(span.attributes or {}),
+        "status": span.status.status_code.name,
+        "said": span.status.description,
+        "events": [{"name": event.name, **dict(event.attributes or {})} for event in span.events],
+    }
+
+
+def run(name: str) -> dict[str, str]:
+    """Run a Dag below a span of its own. It is always the same run, so the second time takes its job up again."""
+    from opentelemetry import trace
+
+    file = ROOT / "dags" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with trace.get_tracer("test").start_as_current_span(f"run {name}"):
+        finished = module.dag.test(run_after=FROM, logical_date=FROM)
+    return {ti.task_id: str(ti.state) for ti in finished.get_task_instances()}
+
+
+def asset_events() -> list[dict[str, Any]]:
+    from airflow.models.asset import AssetEvent
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        return [
+            {"uri": e.asset.uri, "name": e.asset.name, "extra": e.extra, "task_id": e.source_task_id}
+            for e in session.query(AssetEvent).order_by(AssetEvent.id)
+        ]
+
+
+def xcom(dag_id: str, task_id: str) -> Any:
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        found = session.query(XComModel.value).filter_by(dag_id=dag_id, task_id=task_id, key="return_value").scalar()
+    return json.loads(found) if isinstance(found, str) else found
+
+
+def main() -> None:
+    from airflow.utils import db
+
+    from airflow_openai_batch.emulator import Emulator, Rule
+
+    db.initdb()
+    exporter = tracing()
+    states: dict[str, Any] = {}
+    with Emulator(duration=0.3, seed=1) as emulator:
+        connection = {"conn_type": "openai", "host": emulator.base_url, "password": os.environ["THE_KEY"]}
+        os.environ["AIRFLOW_CONN_OPENAI_DEFAULT"] = json.dumps(connection)
+        emulator.faults.add(Rule("row", "missing", match={"custom_id": "^t-3$"}, times=1))
+        states["good"] = run("good")
+        states["good again"] = run("good")
+        emulator.faults.add(
+            Rule("row", {"http_error": {"status": 400, "code": "invalid_value"}}, match={"body": "bad"})
+        )
+        states["bad"] = run("bad")
+        states["bad again"] = run("bad")
+        emulator.faults.add(Rule("POST /v1/files", {"status": 401}))
+        states["held"] = run("held")
+        states["held again"] = run("held")
+    facts = {
+        "states": states,
+        "spans": [told(span) for span in exporter.get_finished_spans()],
+        "assets": asset_events(),
+        "seen": xcom("good", "consumer"),
+    }
+    (ROOT / "facts.json").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main()

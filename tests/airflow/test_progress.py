@@ -1,0 +1,203 @@
+"""What a job's tasks leave for the UI: progress, shards, links and lines in the log. Real Dags, run by dag.test()."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_openai_batch.emulator import HttpError, Rule, Text
+
+THREE_TASKS = """
+submit = OpenAIBatchSubmitOperator(task_id="submit", rows=ROWS, custom_id="t-{id}", max_requests_per_batch=8, **CHAT)
+wait = OpenAIBatchSensor(task_id="wait", job=submit.output)
+results = OpenAIBatchResultsOperator(task_id="results", job=submit.output, output=f"{OUT}/labels.parquet")
+wait >> results
+"""
+PROGRESS, SHARDS = "openai_batch_progress.submit", "openai_batch_shards.submit"
+
+
+def one(**arguments: Any) -> str:
+    return f"OpenAIBatchOperator(task_id='one', rows=ROWS, output=OUT + '/labels.csv', **{{**CHAT, **{arguments!r}}})"
+
+
+def test_each_task_of_a_job_leaves_its_progress_under_the_same_key(run_dag, emulator, tmp_path: Path) -> None:
+    from airflow.providers.common.compat.sdk import XCom
+
+    run = run_dag(THREE_TASKS)
+    assert run.state == "success"
+    submitted, waited, written = (run.xcom(task_id, PROGRESS) for task_id in ("submit", "wait", "results"))
+    for value in (submitted, waited, written):
+        assert value["job"] == {
+            "dag_id": run.dag.dag_id,
+            "run_id": run.run_id,
+            "task_id": "submit",
+            "map_index": -1,
+        }
+        assert (value["version"], value["n_rows"], value["n_shards"], value["model"]) == (1, 20, 3, "gpt-6-luna")
+        assert (value["endpoint"], value["host"]) == ("/v1/chat/completions", "127.0.0.1")
+    assert (submitted["phase"], submitted["n_done"], submitted["n_running"], submitted["live"]) == (
+        "waiting",
+        0,
+        3,
+        False,
+    )
+    assert {batch["id"] for batch in submitted["batches"]} == set(emulator.batches)
+    assert (waited["phase"], waited["n_done"], waited["live"]) == ("done", 20, hasattr(XCom, "aset"))
+    assert waited["by_status"] == {"succeeded": 20} and waited["usage"]["output_tokens"] > 0
+    assert (written["phase"], written["output"]) == ("written", (tmp_path / "out" / "labels.parquet").as_uri())
+    assert set(written["phases_s"]) == {"build", "upload", "create", "wait", "harvest", "results"}
+    assert written["phases_s"]["wait"] > 0
+    assert written["eta_at"] is None and written["batches"] == []
+
+
+def test_the_shards_are_there_one_by_one(run_dag, emulator) -> None:
+    run = run_dag(THREE_TASKS)
+    shown = run.xcom("wait", SHARDS)
+    assert [shard["state"] for shard in shown["shards"]] == ["settled"] * 3
+    assert [(shard["first_row"], shard["n_rows"]) for shard in shown["shards"]] == [(0, 8), (8, 8), (16, 4)]
+    assert {shard["batch"]["id"] for shard in shown["shards"]} == set(emulator.batches)
+    assert all(shard["batch"]["output_file_id"] for shard in shown["shards"])
+
+
+def test_mapped_tasks_have_a_key_each(run_dag, emulator) -> None:
+    run = run_dag("""
+        submit = OpenAIBatchSubmitOperator.partial(task_id="submit", **CHAT).expand(rows=[ROWS[:2], ROWS[2:5]])
+        wait = OpenAIBatchSensor.partial(task_id="wait").expand(job=submit.output)
+    """)
+    assert run.state == "success"
+    for index, n_rows in enumerate((2, 3)):
+        value = run.xcom("wait", f"{PROGRESS}.{index}", map_index=index)
+        assert (value["n_rows"], value["n_done"], value["job"]["map_index"]) == (n_rows, n_rows, index)
+        assert run.xcom("wait", f"{SHARDS}.{index}", map_index=index)["n_shards"] == 1
+
+
+def test_a_held_job_says_what_a_person_must_do(run_dag, emulator) -> None:
+    emulator.faults.add(Rule(on="POST /v1/files", do={"status": 401}))
+    run = run_dag(one())
+    assert run.states == {"one": "failed"}
+    value = run.xcom("one", "openai_batch_progress.one")
+    assert value["phase"] == "held"
+    assert value["problem"].startswith("OpenAI refused the credentials")
+
+
+def test_results_worse_than_allowed_are_bad_and_say_why(run_dag, emulator) -> None:
+    emulator.settings.answer = lambda *_: HttpError(400, "bad_request", "no")
+    run = run_dag(one(custom_id="t-{id}"))
+    assert run.states == {"one": "failed"}
+    value = run.xcom("one", "openai_batch_progress.one")
+    assert value["phase"] == "bad" and "No row has a good answer" in value["problem"]
+    error = {"status": "failed", "code": "bad_request", "n": 20, "custom_ids": ["t-0", "t-1", "t-2"]}
+    assert value["errors"] == [error]
+
+
+def test_the_log_ends_with_a_table(run_dag, emulator, capfd: pytest.CaptureFixture[str]) -> None:
+    emulator.settings.duration = 3
+    replies = {"1": HttpError(400, "bad_request", "no")}
+    emulator.settings.answer = lambda _, body: replies.get(body["messages"][0]["content"].split()[-1], Text("fine"))
+    run = run_dag(one(custom_id="t-{id}", max_rounds=0))
+    assert run.state == "success"
+    said = capfd.readouterr().out
+    begun = re.search(r"\d+ of 20 rows \(\d.*%\); 0 of 1 batch ended, 1 \w+; round 0", said)
+    ended = said.index("20 of 20 rows (100%); 1 of 1 batch ended; round 0; 1 failed, 19 succeeded")
+    table = said.index("20 rows, written to file://")
+    assert begun is not None and begun.start() < ended < table
+    assert "\nsucceeded               19    95.0%\n" in said[table:]
+    assert "\nfailed bad_request           1  t-1\n" in said[table:]
+
+
+def test_a_task_that_polls_tells_its_log_only_of_changes(run_dag, emulator, capfd: pytest.CaptureFixture[str]) -> None:
+    emulator.settings.duration = 3
+    run = run_dag(one(deferrable=False, poll_interval=0.05))
+    assert run.state == "success"
+    said = re.findall(r"\d+ of 20 rows \(.*round.*", capfd.readouterr().out)
+    assert 2 <= len(said) <= 6 and len(set(said)) == len(said)
+    assert run.xcom("one", "openai_batch_progress.one")["live"] is False
+
+
+def test_nothing_of_rows_prompts_or_keys_is_in_any_of_it(run_dag, emulator, capfd: pytest.CaptureFixture[str]) -> None:
+    emulator.settings.answer = lambda _, body: HttpError(400, "bad_request", "I cannot say 'Jane Roe'")
+    run = run_dag("""
+        rows = [{"id": i, "text": f"patient Jane Roe {i}"} for i in range(3)]
+        body = {"model": "m", "messages": [{"role": "user", "content": "top secret prompt {text}"}]}
+        OpenAIBatchOperator(task_id="one", rows=rows, output=OUT + "/x.csv", **{**CHAT, "body": body})
+    """)
+    keys = ("openai_batch_progress.one", "openai_batch_shards.one", "openai_batch_ids", "openai_batch_link")
+    left = json.dumps([run.xcom("one", key) for key in keys])
+    said = "".join(capfd.readouterr())
+    assert "bad_request" in left and "bad_request" in said
+    left += said
+    assert not any(secret in left for secret in ("Jane", "secret prompt", "sk-emulator"))
+
+
+def test_links_lead_to_the_newest_batch_and_to_the_newest_file_of_a_kind() -> None:
+    from airflow_openai_batch.engine.model import Batch
+    from airflow_openai_batch.links import addresses
+
+    batches = [
+        Batch(id="batch_1", status="completed", input_file_id="in_1", output_file_id="out_1"),
+        Batch(id="batch_2", status="in_progress", input_file_id="in_2"),
+    ]
+    assert addresses(batches, "eu.api.openai.com") == {
+        "OpenAI batch": "https://platform.openai.com/batches/batch_2",
+        "OpenAI input file": "https://platform.openai.com/storage/files/in_2",
+        "OpenAI output file": "https://platform.openai.com/storage/files/out_1",
+    }
+    assert addresses(batches, "gateway.example.com") == {}
+    assert addresses([], "api.openai.com") == {}
+
+
+def test_every_link_is_announced_and_is_on_every_task() -> None:
+    from airflow_openai_batch import operators, sensors
+    from airflow_openai_batch.links import LINKS
+    from airflow_openai_batch.provider_info import get_provider_info
+
+    paths = [f"{type(link).__module__}.{type(link).__name__}" for link in LINKS]
+    assert get_provider_info()["extra-links"] == paths
+    assert len({link.name for link in LINKS}) == len({link.xcom_key for link in LINKS}) == len(LINKS)
+    for task in (
+        operators.OpenAIBatchSubmitOperator,
+        operators.OpenAIBatchResultsOperator,
+        operators.OpenAIBatchOperator,
+        sensors.OpenAIBatchSensor,
+    ):
+        assert task.operator_extra_links == LINKS
+
+
+def test_links_are_there_as_soon_as_what_they_lead_to_and_for_mapped_tasks_too(run_dag, emulator, monkeypatch) -> None:
+    monkeypatch.setattr("airflow_openai_batch.engine.api.Api.host", "api.openai.com")
+    emulator.settings.answer = lambda _, body: (
+        HttpError(400, "bad_request", "no") if "ticket 1" in str(body) else Text("a")
+    )
+    run = run_dag("""
+        submit = OpenAIBatchSubmitOperator.partial(task_id="submit", max_rounds=0, max_bad_ratio=0.9, **CHAT).expand(
+            rows=[ROWS[:3], ROWS[3:6]]
+        )
+        OpenAIBatchSensor.partial(task_id="wait").expand(job=submit.output)
+    """)
+    assert run.state == "success"
+    for index in (0, 1):
+        batch = emulator.batches[run.xcom("wait", "openai_batch_ids", map_index=index)[0]]
+        files = "https://platform.openai.com/storage/files/"
+        sent = {"OpenAI input file": files + batch.input_file_id}
+        assert run.xcom("submit", "openai_file_links", map_index=index) == sent
+        answered = {**sent, "OpenAI output file": files + batch.result.output_file_id}
+        if index == 0:
+            answered["OpenAI error file"] = files + batch.result.error_file_id
+        assert run.xcom("wait", "openai_file_links", map_index=index) == answered
+        names = {"OpenAIInputFileLink": "input", "OpenAIOutputFileLink": "output", "OpenAIErrorFileLink": "error"}
+        for link, kind in names.items():
+            assert run.text("wait", f"_link_{link}", index) == answered.get(f"OpenAI {kind} file", "")
+        assert run.text("wait", "_link_OpenAIBatchLink", index).endswith(f"/batches/{batch.id}")
+
+
+def test_a_job_is_shown_while_a_worker_still_sends_it(run_dag, emulator, monkeypatch, capfd) -> None:
+    monkeypatch.setattr("airflow_openai_batch.showing.REFRESH_S", 0.0)
+    run = run_dag(THREE_TASKS)
+    assert run.state == "success"
+    said = capfd.readouterr().out
+    sent = [said.index(f"; {n} shard{'s wait' if n > 1 else ' waits'} for room; round 0") for n in (3, 2, 1)]
+    assert sent == sorted(sent)
