@@ -1,6 +1,7 @@
 # Everything runs in a virtual environment of its own in .venv; nothing else on the machine is touched.
 PYTHON ?= python3
 VENV := .venv
+OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Airflow starts many processes; compiled bytecode makes each start three times as fast.
@@ -16,6 +17,14 @@ $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --group dev --editable '.[s3,emulator]'
+	@touch $@
+
+# Every dependency of ours at its lower bound, on the oldest Airflow; the tests' own tools as new as they come.
+$(OLDEST)/.ready: pyproject.toml $(VENV)/.ready
+	$(PYTHON) -m venv --clear $(OLDEST)
+	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct \
+		--only-binary :all: --no-binary airflow-openai-batch --editable '.[s3,emulator]'
+	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --group test
 	@touch $@
 
 .PHONY: setup
@@ -40,23 +49,39 @@ test-unit: setup ## The fast tests: no Airflow, no network
 
 .PHONY: test
 test: setup ## All tests but those that start Airflow's own processes
-	pytest -q tests --ignore=tests/integration
+	pytest -q tests --ignore=tests/integration --ignore=tests/browser
+
+.PHONY: test-oldest
+test-oldest: $(OLDEST)/.ready ## The fast tests and those with Dags, on Airflow 3.1 and every dependency's lower bound
+	$(OLDEST)/bin/python -m pytest -q tests/unit tests/stores tests/airflow
+
+.PHONY: test-browser
+test-browser: setup ## The page in a real browser on a real Airflow; needs PostgreSQL's programs and Chromium
+	pytest -q tests/browser
 
 .PHONY: test-integration
 test-integration: setup ## The tests that start Airflow's own processes; needs PostgreSQL's programs
 	pytest -q tests/integration
 
 .PHONY: test-all
-test-all: test test-integration ## All tests
+test-all: test test-integration test-browser ## All tests
 
 .PHONY: demo
 demo: setup ## Nightly labeling in a real Airflow against the emulator: no key, no cost
 	python -m airflow_openai_batch.demo
 
+.PHONY: ui
+ui: setup ## Airflow with jobs in all states, to look at until Ctrl-C: no key, no cost
+	python -m airflow_openai_batch.demo --ui
+
 .PHONY: chaos
 chaos: setup ## 200,000 rows on a real Airflow while everything around it breaks; needs PostgreSQL's programs
 	python tests/integration/chaos.py
 
+.PHONY: bench
+bench: setup ## The benchmarks of docs/performance.md: half an hour or more, 20 GB of disk
+	python benchmarks/run_all.py
+
 .PHONY: clean
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) .demo
+	rm -rf $(VENV) $(OLDEST) .demo
