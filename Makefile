@@ -4,6 +4,8 @@ VENV := .venv
 OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Each file of tests stays in one process: its tests share an Airflow, a server or a job.
+TWO_FILES_AT_A_TIME := -n 2 --dist loadfile
 # Airflow starts many processes; compiled bytecode makes each start three times as fast.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -49,7 +51,7 @@ test-unit: setup ## The fast tests: no Airflow, no network
 
 .PHONY: test
 test: setup ## All tests but those that start Airflow's own processes
-	pytest -q tests --ignore=tests/integration --ignore=tests/browser
+	pytest -q $(TWO_FILES_AT_A_TIME) tests --ignore=tests/integration --ignore=tests/browser
 
 .PHONY: test-oldest
 test-oldest: $(OLDEST)/.ready ## The fast tests and those with Dags, on Airflow 3.1 and every dependency's lower bound

@@ -233,12 +233,14 @@ class OpenAIBatchTrigger(BaseTrigger):
 
     async def _own_state(self) -> str | None:
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+        from asgiref.sync import sync_to_async
 
         ti: Any = self.task_instance
         if ti is None:
             return None  # under dag.test()
-        states = await asyncio.to_thread(
-            RuntimeTaskInstance.get_task_states,
+        # Not asyncio.to_thread: in Airflow 3.1 the question goes back to this event loop, which only asgiref's threads
+        # know of. From any other the answer is read by the wrong one, and the triggerer ends.
+        states = await sync_to_async(RuntimeTaskInstance.get_task_states, thread_sensitive=False)(
             dag_id=ti.dag_id,
             task_ids=[ti.task_id],
             run_ids=[ti.run_id],

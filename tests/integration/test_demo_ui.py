@@ -1,0 +1,105 @@
+"""`python -m airflow_openai_batch.demo --ui`: jobs in all states can be looked at, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from airflow_api import AirflowApi
+
+from airflow_openai_batch.demo.scenes import BUSY_NIGHT
+
+pytestmark = pytest.mark.slow
+PROGRESS = "openai_batch_progress"
+
+
+class Shown:
+    """The running program, as someone sees it who opens the address it prints."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home, self._log = folder / "home", folder / "log"
+        command = [sys.executable, "-m", "airflow_openai_batch.demo", "--ui", "--home", str(self.home)]
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen([*command, "--duration", "15"], stdout=log, stderr=log)
+        self.api: Any = None
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def wait_until(self, is_so: Callable[[], Any], what: str, seconds: float) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (found := is_so()):
+            assert self.process.poll() is None, self.log()
+            assert time.monotonic() < deadline, f"{what}\n{self.log()}"
+            time.sleep(1)
+        return found
+
+    def find_airflow(self) -> None:
+        found = self.wait_until(lambda: re.search(r"  Airflow +(http://\S+)", self.log()), "an address", 150)
+        self.api = AirflowApi(found[1], check=lambda: None, describe=self.log)
+
+    def phases(self) -> dict[str, set[str]]:
+        """What became of the jobs of each Dag so far."""
+        listed = f"/dags/~/dagRuns/~/taskInstances/~/xcomEntries?xcom_key_pattern={PROGRESS}&limit=200"
+        found: dict[str, set[str]] = {}
+        for entry in self.api.call("GET", listed)["xcom_entries"]:
+            where = f"/dags/{entry['dag_id']}/dagRuns/{entry['run_id']}/taskInstances/{entry['task_id']}"
+            map_index = f"?map_index={entry['map_index']}" if entry["map_index"] >= 0 else ""
+            value = self.api.call("GET", f"{where}/xcomEntries/{entry['key']}{map_index}")["value"]
+            found.setdefault(entry["dag_id"], set()).add(value["phase"])
+        return found
+
+    def processes(self) -> list[psutil.Process]:
+        """All that was started: each of them has the folder in its environment or is a child of one that has."""
+        return [process for process in psutil.process_iter() if _is_of(process, self.home)]
+
+
+def _is_of(process: psutil.Process, home: Path) -> bool:
+    try:
+        is_running = process.status() != psutil.STATUS_ZOMBIE
+        return is_running and process.environ().get("AIRFLOW_HOME") == str(home)
+    except psutil.Error:
+        return False
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> Iterator[Shown]:
+    shown = Shown(tmp_path)
+    yield shown
+    if shown.process.poll() is None:
+        shown.process.send_signal(signal.SIGTERM)
+        shown.process.wait(30)
+
+
+def test_jobs_in_all_states_are_there_to_look_at_and_nothing_is_left_behind(shown: Shown) -> None:
+    shown.find_airflow()
+    shown.wait_until(lambda: shown.phases().keys() == BUSY_NIGHT.keys(), "a job of each Dag", 120)
+    shown.wait_until(lambda: "bad" in shown.phases()["package_facts"], "bad rows", 120)
+    shown.wait_until(lambda: "written" in shown.phases()["nightly_labeling"], "a good end", 120)
+    both = ("package_slogans", "package_summaries")
+    shown.wait_until(lambda: "queued" in set.union(*(shown.phases()[dag_id] for dag_id in both)), "a full queue", 60)
+    assert re.search(r"page of batches +http://\S+/plugin/openai-batches", shown.log())
+    started = shown.processes()
+    assert len(started) >= 4
+    shown.process.send_signal(signal.SIGTERM)
+    assert shown.process.wait(30) == 130
+    assert "Stopped." in shown.log()
+    assert shown.processes() == []
+
+
+def test_what_was_started_ends_if_one_of_it_does(shown: Shown) -> None:
+    shown.find_airflow()
+    victim = next(process for process in shown.processes() if "triggerer" in " ".join(process.cmdline()))
+    os.kill(victim.pid, signal.SIGKILL)
+    assert shown.process.wait(60) == 1
+    assert "triggerer ended" in shown.log()
+    assert shown.processes() == []
