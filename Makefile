@@ -54,8 +54,9 @@ test: setup ## All tests but those that start Airflow's own processes
 	pytest -q $(TWO_FILES_AT_A_TIME) tests --ignore=tests/integration --ignore=tests/browser
 
 .PHONY: test-oldest
-test-oldest: $(OLDEST)/.ready ## The fast tests and those with Dags, on Airflow 3.1 and every dependency's lower bound
-	$(OLDEST)/bin/python -m pytest -q tests/unit tests/stores tests/airflow
+test-oldest: $(OLDEST)/.ready ## The fast tests, those with Dags and the page, on Airflow 3.1 and every dependency's lower bound
+	$(OLDEST)/bin/python -m pytest -q $(TWO_FILES_AT_A_TIME) tests/unit tests/stores tests/airflow
+	$(OLDEST)/bin/python -m pytest -q tests/browser
 
 .PHONY: test-browser
 test-browser: setup ## The page in a real browser on a real Airflow; needs PostgreSQL's programs and Chromium

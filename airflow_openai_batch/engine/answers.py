@@ -289,7 +289,7 @@ def _present(raw: msgspec.Raw) -> str:
 
 def read_other(outcome: Outcome, data: bytes, read: Reader) -> None:
     """Read a video, or whatever comes next: the body as it is, unless it says that it failed."""
-    body = msgspec.json.decode(data, type=_Job)
+    body = _decode_video(data)
     _fill(outcome, body, body.status)
     if body.status == "failed":
         error = body.error or Error()
@@ -306,6 +306,7 @@ _decode_embeddings = msgspec.json.Decoder(_Embeddings).decode
 _decode_moderations = msgspec.json.Decoder(_Moderations).decode
 _decode_item = msgspec.json.Decoder(_Item).decode
 _decode_images = msgspec.json.Decoder(_Images).decode
+_decode_video = msgspec.json.Decoder(_Job).decode
 
 READERS: dict[str, Callable[[Outcome, bytes, Reader], None]] = {
     "/v1/chat/completions": _read_choices,

@@ -92,6 +92,8 @@ class Progress(Value, frozen=True, kw_only=True, omit_defaults=False):
     """The latest expiry of the batches that run."""
     live: bool = False
     """Whether it is kept up to date while the job waits."""
+    cancel_on_kill: bool = True
+    """Whether marking the waiting task failed cancels the batches."""
     endpoint: str
     model: str | None = None
     """None if it differs from row to row."""

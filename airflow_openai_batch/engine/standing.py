@@ -67,6 +67,7 @@ def progress_of(
         updated_at=now,
         created_at=job.created_at,
         deadline_at=deadline_at(job, timing),
+        cancel_on_kill=job.policy.cancel_on_kill,
         expires_at=max((batch.expires_at for batch in running if batch.expires_at is not None), default=None),
         endpoint=job.spec.endpoint,
         model=_model(job.spec.body),
@@ -167,7 +168,7 @@ def _chosen(found: Iterable[Seen]) -> tuple[Seen, ...]:
 
 def _model(body: str) -> str | None:
     try:
-        model = msgspec.json.decode(body, type=_Body).model
+        model = _decode_body(body).model
     except msgspec.MsgspecError:  # a callable's fingerprint, or ready-made request lines
         return None
     return model[:MAX_ID] if isinstance(model, str) and "{" not in model else None
@@ -175,6 +176,9 @@ def _model(body: str) -> str | None:
 
 class _Body(msgspec.Struct):
     model: Any = None
+
+
+_decode_body = msgspec.json.Decoder(_Body).decode
 
 
 def _cut(problem: str | None) -> str | None:

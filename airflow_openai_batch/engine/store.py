@@ -238,7 +238,7 @@ def decode_job(data: bytes) -> Job:
         StoreError: It is no snapshot.
     """
     try:
-        version = msgspec.json.decode(data, type=_Versioned).format_version
+        version = _decode_version(data).format_version
     except msgspec.MsgspecError as error:
         raise StoreError(f"A snapshot of the job cannot be read: {error}. {_ADVICE}") from error
     if version != FORMAT_VERSION:
@@ -247,7 +247,7 @@ def decode_job(data: bytes) -> Job:
             "finish it with the version of airflow-openai-batch that began it."
         )
     try:
-        return msgspec.json.decode(data, type=Job)
+        return _decode_job(data)
     except msgspec.ValidationError as error:
         raise UnknownFormat(
             f"The job was written by another version of airflow-openai-batch: {error}. Nothing is lost: finish it with "
@@ -257,6 +257,11 @@ def decode_job(data: bytes) -> Job:
 
 class _Versioned(msgspec.Struct):
     format_version: int
+
+
+# Made here and not at the first use: msgspec 0.22 crashes the process if two threads decode a type for the first time.
+_decode_version = msgspec.json.Decoder(_Versioned).decode
+_decode_job = msgspec.json.Decoder(Job).decode
 
 
 def _snapshot(number: int) -> str:

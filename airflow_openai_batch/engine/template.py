@@ -264,5 +264,8 @@ class _WithInput(msgspec.Struct):
     input: Any = None
 
 
+_decode_input = msgspec.json.Decoder(_WithInput).decode
+
+
 def _inputs_in(body: bytes, where: str) -> int:
-    return count_inputs(msgspec.json.decode(body, type=_WithInput).input, where)
+    return count_inputs(_decode_input(body).input, where)

@@ -105,12 +105,16 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def view(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Viewer]]:
-    """Return a function that opens a path of an Airflow: `view(url, path, dark=False, phone=False)`."""
+    """Return a function that opens a path of an Airflow: `view(url, path, dark=False, phone=False)`.
+
+    Without a path it opens a window and nothing in it, not even a session.
+    """
     viewers: list[Viewer] = []
 
     def make(url: str, path: str | None, **how: object) -> Viewer:
         viewers.append(Viewer(browser, url, Path(os.environ.get("SCREENSHOTS", tmp_path)).absolute(), **how))
         if path is not None:
+            viewers[-1].log_in_as_anybody()
             viewers[-1].go(path)
         return viewers[-1]
 

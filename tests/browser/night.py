@@ -15,6 +15,8 @@ DURATION_S = 6000
 
 WAITING_TASK = {"ticket_labels": "wait", "review_sentiment": "sentiment", "product_extraction": "extract"}
 WAITING_TASK |= {"eval_answers": "answers", "private_notes": "summaries", "per_country": "label"}
+WAITING_TASK |= {"archive_texts": "archive", "translate_faq": "translate"}
+HELD = "Your API key has been revoked."
 
 
 @dataclass
@@ -34,6 +36,8 @@ class Night:
             Rule(on="row", do={"http_error": {"status": 400, "code": "context_length_exceeded", "message": "too long"}},
                  probability=0.02, match={"custom_id": "product"}, seed=4),
             Rule(on="row", do="refusal", probability=0.01, match={"custom_id": "product"}, seed=5),
+            Rule(on="POST /v1/batches", do={"status": {"code": 401, "error": {"message": HELD}}},
+                 match={"body": "translate_faq"}),
         )  # fmt: skip
         for dag_id in ("review_sentiment", "product_extraction"):
             night.start(dag_id)
@@ -53,6 +57,15 @@ class Night:
     def wait_until_parked(self, dag_id: str, map_index: int = -1) -> None:
         """Wait until the job's task is deferred."""
         self.stack.wait_until_parked(dag_id, self.runs[dag_id], WAITING_TASK[dag_id], 90, map_index)
+
+    def stop(self, dag_id: str) -> None:
+        """Start the Dag if it was not, and mark its waiting task failed if it waits, as a person does."""
+        if dag_id not in self.runs:
+            self.start(dag_id)
+            self.wait_until_parked(dag_id)
+        where = (dag_id, self.runs[dag_id], WAITING_TASK[dag_id])
+        if self.stack.api.task_instance(*where)["state"] == "deferred":
+            self.stack.api.set_task_state(*where, "failed")
 
     def finish(self, dag_id: str, state: str) -> None:
         """Move OpenAI's clock until the run has ended, and check how."""

@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable
 
 import pytest
-from night import DURATION_S, Night
+from night import DURATION_S, HELD, Night
 from playwright.sync_api import expect
 from viewer import NAV, PAGE, Viewer
+
+from airflow_openai_batch.live import can_refresh
 
 pytestmark = pytest.mark.slow
 See = Callable[..., Viewer]
@@ -33,6 +35,7 @@ def test_all_jobs_are_listed_with_state_progress_and_outcomes(see: See, dark: bo
     expect(viewer.frame.locator("#groups")).to_have_text("All3Active1Needs attention1Done1")
 
 
+@pytest.mark.skipif(not can_refresh(), reason="triggers of this Airflow cannot write progress")
 def test_progress_moves_on_without_a_reload(see: See, night: Night) -> None:
     viewer = see()
     bar = viewer.row("ticket_labels").locator("[role=progressbar]")
@@ -41,6 +44,16 @@ def test_progress_moves_on_without_a_reload(see: See, night: Night) -> None:
     night.emulator.clock.advance(DURATION_S * 0.1)
     expect(bar).not_to_have_attribute("aria-valuenow", str(before), timeout=40_000)
     assert before < int(bar.get_attribute("aria-valuenow") or 0) < 2400
+
+
+@pytest.mark.skipif(can_refresh(), reason="triggers of this Airflow write progress")
+def test_says_why_progress_stands_still_where_triggers_cannot_write_it(see: See) -> None:
+    viewer = see()
+    viewer.wait_for_rows()
+    expect(viewer.row("ticket_labels")).to_contain_text("as of")
+    expect(viewer.row("review_sentiment")).not_to_contain_text("as of")
+    viewer.open_job("ticket_labels")
+    expect(viewer.main).to_contain_text("the counts stand still: triggers can write them from Airflow 3.3 on")
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -237,14 +250,47 @@ def test_a_finished_job_cannot_be_cancelled(see: See) -> None:
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_cancelled_job_stays_in_the_list_as_stopped(see: See, night: Night, dark: bool) -> None:
+    night.stop("eval_answers")
     for _ in range(2):  # counts that were seen to move twice make an estimate
         night.emulator.clock.advance(DURATION_S * 0.02)
         time.sleep(7)
     viewer = see(dark=dark)
     viewer.wait_for_rows()
     expect(viewer.row("eval_answers")).to_contain_text("Stopped")
-    expect(viewer.row("ticket_labels")).not_to_contain_text("no estimate yet", timeout=40_000)
+    if can_refresh():
+        expect(viewer.row("ticket_labels")).not_to_contain_text("no estimate yet", timeout=40_000)
     viewer.wait_until_looked()
     viewer.picture("jobs")
     viewer.frame.get_by_role("button", name="Needs attention").click()
-    expect(viewer.rows).to_have_count(2)
+    expect(viewer.row("ticket_labels")).to_have_count(0)
+    for dag_id in ("eval_answers", "product_extraction"):
+        expect(viewer.row(dag_id)).to_have_count(1)
+
+
+def test_what_runs_on_when_its_task_is_marked_failed_says_so_before(see: See, night: Night) -> None:
+    night.start("archive_texts")
+    night.wait_until_parked("archive_texts")
+    viewer = see()
+    viewer.open_job("archive_texts")
+    viewer.frame.get_by_role("button", name="Cancel…").click()
+    dialog = viewer.frame.get_by_role("dialog")
+    expect(dialog).to_contain_text("Its Dag says cancel_on_kill=False. Its batches run on at OpenAI.")
+    expect(dialog).not_to_contain_text("Not paid")
+    viewer.picture("runs-on")
+    dialog.get_by_role("button", name="Mark the task failed").click()
+    viewer.wait_for_text("run on at OpenAI")
+    viewer.wait_for_text("Stopped")
+    viewer.page.wait_for_timeout(3_000)  # time in which a trigger would have cancelled
+    assert not {"cancelling", "cancelled"} & set(night.statuses("archive_texts"))
+
+
+def test_a_held_job_says_what_a_person_must_do(see: See, night: Night) -> None:
+    night.start("translate_faq")
+    night.finish("translate_faq", "failed")
+    viewer = see()
+    viewer.wait_for_rows()
+    expect(viewer.row("translate_faq")).to_contain_text("Held")
+    viewer.frame.get_by_role("button", name="Needs attention").click()
+    viewer.open_job("translate_faq")
+    expect(viewer.main).to_contain_text(HELD)
+    expect(viewer.frame.get_by_role("button", name="Cancel…")).to_have_count(0)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from night import Night
@@ -139,11 +140,13 @@ def test_who_is_logged_out_is_told_so_and_the_page_stops_asking(as_person: Calla
     reader.wait_until_looked()
     reader.context.clear_cookies()
     reader.frame.locator("#refresh").click()
-    reader.wait_for_text("You are logged out")
+    reader.wait_for_text("You are not logged in")
     reader.picture("logged-out")
     reader.forget()
     reader.page.wait_for_timeout(12_000)
     assert reader.calls == []
+    reader.frame.get_by_role("link", name="Log in").click()
+    reader.page.wait_for_url(lambda url: "/auth/login" in url and PAGE in unquote(url))
     reader.errors.clear()
 
 

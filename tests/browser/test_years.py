@@ -26,6 +26,16 @@ def years(night: Night) -> Night:
     return night
 
 
+def can_sort(years: Night) -> bool:
+    """Say whether this Airflow sorts XComs by time."""
+    path = "/dags/~/dagRuns/~/taskInstances/~/xcomEntries"
+    newest, oldest = (
+        years.stack.api.call("GET", path, params={"limit": 1, "order_by": order})["xcom_entries"]
+        for order in ("-timestamp", "timestamp")
+    )
+    return bool(newest != oldest)
+
+
 @pytest.fixture
 def page(years: Night, view: Callable[..., Viewer]) -> Viewer:
     """The page as it opens."""
@@ -44,7 +54,9 @@ def test_first_rows_come_fast_and_for_few_requests(years: Night, view: Callable[
         times.append(viewer.first_row_s)
         viewer.wait_until_looked()
         expect(viewer.rows).to_have_count(STEP)
-        assert len(viewer.calls) == 2 + 1 + STEP, [call.url for call in viewer.calls]
+        # Where XComs cannot be sorted, the page asks for the runs of the last day, and so on.
+        most = 2 + 1 + STEP if can_sort(years) else 2 + 5 + 1 + STEP
+        assert 2 + 1 + STEP <= len(viewer.calls) <= most, [call.url for call in viewer.calls]
         if min(times) < FIRST_ROWS_S:
             break
     print(f"first rows after {times} s")
@@ -96,6 +108,7 @@ def test_an_airflow_that_cannot_sort_shows_the_newest_first_all_the_same(
 ) -> None:
     # Airflow 3.1 ignores order_by here and sorts by Dag, task and run: 3.3 does the same when it is not given.
     viewer = view(years.stack.base_url, None)
+    viewer.log_in_as_anybody()
 
     def without_order(route: Route) -> None:
         route.continue_(url=re.sub("order_by=-?timestamp", "", route.request.url))

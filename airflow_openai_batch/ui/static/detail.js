@@ -38,13 +38,12 @@ export function detailView(board, job, { links, now, isAlone }) {
     isAlone ? null : backLink(),
     heading(board, job, progress, { links, now, level: "h2" }),
     messages(board, job, progress),
-    h("div", { class: "wide" }, bar(progress, "big"), barText(progress)),
+    h("div", { class: "wide" }, bar(progress, "big"), barText(progress), freshness(board, job, progress, now)),
     figures(progress, board.standing(job), now),
     h("div", { class: "columns" }, outcomesTable(progress), phasesTable(progress)),
     errorsTable(progress),
     batchesTable(progress),
     shardsTable(board.shards(job), progress, now),
-    freshness(progress, now),
   ];
 }
 
@@ -63,14 +62,13 @@ export function summaryCard(board, job, { links, now }) {
     { class: "card", key: job.id },
     heading(board, job, progress, { links, now, level: "h2", isCard: true }),
     messages(board, job, progress),
-    h("div", { class: "wide" }, bar(progress, "big"), barText(progress)),
+    h("div", { class: "wide" }, bar(progress, "big"), barText(progress), freshness(board, job, progress, now)),
     figures(progress, board.standing(job), now),
     h("div", { class: "columns" }, outcomesTable(progress), phasesTable(progress)),
     errorsTable(progress),
     h(
       "div",
       { class: "card-foot" },
-      freshness(progress, now),
       h("a", { class: "button", href: jobHash(job) }, "Batches and shards", icon("right")),
     ),
   );
@@ -195,12 +193,18 @@ function figures(progress, standing, now) {
 }
 
 /** Who saw this and when: the trigger while it waits (Airflow 3.3), or the worker when it looked last. */
-function freshness(progress, now) {
+function freshness(board, job, progress, now) {
   const isOver = ["written", "bad"].includes(progress.phase);
   const text = isOver
     ? "Final, as of "
     : progress.live
       ? "Kept up to date while the job waits; as of "
       : "As of the worker's last look, ";
-  return h("p", { class: "muted small fresh", key: "fresh" }, text, time(progress.updated_at, now), ".");
+  const standsStill = !progress.live && tasksOf(board, job).some((task) => task.state === "deferred");
+  return h(
+    "p",
+    { class: "muted small fresh", key: "fresh" },
+    [text, time(progress.updated_at, now), "."],
+    standsStill && " Until it looks again the counts stand still: triggers can write them from Airflow 3.3 on.",
+  );
 }

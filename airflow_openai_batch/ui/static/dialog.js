@@ -56,7 +56,8 @@ export class CancelDialog {
     try {
       await this.api.markFailed(task);
       this.element.close();
-      this.onDone(`Task ${task.taskName} is marked failed; the batches of ${name} are being cancelled.`);
+      const then = willCancel(this.asked) ? "are being cancelled" : "run on at OpenAI";
+      this.onDone(`Task ${task.taskName} is marked failed; the batches of ${name} ${then}.`);
     } catch (error) {
       this.show({ refusal: refusalText(error, task) });
     } finally {
@@ -65,7 +66,7 @@ export class CancelDialog {
   }
 
   show({ isChecking = false, isBusy = false, refusal = null }) {
-    const { progress, task, name } = this.asked;
+    const { name } = this.asked;
     const may = !refusal && !isChecking && !isBusy;
     update(
       this.element,
@@ -73,7 +74,7 @@ export class CancelDialog {
       h(
         "div",
         { class: "dialog-body", id: "dialog-body" },
-        consequences(progress, task),
+        consequences(this.asked),
         refusal ? notice("error", "You cannot do this", h("p", null, refusal)) : null,
       ),
       h(
@@ -84,57 +85,58 @@ export class CancelDialog {
           "button",
           { type: "button", class: "button danger solid", "data-answer": "yes", disabled: !may },
           isBusy || isChecking ? h("span", { class: "spinner small" }) : icon("stop"),
-          "Cancel the job",
+          willCancel(this.asked) ? "Cancel the job" : "Mark the task failed",
         ),
       ),
     );
   }
 }
 
-function consequences(progress, task) {
+/** Whether marking the task failed cancels its batches: only a trigger does that, and only if the Dag lets it. */
+function willCancel({ progress, task }) {
+  return progress.cancelsOnKill && task.state === "deferred";
+}
+
+function consequences(asked) {
+  const { progress, task } = asked;
+  const marked = ["Task ", h("code", null, task.taskName), " is marked failed. "];
+  const goOn = [
+    "To go on: ",
+    "clear the task. It takes up the finished answers for free and sends only the other rows.",
+  ];
+  if (willCancel(asked))
+    return points([
+      [marked, `Its trigger then asks OpenAI to cancel ${runningText(progress)}. Tasks that depend on it do not run.`],
+      ["Paid: ", "answers that are finished by then. They are kept, at OpenAI or in the job store."],
+      ["Not paid: ", "rows that OpenAI has not begun. It may take OpenAI up to ten minutes to stop."],
+      goOn,
+    ]);
+  const why = progress.cancelsOnKill
+    ? "It works on a worker right now; only while it waits in the triggerer would this cancel its batches, so try again in a minute."
+    : ["Its Dag says ", h("code", null, "cancel_on_kill=False"), "."];
+  return points([
+    [marked, why, " Its batches run on at OpenAI."],
+    ["Paid: ", "everything that was sent. OpenAI keeps the answers for the next try."],
+    goOn,
+  ]);
+}
+
+function runningText(progress) {
   const nRunning = progress.n_running ?? progress.batches.length;
-  const batches = nRunning
-    ? `the ${nRunning === 1 ? "batch that runs" : `${counted(nRunning, "batch")} that run`}`
-    : "what it has running";
-  const deferred = [
-    "Task ",
-    h("code", null, task.taskName),
-    ` is marked failed. Its trigger then asks OpenAI to cancel ${batches}. Tasks that depend on it do not run.`,
-  ];
-  const running = [
-    "Task ",
-    h("code", null, task.taskName),
-    " is marked failed. It works on a worker right now instead of waiting in the triggerer, so its batches run on at OpenAI: try again in a minute, when it waits.",
-  ];
-  return h(
-    "ul",
-    null,
-    h("li", null, task.state === "deferred" ? deferred : running),
-    h(
-      "li",
-      null,
-      h("strong", null, "Paid: "),
-      "answers that are finished by then. They are kept, at OpenAI or in the job store.",
-    ),
-    h(
-      "li",
-      null,
-      h("strong", null, "Not paid: "),
-      "rows that OpenAI has not begun. It may take OpenAI up to ten minutes to stop.",
-    ),
-    h(
-      "li",
-      null,
-      h("strong", null, "To go on: "),
-      "clear the task. It takes up the finished answers for free and sends only the other rows.",
-    ),
-  );
+  if (!nRunning) return "what it has running";
+  return nRunning === 1 ? "the batch that runs" : `the ${counted(nRunning, "batch")} that run`;
+}
+
+/** A list of points; a text at a point's beginning is its heading. */
+function points(items) {
+  const point = ([first, ...rest]) => h("li", null, typeof first === "string" ? h("strong", null, first) : first, rest);
+  return h("ul", null, items.map(point));
 }
 
 function refusalText(error, task) {
   if (error.status === 403)
     return `You may not change task instances of Dag ${task.dagName}. Airflow asks for “can edit” on the Dag, on Dag runs and on task instances.`;
-  if (error.status === 401) return "You are logged out. Log in to Airflow again, then repeat this.";
+  if (error.status === 401) return "You are not logged in. Log in to Airflow, then repeat this.";
   if (error.status === 404) return `Task ${task.taskName} is gone: its run was deleted or its Dag no longer has it.`;
   return `Airflow did not accept it: ${error.message}`;
 }

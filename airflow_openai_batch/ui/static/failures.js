@@ -3,13 +3,14 @@
 import { h } from "./dom.js";
 import { notice } from "./parts.js";
 
-/** Return a message for a failed look. `hasContent` if older content stays on the page below it. */
-export function failureNotice(failure, hasContent) {
+/** Return a message for a failed look. `hasContent` if older content stays on the page below; `login` leads to a session. */
+export function failureNotice(failure, hasContent, login) {
   const still = hasContent ? " What you see below is from before." : "";
   const again = h("button", { type: "button", class: "button", "data-act": "again" }, "Try again");
-  const login = h("button", { type: "button", class: "button", "data-act": "login" }, "Log in again");
-  if (failure.status === 401)
-    return notice("warning", "You are logged out", h("p", null, `Your session in Airflow has ended.${still}`), login);
+  if (failure.status === 401) {
+    const link = h("a", { class: "button", href: login, "data-out": "" }, "Log in");
+    return notice("warning", "You are not logged in", h("p", null, `Airflow does not know your session.${still}`), link);
+  }
   if (failure.status === 403) {
     return notice(
       "warning",

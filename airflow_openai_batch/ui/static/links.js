@@ -21,7 +21,7 @@ function follow(event) {
   copy.remove();
 }
 
-/** Show Airflow's own page again, for example to log in. */
-export function reloadOutside() {
-  window.parent.location.reload();
+/** Return the address where Airflow logs a person in and leads back to the page they look at. */
+export function loginLink(root) {
+  return `${root}api/v2/auth/login?next=${encodeURIComponent(window.parent.location.href)}`;
 }

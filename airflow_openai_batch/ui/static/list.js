@@ -43,7 +43,7 @@ function row(board, job, now) {
     attributes,
     h("td", { class: "state" }, badge(board.standing(job))),
     name,
-    h("td", { class: "progress" }, bar(progress), barText(progress)),
+    h("td", { class: "progress" }, bar(progress), barText(progress, seenAt(board, job, progress, now))),
     h("td", { class: "number tokens", "data-label": "Tokens" }, tokensShort(progress)),
     h(
       "td",
@@ -52,6 +52,12 @@ function row(board, job, now) {
     ),
     h("td", { class: "number", "data-label": "Ends" }, ends(progress, board.standing(job), now)),
   );
+}
+
+/** When the counts were seen, if nobody keeps them up to date. */
+function seenAt(board, job, progress, now) {
+  const isActive = STANDINGS[board.standing(job)].group === "active";
+  return isActive && !progress.live ? h("span", null, "as of ", time(progress.updated_at, now)) : null;
 }
 
 function unreadable(board, job) {

@@ -9,7 +9,7 @@ import { failureNotice } from "./failures.js";
 import { relative } from "./format.js";
 import { PROGRESS_KEY, STANDINGS, entryOf, instanceOf } from "./jobs.js";
 import { groupButtons, listView } from "./list.js";
-import { openLinksOutside, reloadOutside } from "./links.js";
+import { loginLink, openLinksOutside } from "./links.js";
 import { airflowLinks, jobHash, jobOfHash, placeOf } from "./place.js";
 import { Pulse } from "./pulse.js";
 import { followTheme } from "./theme.js";
@@ -127,7 +127,7 @@ class Page {
   draw() {
     const { board, wanted } = this;
     const now = api.now();
-    const failure = board.failure && failureNotice(board.failure, board.jobs.length > 0);
+    const failure = board.failure && failureNotice(board.failure, board.jobs.length > 0, loginLink(root));
     document.body.dataset.view = wanted || place.taskId ? "detail" : "list";
     update(at("main"), failure, this.content(now, Boolean(failure)));
     update(at("groups"), groupButtons(board, this.group));
@@ -201,7 +201,6 @@ class Page {
     if (act === "group") this.group = group;
     if (act === "further") this.further(element);
     if (act === "again") this.pulse.now();
-    if (act === "login") reloadOutside();
     const job = act === "cancel" && this.board.known.find((known) => known.id === id);
     if (job) this.dialog.open(this.board, job, element);
     this.draw();

@@ -70,8 +70,8 @@ function sum(parts) {
   return parts.reduce((total, part) => total + part.n, 0);
 }
 
-/** The counts under a bar, in short: "700 of 1,000 rows · 70%" and what went wrong. */
-export function barText(progress) {
+/** The counts under a bar, in short: "700 of 1,000 rows · 70%", what went wrong, and a last word. */
+export function barText(progress, last = null) {
   const parts = partsOf(progress);
   const trouble = parts.outcomes.filter((part) => part.kind !== "good");
   return h(
@@ -87,6 +87,7 @@ export function barText(progress) {
         `${count(part.n)} ${part.status}`,
       ),
     ),
+    last,
   );
 }
 

@@ -12,6 +12,7 @@ export function progressOf(value) {
     job: { taskId: text(job.task_id), mapIndex: number(job.map_index) ?? -1 },
     phase: text(found.phase) ?? "waiting",
     live: found.live === true,
+    cancelsOnKill: found.cancel_on_kill !== false,
     byStatus: counts(found.by_status),
     usage: counts(found.usage),
     phasesS: counts(found.phases_s),

@@ -71,6 +71,12 @@ with DAG("product_extraction", **ALWAYS):
 with DAG("eval_answers", **ALWAYS):
     OpenAIBatchOperator(task_id="answers", rows=rows(800, "case"), max_requests_per_batch=400, **request("case"))
 
+with DAG("archive_texts", **ALWAYS):
+    OpenAIBatchOperator(task_id="archive", rows=rows(40, "text"), cancel_on_kill=False, **request("text"))
+
+with DAG("translate_faq", **ALWAYS):
+    OpenAIBatchOperator(task_id="translate", rows=rows(30, "faq"), **request("faq"))
+
 with DAG("private_notes", **ALWAYS):
     OpenAIBatchOperator(task_id="summaries", rows=rows(60, "note"), **request("note"))
 
