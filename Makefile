@@ -57,10 +57,15 @@ test: setup ## All tests but those that start Airflow's own processes
 test-oldest: $(OLDEST)/.ready ## The fast tests, those with Dags and the page, on Airflow 3.1 and every dependency's lower bound
 	$(OLDEST)/bin/python -m pytest -q $(TWO_FILES_AT_A_TIME) tests/unit tests/stores tests/airflow
 	$(OLDEST)/bin/python -m pytest -q tests/browser
+	$(OLDEST)/bin/python -m pytest -q tests/integration/test_jobs.py -k 'triggerer or mark or clear or kill'
 
 .PHONY: test-browser
 test-browser: setup ## The page in a real browser on a real Airflow; needs PostgreSQL's programs and Chromium
 	pytest -q tests/browser
+
+.PHONY: pictures
+pictures: setup ## The same, and its screenshots into docs/images
+	SCREENSHOTS=docs/images pytest -q tests/browser
 
 .PHONY: test-integration
 test-integration: setup ## The tests that start Airflow's own processes; needs PostgreSQL's programs

@@ -14,7 +14,7 @@ from viewer import PAGE, Viewer
 pytestmark = pytest.mark.slow
 N_JOBS = 500
 STEP = 25
-FIRST_ROWS_S = 2.0
+N_TIMES = 5
 DAG_ID = "review_sentiment"
 
 
@@ -45,22 +45,19 @@ def page(years: Night, view: Callable[..., Viewer]) -> Viewer:
     return viewer
 
 
-def test_first_rows_come_fast_and_for_few_requests(years: Night, view: Callable[..., Viewer]) -> None:
+def test_the_first_page_takes_few_requests(years: Night, view: Callable[..., Viewer]) -> None:
+    # Where XComs cannot be sorted, the page asks for the runs of the last day, and so on.
+    most = 2 + 1 + STEP if can_sort(years) else 2 + 5 + 1 + STEP
     times = []
-    # The machine does other things too: the best of some tries says what the page needs.
-    for _ in range(5):
+    for _ in range(N_TIMES):
         viewer = view(years.stack.base_url, PAGE)
         viewer.wait_for_rows()
         times.append(viewer.first_row_s)
         viewer.wait_until_looked()
         expect(viewer.rows).to_have_count(STEP)
-        # Where XComs cannot be sorted, the page asks for the runs of the last day, and so on.
-        most = 2 + 1 + STEP if can_sort(years) else 2 + 5 + 1 + STEP
         assert 2 + 1 + STEP <= len(viewer.calls) <= most, [call.url for call in viewer.calls]
-        if min(times) < FIRST_ROWS_S:
-            break
-    print(f"first rows after {times} s")
-    assert min(times) < FIRST_ROWS_S, times
+    # No limit: how fast it is, a benchmark tells (benchmarks/page.py, which reads this line).
+    print(f"seconds to the first rows: {' '.join(f'{seconds:.3f}' for seconds in times)}")
 
 
 def test_looking_again_reads_only_what_is_new(page: Viewer) -> None:
