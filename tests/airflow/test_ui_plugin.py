@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -72,19 +73,40 @@ def test_addresses_have_the_path_of_the_base_url(monkeypatch: pytest.MonkeyPatch
     assert nav["icon"] == f"{prefix}/openai-batch/icon.svg"
 
 
-@pytest.mark.parametrize("file", sorted(path.name for path in STATIC.iterdir()))
-def test_every_file_is_served_with_its_type_and_headers(file: str) -> None:
-    answer = get(f"/openai-batch/{file}")
+FILES = sorted(path.name for path in STATIC.iterdir())
+
+
+@pytest.mark.parametrize("folder", ["", "v-0123abcd/"], ids=["by its name", "of another version"])
+@pytest.mark.parametrize("file", [name for name in FILES if name != "index.html"])
+def test_every_file_is_served_with_its_type_and_headers(file: str, folder: str) -> None:
+    answer = get(f"/openai-batch/{folder}{file}")
     assert answer.status_code == 200
     assert answer.content == (STATIC / file).read_bytes()
-    kind = {"html": "text/html", "css": "text/css", "js": "javascript", "svg": "image/svg+xml"}[file.rsplit(".")[-1]]
+    kind = {"css": "text/css", "js": "javascript", "svg": "image/svg+xml"}[file.rsplit(".")[-1]]
     assert kind in answer.headers["content-type"]
     assert answer.headers["cache-control"] == "no-cache"
-    assert "script-src 'self'" in answer.headers["content-security-policy"]
-    assert answer.headers["x-content-type-options"] == "nosniff"
-    again = get(f"/openai-batch/{file}", **{"if-none-match": answer.headers["etag"]})
+    assert_is_guarded(answer)
+    again = get(f"/openai-batch/{folder}{file}", **{"if-none-match": answer.headers["etag"]})
     assert again.status_code == 304
     assert again.content == b""
+
+
+def assert_is_guarded(answer: Any) -> None:
+    assert "script-src 'self'" in answer.headers["content-security-policy"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_page_names_files_that_browsers_may_keep() -> None:
+    page = get("/openai-batch/")
+    assert page.headers["cache-control"] == "no-cache"
+    assert_is_guarded(page)
+    named = re.findall(r'(?:href|src)="([^"#]+)"', page.text)
+    assert {name.partition("/")[2] for name in named} == {n for n in FILES if n not in ("index.html", "icon-dark.svg")}
+    for name in named:
+        answer = get(f"/openai-batch/{name}")
+        assert answer.status_code == 200
+        assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert_is_guarded(answer)
 
 
 def test_the_folder_itself_is_the_page() -> None:

@@ -6,6 +6,8 @@ const DAY_S = 86400;
 /** Ages of Dag runs that are listed one after the other where Airflow cannot sort; null is: all. */
 const WINDOWS_S = [DAY_S, 7 * DAY_S, 60 * DAY_S, null];
 const PAGES_A_WINDOW = 5;
+/** Tells whether Airflow sorts: an order that it does not know it ignores, so the other end is the same. */
+const OTHER_END = { order: "timestamp", limit: 1 };
 
 export class Listing {
   /** `where` narrows the listing: dagId, runId, taskId, mapIndex; `dag` is a part of a Dag's name. */
@@ -19,26 +21,19 @@ export class Listing {
     this.isCut = false;
   }
 
-  /** Read what is new. One request, or up to five where Airflow cannot sort. */
+  /** Read what is new. One request, one more the first time, or up to five where Airflow cannot sort. */
   async refresh() {
     if (this.api.canSort === false) return this.readWindow();
-    const page = await this.page(0);
+    const asked = [this.page(0), this.api.canSort === null ? this.page(0, undefined, OTHER_END) : null];
+    const [page, end] = await Promise.all(asked);
     const isAll = page.total_entries <= page.xcom_entries.length;
-    if (!isAll && !(await this.isSorted(page.xcom_entries))) return this.readWindow();
+    if (end && !isAll) this.api.canSort = isOther(end.xcom_entries, page.xcom_entries);
+    if (!isAll && !this.api.canSort) return this.readWindow();
     if (isAll) this.replace(page.xcom_entries);
     else this.renew(page.xcom_entries);
     this.offset = Math.max(this.offset, page.xcom_entries.length);
     this.isComplete = this.offset >= page.total_entries;
     return undefined;
-  }
-
-  /** Find out, once, whether Airflow sorts: an order that it does not know it ignores, so the other end is the same. */
-  async isSorted([first]) {
-    if (this.api.canSort === null) {
-      const { xcom_entries: others } = await this.page(0, undefined, { order: "timestamp", limit: 1 });
-      this.api.canSort = others.length > 0 && entryId(entryOf(others[0])) !== entryId(entryOf(first));
-    }
-    return this.api.canSort;
   }
 
   /** Read one page, or one time window, further back. */
@@ -95,6 +90,10 @@ export class Listing {
   add(raw) {
     for (const entry of raw.map((one) => entryOf(one))) if (entry) this.entries.set(entryId(entry), entry);
   }
+}
+
+function isOther([end], [first]) {
+  return Boolean(end) && entryId(entryOf(end)) !== entryId(entryOf(first));
 }
 
 /** Return one text for an entry, for maps. */

@@ -18,6 +18,7 @@ import { followTheme } from "./theme.js";
 const ACTIVE_S = 10;
 const IDLE_S = 60;
 const TYPING_MS = 350;
+const DRAW_MS = 60;
 
 const root = new URL("..", new URL(".", location.href)).href;
 const place = placeOf(location.search);
@@ -27,7 +28,7 @@ const at = (id) => document.getElementById(id);
 
 class Page {
   constructor() {
-    this.board = new Board(api, () => this.draw());
+    this.board = new Board(api, () => this.drawSoon());
     this.group = "all";
     this.pulse = new Pulse(() => this.look());
     this.dialog = new CancelDialog(at("dialog"), api, (text) => this.cancelled(text));
@@ -124,7 +125,14 @@ class Page {
     return place.taskId && this.foreign?.isFound ? (this.board.jobs[0] ?? null) : null;
   }
 
+  /** Draw what is new once, not for each of the answers that come together. */
+  drawSoon() {
+    this.drawing ??= setTimeout(() => this.draw(), DRAW_MS);
+  }
+
   draw() {
+    clearTimeout(this.drawing);
+    this.drawing = null;
     const { board, wanted } = this;
     const now = api.now();
     const failure = board.failure && failureNotice(board.failure, board.jobs.length > 0, loginLink(root));
