@@ -96,13 +96,15 @@ def test_text_from_anywhere_stays_text(page: Viewer) -> None:
     expect(page.row("ticket_labels")).to_have_count(0)
     page.row("history__0001").locator("a").click()
     page.wait_for_text(HOSTILE)
+    page.frame.locator(".shards").wait_for()
     assert page.frame.locator("main").locator("img, script, b").count() == 0
     assert page.page.title() == "OpenAI Batches"
     links = page.main.locator("a").evaluate_all("all => all.map(one => one.getAttribute('href'))")
     assert not [link for link in links if link.startswith("javascript")]
     # A batch of OpenAI's leads to its dashboard, and no id out of it.
-    (outside,) = {link for link in links if "openai.com" in link}
-    assert outside.startswith("https://platform.openai.com/batches/%3Cimg")
+    outside = {link.removeprefix("https://platform.openai.com/batches/") for link in links if "openai.com" in link}
+    assert any(end.startswith("%3Cimg") for end in outside)
+    assert not [end for end in outside if "/" in end]
 
 
 def test_an_airflow_that_cannot_sort_shows_the_newest_first_all_the_same(
