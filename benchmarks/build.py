@@ -111,9 +111,9 @@ def _line(ask: Ask, custom_id: str, row: Any) -> str:
 
 
 def _ours(case: Case, ask: Ask, body: Any) -> None:
-    import pandas as pd  # noqa: F401 - Arrow imports it when it makes its first array
-    import pyarrow.parquet as pq  # noqa: F401
-    from local_openai import engine_in, plan
+    from local_openai import begin_task, engine_in, plan
+
+    begin_task()
 
     import airflow_openai_batch.engine.submit  # noqa: F401
 

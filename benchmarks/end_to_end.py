@@ -93,8 +93,9 @@ class Phases:
 
 @group.method("ours", "this package")
 def ours(case: Case) -> None:
-    import pandas as pd  # noqa: F401 - Arrow imports it when it makes its first array
-    from local_openai import engine_in, plan
+    from local_openai import begin_task, engine_in, plan
+
+    begin_task()
     from openai import OpenAI
     from upath import UPath
 

@@ -70,9 +70,10 @@ group.prepare = prepare
 
 def ours(case: Case, name: str) -> None:
     """Write the results of a job."""
-    import pandas as pd  # noqa: F401 - Arrow imports it when it makes its first array
+    from local_openai import begin_task, store_in
+
+    begin_task()
     import pyarrow.parquet as pq
-    from local_openai import store_in
     from upath import UPath
 
     from airflow_openai_batch.engine.results import write_results

@@ -96,15 +96,22 @@ class LocalOpenAI:
         return os.path.getsize(file_id)
 
 
+def begin_task() -> None:
+    """Load what a task loads, in its order: what Arrow gives memory back with is chosen before Arrow is there."""
+    from airflow_openai_batch.engine.memory import give_back
+
+    give_back()
+    import pandas as pd  # noqa: F401 - Arrow imports it when it makes its first array
+    import pyarrow.parquet as pq  # noqa: F401
+
+
 def store_in(folder: Path) -> JobStore:
-    """Return the job store of the benchmarks in a folder, in a process that treats memory as a task does."""
+    """Return the job store of the benchmarks in a folder."""
     from upath import UPath
 
-    from airflow_openai_batch.engine.memory import give_back
     from airflow_openai_batch.engine.model import JobKey
     from airflow_openai_batch.engine.store import JobStore
 
-    give_back()
     return JobStore(UPath(folder), JobKey(dag_id="benchmark", run_id="manual__2026-01-01", task_id="ask"))
 
 

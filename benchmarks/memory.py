@@ -55,9 +55,9 @@ def prepare(case: Case) -> None:
 
 
 def _engine(case: Case) -> Any:
-    import pandas as pd  # noqa: F401 - Arrow imports it when it makes its first array
-    import pyarrow.parquet as pq  # noqa: F401
-    from local_openai import LocalOpenAI, engine_in
+    from local_openai import LocalOpenAI, begin_task, engine_in
+
+    begin_task()
 
     import airflow_openai_batch.engine.advance
     import airflow_openai_batch.engine.results

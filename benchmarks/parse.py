@@ -125,9 +125,10 @@ class Unchecked:
 def ours(case: Case, *, is_checked: bool = True, has_schema: bool = True, check: Any = None) -> None:
     """Harvest all shards."""
     import msgspec
-    import pandas as pd  # noqa: F401 - Arrow imports it when it makes its first array
+    from local_openai import LocalOpenAI, answered, begin_task, linked, store_in
+
+    begin_task()
     import pyarrow.parquet as pq
-    from local_openai import LocalOpenAI, answered, linked, store_in
 
     from airflow_openai_batch.engine.harvest import harvest
     from airflow_openai_batch.engine.parse import LineParser

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import sys
 from collections.abc import Iterator
+
+_CHOICE = "ARROW_DEFAULT_MEMORY_POOL"
 
 
 def give_back() -> None:
@@ -14,10 +17,17 @@ def give_back() -> None:
     The one that Arrow chooses by itself keeps some 100 MB more, for a speed that does not show here. For the process
     of a task; it holds for all later use of Arrow in it.
     """
-    if "ARROW_DEFAULT_MEMORY_POOL" in os.environ:
+    if _CHOICE in os.environ:
         return
-    import pyarrow as pa
-
+    is_first = "pyarrow" not in sys.modules and sys.platform == "linux"
+    if is_first:
+        # Arrow asks once, when it is loaded; what it reads and writes Parquet with keeps to that, whatever is set later.
+        os.environ[_CHOICE] = "jemalloc"
+    try:
+        import pyarrow as pa
+    finally:
+        if is_first:
+            del os.environ[_CHOICE]
     if "jemalloc" in pa.supported_memory_backends():
         pa.set_memory_pool(pa.jemalloc_memory_pool())
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _READ_BYTES = 256 * 1024
+_COLUMN_BYTES = 1024 * 1024
 _MOST_PLACES = 100
 
 
@@ -175,8 +176,10 @@ class FileSource:
         import pyarrow.parquet as pq
 
         with self._path.open("rb") as file:
-            # pre_buffer would keep the raw columns of the whole file in memory.
-            yield from pq.ParquetFile(file, pre_buffer=False).iter_batches(batch_size=BATCH_ROWS)
+            # pre_buffer would keep the raw columns of the whole file in memory, and without a buffer size those of a
+            # row group: pandas writes a million rows into one.
+            parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=_COLUMN_BYTES)
+            yield from parquet.iter_batches(batch_size=BATCH_ROWS)
 
     def _csv(self) -> Iterator[pa.RecordBatch]:
         import pandas as pd
