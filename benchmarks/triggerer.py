@@ -178,6 +178,34 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
+LABELS = {
+    "n": "tasks deferred in one triggerer",
+    "n_ended": "batches that ended while it was watched",
+    "n_gone_on": "of these, tasks that went on",
+    "delay_p50_s": "seconds from the end of a batch to the task's code in a worker, median",
+    "delay_max_s": "the same, at most",
+    "n_still_deferred": "tasks still deferred",
+    "n_failed": "tasks that failed",
+    "blocked_s": "warnings that the event loop was blocked, seconds each",
+    "blocked_at_start_s": "the same while the triggerer starts and loads its triggers' code",
+    "oldest_heartbeat_s": "oldest heartbeat, seconds",
+    "n_started_again": "triggers taken away and started again",
+    "calls_per_100_and_interval": "requests per 100 waits and interval",
+}
+
+
+def table(found: dict[str, Any]) -> str:
+    """Return what was found as a table."""
+    rows = [f"| {LABELS[key]} | {_text(value)} |" for key, value in found.items()]
+    return "\n".join(["| | |", "| --- | --: |", *rows])
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_text, value)) or "none"
+    return f"{value:.1f}" if isinstance(value, float) else f"{value:,}"
+
+
 def main() -> int:
     """Measure, and print the table."""
     options = parsed()
@@ -203,12 +231,11 @@ def main() -> int:
                 _say("Airflow is up.")
                 found = Run(stack, url, options, resumed).measure()
     reached = goals(found, options.interval)
-    for key, value in found.items():
-        print(f"{key:32}{value}")
-    print(f"\n{goal_table(reached)}")
+    print(f"{table(found)}\n\n{goal_table(reached)}")
     if options.json:
         report = {"benchmark": "triggerer", "title": (__doc__ or "").splitlines()[0], "machine": machine()}
         report |= {"versions": versions(), "interval_s": options.interval, "found": found, "goals": reached}
+        report |= {"tables": {"triggerer": table(found)}}
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=1) + "\n")
     return 0

@@ -214,6 +214,7 @@ def main() -> int:
     if options.json:
         report = {"benchmark": "waiting", "title": (__doc__ or "").splitlines()[0], "machine": machine()}
         report |= {"versions": versions() | {CONTENDERS[c]: found[c] for c in contenders}, "goals": reached}
+        report |= {"tables": {"waiting": table(medians)}}
         report |= {
             "options": {key: value for key, value in vars(options).items() if key not in ("json", "peer_python")}
         }
