@@ -33,7 +33,7 @@ def bars(group: dict[str, Any], path: Path, *, title: str) -> None:
     longest = max(map(max, ranges))
     for i, (median, seconds) in enumerate(zip(medians, ranges, strict=True)):
         axes.plot([min(seconds), max(seconds)], [i, i], color=_TEXT, linewidth=1.2)
-        text = f"{median:,.3g} s  ({median / medians[0]:,.2g}x)"
+        text = f"{median:,.3g} s  ({median / medians[0]:,.3g}x)"
         axes.text(max(seconds) + longest / 60, i, text, va="center", color=_TEXT, fontsize=9)
     axes.set_yticks(range(len(methods)), [method["title"] for method in methods])
     axes.set_xlim(0, longest * 1.25)
