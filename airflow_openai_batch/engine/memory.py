@@ -21,7 +21,7 @@ def give_back() -> None:
         return
     is_first = "pyarrow" not in sys.modules and sys.platform == "linux"
     if is_first:
-        # Arrow asks once, when it is loaded; what it reads and writes Parquet with keeps to that, whatever is set later.
+        # Arrow asks once, when it is loaded; its Parquet code keeps to that, whatever is set later.
         os.environ[_CHOICE] = "jemalloc"
     try:
         import pyarrow as pa
