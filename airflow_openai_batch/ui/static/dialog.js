@@ -100,24 +100,20 @@ function willCancel({ progress, task }) {
 function consequences(asked) {
   const { progress, task } = asked;
   const marked = ["Task ", h("code", null, task.taskName), " is marked failed. "];
-  const goOn = [
-    "To go on: ",
-    "clear the task. It takes up the finished answers for free and sends only the other rows.",
-  ];
   if (willCancel(asked))
     return points([
       [marked, `Its trigger then asks OpenAI to cancel ${runningText(progress)}. Tasks that depend on it do not run.`],
       ["Paid: ", "answers that are finished by then. They are kept, at OpenAI or in the job store."],
       ["Not paid: ", "rows that OpenAI has not begun. It may take OpenAI up to ten minutes to stop."],
-      goOn,
+      ["To go on: ", "clear the task. It takes up the finished answers for free and sends only the other rows."],
     ]);
   const why = progress.cancelsOnKill
-    ? "It works on a worker right now; only while it waits in the triggerer would this cancel its batches, so try again in a minute."
+    ? "It works on a worker right now; only while it waits in the triggerer would this cancel its batches. Try again when it waits there; a task with deferrable=False never does."
     : ["Its Dag says ", h("code", null, "cancel_on_kill=False"), "."];
   return points([
     [marked, why, " Its batches run on at OpenAI."],
     ["Paid: ", "everything that was sent. OpenAI keeps the answers for the next try."],
-    goOn,
+    ["To go on: ", "clear the task. It takes the batches up again and pays for nothing twice."],
   ]);
 }
 

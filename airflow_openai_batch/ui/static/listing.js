@@ -24,10 +24,14 @@ export class Listing {
   /** Read what is new. One request, one more the first time, or up to five where Airflow cannot sort. */
   async refresh() {
     if (this.api.canSort === false) return this.readWindow();
-    const asked = [this.page(0), this.api.canSort === null ? this.page(0, undefined, OTHER_END) : null];
-    const [page, end] = await Promise.all(asked);
+    // A short history needs no order, so only the first look asks for it beside the page.
+    const isFirst = this.api.canSort === null && this.offset === 0;
+    let [page, end] = await Promise.all([this.page(0), isFirst ? this.page(0, undefined, OTHER_END) : null]);
     const isAll = page.total_entries <= page.xcom_entries.length;
-    if (end && !isAll) this.api.canSort = isOther(end.xcom_entries, page.xcom_entries);
+    if (!isAll && this.api.canSort === null) {
+      end ??= await this.page(0, undefined, OTHER_END);
+      this.api.canSort = isOther(end.xcom_entries, page.xcom_entries);
+    }
     if (!isAll && !this.api.canSort) return this.readWindow();
     if (isAll) this.replace(page.xcom_entries);
     else this.renew(page.xcom_entries);
