@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
-_MOST_AT_ONCE = 512  # the systems' limit is 1024
 _END: Any = object()
 WRITE_BEHIND = "write-behind"
 """What the names of threads that write begin with."""
@@ -97,18 +95,3 @@ class FileWriter:
         """Take no more calls, and return when the last one has ended."""
         self.write.stop()
         self._finish.stop()
-
-
-def write_blocks(file: IO[bytes], blocks: Sequence[bytes]) -> None:
-    """Write to a file of this machine past its buffer.
-
-    In one call of the system: between two calls a thread waits milliseconds for a main thread that never pauses.
-    """
-    for start in range(0, len(blocks), _MOST_AT_ONCE):
-        views = [memoryview(block) for block in blocks[start : start + _MOST_AT_ONCE]]
-        while views:
-            n = os.writev(file.fileno(), views)
-            while views and n >= len(views[0]):
-                n -= len(views.pop(0))
-            if views:
-                views[0] = views[0][n:]

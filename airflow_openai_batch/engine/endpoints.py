@@ -24,6 +24,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
 
 EMBEDDINGS = "/v1/embeddings"
 MAX_INPUTS_PER_REQUEST = 2048
+_EMPTY = (None, "")
 
 
 class Limits(Value, frozen=True, kw_only=True):
@@ -47,30 +48,38 @@ def check_endpoint(endpoint: str) -> None:
         raise InputError(f"Unknown endpoint {endpoint!r}. The Batch API has: {', '.join(REQUIRED)}.")
 
 
-def check_body(body: Any, endpoint: str, where: str) -> None:
+def check_body(body: Any, endpoint: str, where: str | int) -> None:
     """Refuse a body for which OpenAI would refuse the whole batch.
 
     Args:
         body: The body as an object.
         endpoint: The endpoint of the job.
-        where: What the error message calls it, for example ``row 17``.
+        where: What the error message calls it, or the number of its row.
 
     Raises:
         InputError: It is no object, lacks a parameter or asks for streaming.
     """
     if not isinstance(body, dict):
-        raise InputError(f"{where}: the body must be an object (a dict), not {type(body).__name__}.")
-    missing = [name for name in REQUIRED[endpoint] if body.get(name) in (None, "")]
-    if missing:
-        raise InputError(
-            f"{where}: the body lacks {', '.join(repr(name) for name in missing)}, which {endpoint} requires; "
-            "OpenAI would refuse the whole batch."
-        )
+        raise InputError(f"{_named(where)}: the body must be an object (a dict), not {type(body).__name__}.")
+    for name in REQUIRED[endpoint]:
+        if body.get(name) in _EMPTY:
+            raise _lacking(body, endpoint, where)
     if body.get("stream"):
-        raise InputError(f'{where}: "stream": true is not possible in a batch; remove it.')
+        raise InputError(f'{_named(where)}: "stream": true is not possible in a batch; remove it.')
 
 
-def count_inputs(value: Any, where: str) -> int:
+def _named(where: str | int) -> str:
+    return where if isinstance(where, str) else f"row {where}"
+
+
+def _lacking(body: dict[str, Any], endpoint: str, where: str | int) -> InputError:
+    missing = ", ".join(repr(name) for name in REQUIRED[endpoint] if body.get(name) in _EMPTY)
+    return InputError(
+        f"{_named(where)}: the body lacks {missing}, which {endpoint} requires; OpenAI would refuse the whole batch."
+    )
+
+
+def count_inputs(value: Any, where: str | int) -> int:
     """Count the inputs of an embeddings request: a text or an array of token numbers is one.
 
     Raises:
@@ -80,7 +89,7 @@ def count_inputs(value: Any, where: str) -> int:
         return 1
     n = len(value) if isinstance(value, list) else 0
     if n == 0:
-        raise InputError(f"{where}: `input` must be a text or a list of texts with at least one entry.")
+        raise InputError(f"{_named(where)}: `input` must be a text or a list of texts with at least one entry.")
     if n > MAX_INPUTS_PER_REQUEST:
-        raise InputError(f"{where}: {n} inputs in one request; OpenAI takes at most {MAX_INPUTS_PER_REQUEST}.")
+        raise InputError(f"{_named(where)}: {n} inputs in one request; OpenAI takes at most {MAX_INPUTS_PER_REQUEST}.")
     return n

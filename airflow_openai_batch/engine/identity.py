@@ -22,9 +22,8 @@ DIGEST_BYTES = 16
 _SAFE = re.compile(r"[^A-Za-z0-9_.=-]")
 
 
-def canonical(value: Any) -> bytes:
-    """Encode a value as JSON with sorted keys and no spaces, so that equal values give equal bytes."""
-    return msgspec.json.encode(value, order="sorted")
+canonical = msgspec.json.Encoder(order="sorted").encode
+"""Encodes a value as JSON with sorted keys and no spaces, so that equal values give equal bytes."""
 
 
 def digest(endpoint: str, body: bytes) -> bytes:
@@ -43,11 +42,13 @@ def digests(endpoint: str, bodies: Pieces, n_rows: int) -> list[bytes]:
     if n_common == len(bodies):
         return [bytes(common.digest()[:DIGEST_BYTES])] * n_rows
     found: list[bytes] = []
+    copy, append = common.copy, found.append
     for row in zip(*streams_of(bodies[n_common:], n_rows), strict=True):
-        state = common.copy()
+        state = copy()
+        update = state.update
         for piece in row:
-            state.update(piece)
-        found.append(state.digest()[:DIGEST_BYTES])
+            update(piece)
+        append(state.digest()[:DIGEST_BYTES])
     return found
 
 

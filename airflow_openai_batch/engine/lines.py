@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-import msgspec
-
+from airflow_openai_batch.engine.escape import insides_of
 from airflow_openai_batch.engine.memory import uncollected
 from airflow_openai_batch.engine.parse import custom_id_of
 from airflow_openai_batch.engine.usual import Line
@@ -69,7 +68,7 @@ def locate(files: list[IO[bytes]], custom_ids: list[str], strays: IO[bytes]) -> 
     """Find the lines of each row; lines of no row are added to the strays."""
     import numpy as np
 
-    row_of = dict(zip(_spelt(custom_ids), range(len(custom_ids)), strict=True))
+    row_of = dict(zip(insides_of(custom_ids), range(len(custom_ids)), strict=True))
     tables = [np.empty((4, 0), dtype=np.int64)]
     for number, file in enumerate(files):
         rows, ends = np.array(_rows(file, row_of, strays), dtype=np.int64)
@@ -98,13 +97,8 @@ def _rows(file: IO[bytes], row_of: dict[bytes, int], strays: IO[bytes]) -> tuple
     return rows, ends
 
 
-def _spelt(custom_ids: list[str]) -> list[bytes]:
-    """Return ids as they usually stand in lines: two texts that are spelt alike are the same."""
-    return msgspec.json.encode(custom_ids)[2:-2].split(b'","') if custom_ids else []
-
-
 def _row_of_unusual(line: bytes, row_of: dict[bytes, int], strays: IO[bytes]) -> int:
-    row = row_of.get(_spelt([custom_id_of(line) or ""])[0], -1)
+    row = row_of.get(insides_of([custom_id_of(line) or ""])[0], -1)
     if row < 0 and line.strip():
         add_stray(strays, line)
     return row

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from airflow_openai_batch.engine.background import FileWriter, write_blocks
+from airflow_openai_batch.engine.background import Behind, FileWriter
 from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.model import Shard, State
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class OpenShard:
-    """A shard to which requests are added. Its files are written, and put into the store, by threads.
+    """A shard to which requests are added. Threads write the rows, and put the files into the store.
 
     Args:
         store: The job's store.
@@ -30,7 +30,7 @@ class OpenShard:
         first_row: The ordinal of its first row.
         model: The model of all its requests.
         limits: What a batch may hold.
-        writers: What writes the requests, and the rest.
+        writers: What finishes the request files, and what writes the rest.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class OpenShard:
         first_row: int,
         model: str,
         limits: Limits,
-        writers: tuple[FileWriter, FileWriter],
+        writers: tuple[Behind, FileWriter],
     ) -> None:
         self._store, self._name, self._limits, self._model = store, name, limits, model
-        self._request_writer, self._row_writer = writers
+        self._behind, self._row_writer = writers
         self._folder = f"e{epoch}"
         self._first_row = first_row
         self._n_rows = self._n_bytes = self._n_inputs = self._n_tokens = 0
@@ -81,7 +81,8 @@ class OpenShard:
         self._n_bytes += int(requests.n_bytes[start:stop].sum())
         self._n_inputs += int(requests.n_inputs[start:stop].sum())
         self._n_tokens += int(requests.n_tokens[start:stop].sum())
-        self._request_writer.write(write_blocks, self._file, requests.lines(start, stop))
+        for block in requests.blocks(start, stop):
+            self._file.write(block)
         self._row_writer.write(self._row_parts.write, rows)
 
     def close(self) -> None:
@@ -94,7 +95,7 @@ class OpenShard:
         is_doubtful = self._has_given_ids and len(set(self._ids)) < len(self._ids)
         if is_doubtful and (error := first_duplicate(zip(self._ids, ordinals, strict=True))):
             raise error
-        self._request_writer.finish(self._files.close)
+        self._behind(self._files.close)
         self._row_writer.finish(self._finish_rows)
 
     def _finish_rows(self) -> None:

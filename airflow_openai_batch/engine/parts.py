@@ -36,7 +36,7 @@ def write_index(
     index = store.unique(f"{folder}/index", name, ".parquet")
     table = pa.table([pa.array(ordinals, pa.int64()), ids, pa.array(digests, pa.binary(16))], schema=index_schema())
     with store.writing(index) as file:
-        pq.write_table(table, file)
+        pq.write_table(table, file, use_dictionary=False)  # nothing in it repeats
     return index
 
 
@@ -91,7 +91,9 @@ class RowPartWriter:
         file = self._files.enter_context(self._store.writing(name))
         try:
             # No dictionary: prompts hardly repeat, and trying costs more than it saves.
-            self._writer = pq.ParquetWriter(file, schema, use_dictionary=False)
+            # By its path: for each small piece that goes to a Python file, the thread would wait for the main one.
+            self._file = self._files.enter_context(pa.OSFile(file.name, "wb"))
+            self._writer = pq.ParquetWriter(self._file, schema, use_dictionary=False)
         except pa.ArrowException as error:
             raise InputError(f"The input columns cannot be stored as Parquet: {error}") from None
         self._schema = schema

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from airflow_openai_batch.engine.escape import insides_of
 from airflow_openai_batch.engine.identity import default_custom_ids, digests
 from airflow_openai_batch.engine.pieces import Pieces, blocks_of, sizes_of
 from airflow_openai_batch.engine.template import Rendered
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from airflow_openai_batch.engine.pieces import Counts
 
 BYTES_PER_TOKEN = 4
@@ -40,7 +43,7 @@ class Requests:
         self.models = rendered.models
         self.digests = digests(endpoint, rendered.bodies, n_rows)
         self.ids = default_custom_ids(first_row, self.digests) if ids is None else ids
-        quoted = list(map(str.encode, self.ids)) if ids is None else [msgspec.json.encode(i)[1:-1] for i in ids]
+        quoted = list(map(str.encode, self.ids)) if ids is None else insides_of(ids)
         # `url` must equal the batch's endpoint on every line.
         url = b'","method":"POST","url":%b,"body":' % msgspec.json.encode(endpoint)
         around: Pieces = [b'{"custom_id":"', quoted, url, b"}\n"]
@@ -50,8 +53,8 @@ class Requests:
         self.n_tokens: Counts = body_bytes // BYTES_PER_TOKEN + 1
         self.n_inputs: Counts = np.broadcast_to(np.asarray(rendered.n_inputs, dtype=np.int64), (n_rows,))
 
-    def lines(self, start: int, stop: int) -> list[bytes]:
+    def blocks(self, start: int, stop: int) -> Iterator[bytes]:
         """Return the lines of a range of rows, in blocks of many."""
         pieces: Pieces = [piece if isinstance(piece, bytes) else piece[start:stop] for piece in self._lines]
         mean = int(self.n_bytes[start:stop].mean()) or 1
-        return list(blocks_of(pieces, stop - start, max(1, _BLOCK_BYTES // mean)))
+        return blocks_of(pieces, stop - start, max(1, _BLOCK_BYTES // mean))

@@ -1,8 +1,8 @@
 """Requests are cut into shards: contiguous ranges of rows that fit into one batch each.
 
 For each shard the store gets the row parts (input columns), an index (ordinal, custom_id and digest of each request)
-and the batch input file. All are written as streams, beside the making of the next requests; memory holds a few record
-batches and the ids of two shards.
+and the batch input file. All are written as streams: requests as soon as they are made, while the processor still has
+them at hand, the rest by threads. Memory holds a few record batches and the ids of two shards.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from airflow_openai_batch.engine.background import FileWriter
+from airflow_openai_batch.engine.background import Behind, FileWriter
 from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.identity import shard_id
@@ -99,7 +99,7 @@ class _Cutter:
 
     def __init__(self, store: JobStore, limits: Limits, epoch: int, state: State) -> None:
         self._store, self._limits, self._epoch, self._state = store, limits, epoch, state
-        self._requests, self._rows = FileWriter(_WAITING), FileWriter(_WAITING)
+        self._requests, self._rows = Behind(1), FileWriter(_WAITING)
         self._begun: list[OpenShard] = []
         self._schema: pa.Schema | None = None
         self.n_rows = 0

@@ -15,6 +15,7 @@ from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.escape import json_insides, text_column, utf8
 from airflow_openai_batch.engine.identity import canonical
 from airflow_openai_batch.engine.pieces import Pieces, rows_of
+from airflow_openai_batch.engine.values import values_of, without_nulls
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -117,13 +118,6 @@ def _json(value: Any) -> bytes:
     return canonical(without_nulls(value) if isinstance(value, list | dict) else value)
 
 
-def without_nulls(value: Any) -> Any:
-    """Return a nested value without the keys that are null."""
-    if isinstance(value, dict):
-        return {key: without_nulls(entry) for key, entry in value.items() if entry is not None}
-    return [without_nulls(entry) for entry in value] if isinstance(value, list) else value
-
-
 def _json_text(value: Any) -> bytes:
     return msgspec.json.encode(_text(value))[1:-1]
 
@@ -141,12 +135,6 @@ def fill(parts: Sequence[Part], batch: pa.RecordBatch, first_row: int) -> Pieces
         else:
             pieces += [_encoded(batch, slot, first_row) for slot in group if isinstance(slot, Slot)]
     return pieces
-
-
-def values_of(batch: pa.RecordBatch, column: str) -> list[Any]:
-    """Return a column's values. A stream of dicts may lack an optional key for thousands of rows: that is null."""
-    at = batch.schema.get_field_index(column)
-    return batch.column(at).to_pylist() if at >= 0 else [None] * batch.num_rows
 
 
 def _encoded(batch: pa.RecordBatch, slot: Slot, first_row: int) -> list[bytes]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -19,6 +19,7 @@ import msgspec
 from airflow_openai_batch.engine.endpoints import EMBEDDINGS, REQUIRED, check_body, count_inputs
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.identity import canonical
+from airflow_openai_batch.engine.memory import uncollected
 from airflow_openai_batch.engine.pieces import Pieces, rows_of
 from airflow_openai_batch.engine.splice import (
     Slot,
@@ -29,9 +30,8 @@ from airflow_openai_batch.engine.splice import (
     fill,
     is_json_slot,
     texts_in,
-    values_of,
-    without_nulls,
 )
+from airflow_openai_batch.engine.values import python_values, values_of, without_nulls
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -132,7 +132,7 @@ class TemplateBodies:
         if self._has_one_input:
             return Rendered(bodies, models, 1)
         rows = enumerate(rows_of(bodies, batch.num_rows), first_row)
-        return Rendered(bodies, models, [_inputs_in(body, f"row {ordinal}") for ordinal, body in rows])
+        return Rendered(bodies, models, [_inputs_in(body, ordinal) for ordinal, body in rows])
 
 
 def _lacking(ordinal: int, name: str, endpoint: str) -> InputError:
@@ -159,23 +159,23 @@ class CallableBodies:
 
     def render(self, batch: pa.RecordBatch, first_row: int) -> Rendered:
         """Return one body a row. An error of the function names the row."""
-        names = batch.schema.names
-        made = _Made(self._endpoint)
-        for ordinal, values in enumerate(zip(*map(_python_values, batch.columns), strict=True), first_row):
-            where = f"row {ordinal}"
+        return _rendered(self._made(batch, first_row), first_row, self._endpoint)
+
+    def _made(self, batch: pa.RecordBatch, first_row: int) -> Iterator[Any]:
+        names, function = batch.schema.names, self._function
+        for i, values in enumerate(zip(*map(_row_values, batch.columns), strict=True)):
             try:
-                body = self._function(dict(zip(names, values, strict=True)))
+                body = function(dict(zip(names, values, strict=True)))
             except Exception as error:
                 # Not its text, which may quote the row.
-                raise InputError(f"{where}: the body function raised {type(error).__name__}.") from error
-            made.add(body, where)
-        return made.rendered()
+                raise InputError(f"row {first_row + i}: the body function raised {type(error).__name__}.") from error
+            yield body
 
 
-def _python_values(column: pa.Array) -> list[Any]:
+def _row_values(column: pa.Array) -> list[Any]:
     import pyarrow as pa
 
-    values: list[Any] = column.to_pylist()
+    values = python_values(column)
     return [without_nulls(value) for value in values] if pa.types.is_nested(column.type) else values
 
 
@@ -226,38 +226,28 @@ class ReadyBodies:
 
     def render(self, batch: pa.RecordBatch, first_row: int) -> Rendered:
         """Return the body of each line, made canonical."""
-        made = _Made(self._endpoint)
-        for ordinal, body in enumerate(batch.column(LINE_BODY).to_pylist(), first_row):
-            made.add(msgspec.json.decode(body), f"row {ordinal}")
-        return made.rendered()
+        bodies = map(msgspec.json.decode, batch.column(LINE_BODY).to_pylist())
+        return _rendered(bodies, first_row, self._endpoint)
 
 
-class _Made:
-    """Bodies that come one by one, as objects."""
-
-    def __init__(self, endpoint: str) -> None:
-        self._endpoint = endpoint
-        self._embeds = endpoint == EMBEDDINGS
-        self._bodies: list[bytes] = []
-        self._models: list[str] = []
-        self._n_inputs: list[int] = []
-
-    def add(self, body: Any, where: str) -> None:
-        """Check a body and write it as canonical JSON."""
-        check_body(body, self._endpoint, where)
-        if self._embeds:
-            body = {"encoding_format": "base64", **body}
-        try:
-            self._bodies.append(canonical(body))
-        except (TypeError, UnicodeError, msgspec.MsgspecError) as error:
-            raise InputError(f"{where}: the body cannot be written as JSON: {error}") from None
-        self._models.append(str(body.get("model", "")))
-        if self._embeds:
-            self._n_inputs.append(count_inputs(body["input"], where))
-
-    def rendered(self) -> Rendered:
-        """Return what was added."""
-        return Rendered([self._bodies], self._models, self._n_inputs if self._embeds else 1)
+def _rendered(bodies: Iterable[Any], first_row: int, endpoint: str) -> Rendered:
+    """Check bodies that come one by one, as objects, and write them as canonical JSON."""
+    embeds = endpoint == EMBEDDINGS
+    written: list[bytes] = []
+    models: list[str] = []
+    n_inputs: list[int] = []
+    with uncollected():
+        for ordinal, body in enumerate(bodies, first_row):
+            check_body(body, endpoint, ordinal)
+            if embeds:
+                body = {"encoding_format": "base64", **body}
+                n_inputs.append(count_inputs(body["input"], ordinal))
+            try:
+                written.append(canonical(body))
+            except (TypeError, UnicodeError, msgspec.MsgspecError) as error:
+                raise InputError(f"row {ordinal}: the body cannot be written as JSON: {error}") from None
+            models.append(str(body.get("model", "")))
+    return Rendered([written], models, n_inputs if embeds else 1)
 
 
 class _WithInput(msgspec.Struct):
@@ -267,5 +257,5 @@ class _WithInput(msgspec.Struct):
 _decode_input = msgspec.json.Decoder(_WithInput).decode
 
 
-def _inputs_in(body: bytes, where: str) -> int:
-    return count_inputs(_decode_input(body).input, where)
+def _inputs_in(body: bytes, ordinal: int) -> int:
+    return count_inputs(_decode_input(body).input, ordinal)
