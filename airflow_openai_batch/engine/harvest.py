@@ -1,7 +1,7 @@
 """Both files of a batch become one outcome part in row order. Every row of the shard gets an outcome.
 
-The files may lack, repeat or spoil lines. They are spooled to local disk and read twice: once to learn where each row's
-line is, once in row order. Memory holds the ids of one shard and one block of outcomes.
+The files may lack, repeat or spoil lines. They are spooled to local disk. Memory holds the ids of one shard and a few
+blocks of outcomes.
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from typing import IO, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from airflow_openai_batch.engine.api import Api
 from airflow_openai_batch.engine.errors import NotFound, Unavailable, Unclear
-from airflow_openai_batch.engine.lines import Block, add_stray, lines_in_order, locate
-from airflow_openai_batch.engine.memory import uncollected
+from airflow_openai_batch.engine.lines import Lines, add_stray
 from airflow_openai_batch.engine.model import Batch, Job, Outcome, Shard, State, Status
-from airflow_openai_batch.engine.outcomes import PartWriter, Tally, Unusual, read_index_table
+from airflow_openai_batch.engine.outcomes import AnswerColumns, PartWriter, Tally, Unusual, read_index_table
 from airflow_openai_batch.engine.parse import LineParser, custom_id_of
+from airflow_openai_batch.engine.reading import AnswerReader, Read, Unordered
 from airflow_openai_batch.engine.store import JobStore
-from airflow_openai_batch.engine.usual import Row, row_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _DOWNLOAD_TRIES = 3
 
@@ -43,24 +45,35 @@ def harvest(
         ApiError: A file could not be downloaded. Nothing is lost: harvest again later.
     """
     index = read_index_table(store, shard.index).combine_chunks()
+    ids = index.column("custom_id").to_numpy(zero_copy_only=False).tolist()
     folder = f"e{shard.id.partition('-')[0]}"
     name = store.unique(f"{folder}/outcomes", shard.id, ".parquet")
     with contextlib.ExitStack() as stack:
         files, is_gone = _files(stack, api, shard, sleep)
         strays = stack.enter_context(tempfile.TemporaryFile(prefix="openai-batch-"))
-        ids = index.column("custom_id").to_numpy(zero_copy_only=False).tolist()
-        places = locate(files, ids, strays)
-        read = _RowReader(parser, shard, job.policy.retry_on, strays, is_gone=is_gone)
-        file = stack.enter_context(store.writing(name))
-        batch_id = shard.batch.id if shard.batch is not None else None
-        with PartWriter(file, job, batch_id, shard.round) as writer:
-            for block in lines_in_order(files, places):
-                stop = block.start + len(block.lines)
-                requests = index.slice(block.start, stop - block.start).to_batches()[0]
-                with uncollected():
-                    writer.write(requests, *read(ids[block.start : stop], block))
+        lines = [Lines(file) for file in files]
+        reader = AnswerReader(parser, AnswerColumns(job), ids, strays)
+        judge = _Judge(parser, shard, ids, job.policy.retry_on, strays, is_gone=is_gone)
+        try:
+            tally = _write(store, name, job, shard, index, reader.once(lines), judge)
+        except Unordered:
+            strays.seek(0)
+            strays.truncate()
+            tally = _write(store, name, job, shard, index, reader.twice(lines), judge)
         kept = _keep(store, strays, f"{folder}/strays", shard.id)
-    return Harvested(outcomes=name, strays=kept, tally=writer.tally)
+    return Harvested(outcomes=name, strays=kept, tally=tally)
+
+
+def _write(
+    store: JobStore, name: str, job: Job, shard: Shard, index: pa.Table, reads: Iterable[Read], judge: _Judge
+) -> Tally:
+    """Write all outcomes of a shard, in row order."""
+    batch_id = shard.batch.id if shard.batch is not None else None
+    with store.writing(name) as file, PartWriter(file, job, batch_id, shard.round) as writer:
+        for read in reads:
+            requests = index.slice(read.start, read.stop - read.start).to_batches()[0]
+            writer.write(requests, read.answers, read.rows - read.start, read.places, judge(read))
+    return writer.tally
 
 
 def _file_ids(shard: Shard) -> list[str]:
@@ -118,26 +131,30 @@ def _keep(store: JobStore, strays: IO[bytes], folder: str, stem: str) -> str | N
     return name
 
 
-class _RowReader:
-    """Reads the lines of rows into outcomes, one for each row."""
+class _Judge:
+    """Judges lines that are not one, usual and good."""
 
     def __init__(
-        self, parser: LineParser, shard: Shard, retry_on: frozenset[Status], strays: IO[bytes], *, is_gone: bool
+        self,
+        parser: LineParser,
+        shard: Shard,
+        custom_ids: list[str],
+        retry_on: frozenset[Status],
+        strays: IO[bytes],
+        *,
+        is_gone: bool,
     ) -> None:
-        self._parser = parser
-        self._shard, self._retry_on, self._strays, self._is_gone = shard, retry_on, strays, is_gone
+        self._parser, self._shard, self._ids = parser, shard, custom_ids
+        self._retry_on, self._strays, self._is_gone = retry_on, strays, is_gone
 
-    def __call__(self, ids: list[str], block: Block) -> tuple[list[Row], dict[int, Unusual]]:
-        """Return all rows, and more about those whose line is not one, usual and good."""
-        unusual: dict[int, Unusual] = {}
-        rows: list[Row] = []
-        for i, row in enumerate(self._parser.read_usual(ids, block.lines)):
-            if row is None:
-                lines = block.several.get(i) or [line for line in block.lines[i : i + 1] if line]
-                unusual[i] = self._best(ids[i], [bytes(line) for line in lines])
-                row = row_of(unusual[i].outcome)
-            rows.append(row)
-        return rows, unusual
+    def __call__(self, read: Read) -> dict[int, Unusual]:
+        """Return the outcome of each row without a good answer, by its number, counted from the first of these."""
+        import numpy as np
+
+        is_other = np.ones(read.stop - read.start, dtype=bool)
+        is_other[read.rows - read.start] = False
+        others = np.flatnonzero(is_other).tolist()
+        return {i: self._best(self._ids[read.start + i], read.lines.get(read.start + i, [])) for i in others}
 
     def _best(self, custom_id: str, lines: list[bytes]) -> Unusual:
         best: Outcome | None = None

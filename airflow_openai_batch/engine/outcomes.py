@@ -12,10 +12,11 @@ from airflow_openai_batch.engine.background import Behind
 from airflow_openai_batch.engine.endpoints import EMBEDDINGS
 from airflow_openai_batch.engine.fields import field_columns, field_types
 from airflow_openai_batch.engine.model import RESULT_COLUMNS, Job, Outcome, Status, Usage
-from airflow_openai_batch.engine.usual import COLUMNS, Row
+from airflow_openai_batch.engine.usual import COLUMNS, Row, row_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from numpy.typing import NDArray
 
     from airflow_openai_batch.engine.answers import Reader
     from airflow_openai_batch.engine.store import JobStore
@@ -98,18 +99,53 @@ class Tally:
         self.retryable: Counter[Status] = Counter()
         self.usage = Usage()
 
-    def add(self, n: int, unusual: Sequence[Outcome], tokens: Mapping[str, Sequence[int]]) -> None:
+    def add(self, n: int, unusual: Sequence[Outcome], tokens: Usage) -> None:
         """Count some outcomes.
 
         Args:
             n: How many there are.
             unusual: Those that are not simply good.
-            tokens: The tokens of all, by kind.
+            tokens: The tokens of all.
         """
         self.by_status[Status.SUCCEEDED] += n - len(unusual)
         self.by_status.update([outcome.status for outcome in unusual])
         self.retryable.update([outcome.status for outcome in unusual if outcome.retryable])
-        self.usage += Usage(**{kind: sum(counts) for kind, counts in tokens.items()})
+        self.usage += tokens
+
+
+class AnswerColumns:
+    """Makes columns of what good outcomes, and others, have in common.
+
+    Args:
+        job: The job, for the types of output and fields.
+    """
+
+    def __init__(self, job: Job) -> None:
+        import pyarrow as pa
+
+        schema = part_schema(job)
+        self._names = [name for name in COLUMNS if name in schema.names and name != "custom_id"]
+        self._kinds = [schema.field(name).type for name in self._names]
+        fields = [field for field in schema if field.name.startswith(FIELD)]
+        self._field_kinds = [field.type for field in fields]
+        self._schema = pa.schema([*(schema.field(name) for name in self._names), *fields])
+        self._has_single_vectors = job.spec.endpoint == EMBEDDINGS and not job.embeds_many
+
+    def __call__(self, rows: Sequence[Row]) -> pa.RecordBatch:
+        """Return the columns of some rows, without their ids."""
+        import numpy as np
+        import pyarrow as pa
+
+        if not rows:
+            return pa.RecordBatch.from_pylist([], schema=self._schema)
+        values: dict[str, Any] = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
+        values |= {kind: np.fromiter(values[kind], np.int64, len(rows)) for kind in Usage.__struct_fields__}
+        if self._has_single_vectors:
+            values["output"] = _vectors([found[0] if found else None for found in values["output"]])
+        values |= {name: _repeated(values[name], pa.string()) for name in ("finish_reason", "model")}
+        arrays = [_array(values[name], kind) for name, kind in zip(self._names, self._kinds, strict=True)]
+        arrays += field_columns(values["fields"], self._field_kinds)
+        return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 
 
 class PartWriter:
@@ -127,8 +163,7 @@ class PartWriter:
         import pyarrow.parquet as pq
 
         self._schema = part_schema(job)
-        self._field_types = list(field_types(job.spec.schema).values())
-        self._has_single_vectors = job.spec.endpoint == EMBEDDINGS and not job.embeds_many
+        self._columns = AnswerColumns(job)
         self._batch_id, self._round = batch_id, shard_round
         # By its path: for each small piece that goes to a Python file, the thread would wait for the main one.
         self._file = pa.OSFile(file.name, "wb")
@@ -154,34 +189,54 @@ class PartWriter:
                 self._writer.close()
             self._file.close()
 
-    def write(self, requests: pa.RecordBatch, rows: list[Row], unusual: Mapping[int, Unusual]) -> None:
-        """Append some outcomes.
+    def write(
+        self,
+        requests: pa.RecordBatch,
+        answers: Sequence[pa.RecordBatch],
+        rows: NDArray[Any],
+        places: NDArray[Any],
+        unusual: Mapping[int, Unusual],
+    ) -> None:
+        """Append the outcomes of some rows.
 
         Args:
             requests: The rows' part of the index.
-            rows: The outcome of each.
-            unusual: More about those that are not simply good, by number of row.
+            answers: The columns of good outcomes, of these rows among others.
+            rows: Which rows have a good one, counted from the first of these.
+            places: For each of them where in `answers` it is.
+            unusual: The outcomes of all other rows.
         """
-        import pyarrow as pa
+        import numpy as np
 
-        n = len(rows)
-        values = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
-        tokens = {kind: values[kind] for kind in Usage.__struct_fields__}
-        self.tally.add(n, [found.outcome for found in unusual.values()], tokens)
-        columns: dict[str, Any] = {
-            **values,
+        batches = [*answers, self._columns([row_of(found.outcome) for found in unusual.values()])]
+        order = np.empty(requests.num_rows, dtype=np.int64)
+        order[rows] = places
+        order[list(unusual)] = sum(batch.num_rows for batch in answers) + np.arange(len(unusual))
+        self._append(requests, batches, order, unusual)
+
+    def _append(
+        self,
+        requests: pa.RecordBatch,
+        batches: list[pa.RecordBatch],
+        order: NDArray[Any],
+        unusual: Mapping[int, Unusual],
+    ) -> None:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        n = requests.num_rows
+        found = pa.concat_batches(batches).take(pa.array(order))
+        tokens = {kind: pc.sum(found.column(kind)).as_py() or 0 for kind in Usage.__struct_fields__}
+        self.tally.add(n, [entry.outcome for entry in unusual.values()], Usage(**tokens))
+        columns: dict[str, pa.Array] = {
+            **dict(zip(found.schema.names, found.columns, strict=True)),
             **_judged(n, unusual, self._schema),
-            **{name: requests.column(name) for name in requests.schema.names},
+            **dict(zip(requests.schema.names, requests.columns, strict=True)),
             "batch_id": pa.repeat(pa.scalar(self._batch_id, pa.string()), n),
             "round": pa.repeat(pa.scalar(self._round, pa.int32()), n),
-            "output": self._outputs(values["output"]),
         }
-        arrays = [_array(columns[field.name], field.type) for field in self._schema if field.name in columns]
-        arrays += field_columns(values["fields"], self._field_types)
+        arrays = [columns[name] for name in self._schema.names]
         self._behind(self._writer.write_batch, pa.RecordBatch.from_arrays(arrays, schema=self._schema))
-
-    def _outputs(self, outputs: tuple[Any, ...]) -> Any:
-        return _vectors([found[0] if found else None for found in outputs]) if self._has_single_vectors else outputs
 
 
 def _judged(n: int, unusual: Mapping[int, Unusual], schema: pa.Schema) -> dict[str, pa.Array]:
@@ -206,6 +261,14 @@ def _array(values: Any, kind: pa.DataType) -> pa.Array:
     import pyarrow as pa
 
     return values if isinstance(values, pa.Array) else pa.array(values, kind)
+
+
+def _repeated(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Return a column in which mostly all values are the same."""
+    import pyarrow as pa
+
+    is_same = values.count(values[0]) == len(values)
+    return pa.repeat(pa.scalar(values[0], kind), len(values)) if is_same else pa.array(values, kind)
 
 
 def _vectors(vectors: list[Any]) -> pa.Array:

@@ -15,7 +15,7 @@ from airflow_openai_batch.engine.answers import PASSING_CODES, READERS, Error, R
 from airflow_openai_batch.engine.model import Outcome, Status
 from airflow_openai_batch.engine.queue import ACCOUNT_CODES
 from airflow_openai_batch.engine.schema import Read, ResponseSchema
-from airflow_openai_batch.engine.usual import USUAL, Fields, Line, Row, outcome_of
+from airflow_openai_batch.engine.usual import UNREADABLE, USUAL, Fields, Line, Row, outcome_of
 
 Check = Callable[[str], str | None]
 """Says what is wrong with an answer's text, or None."""
@@ -41,7 +41,6 @@ class _ErrorBody(msgspec.Struct):
 
 _decode_line = msgspec.json.Decoder(_Line).decode
 _decode_error = msgspec.json.Decoder(_ErrorBody).decode
-_UNREADABLE = (msgspec.MsgspecError, UnicodeError, ValueError, RecursionError)
 
 
 class LineParser:
@@ -54,35 +53,24 @@ class LineParser:
     """
 
     def __init__(self, endpoint: str, schema: ResponseSchema | None = None, check: Check | None = None) -> None:
-        self._read_usual = USUAL.get(endpoint, _never)
+        self._read_usual = USUAL.get(endpoint, _none_usual)
         self._read_body = READERS.get(endpoint, read_other)
         self._read_text = _reader_of(schema, check)
         self._fields = _fields_of(schema, check)
 
-    def read_usual(self, custom_ids: Sequence[str], lines: Sequence[Line]) -> list[Row | None]:
-        """Read the lines of some rows. None: it is not the usual line of a good answer of that row; `parse` it."""
-        read, fields = self._read_usual, self._fields
-        rows: list[Row | None] = []
-        for custom_id, line in zip(custom_ids, lines, strict=True):
-            try:
-                row = read(line, fields)
-            except _UNREADABLE:
-                row = None
-            rows.append(row if row is not None and row[0] == custom_id else None)
-        return rows
+    def read_usual(self, lines: Sequence[Line]) -> list[Row | None]:
+        """Read some lines. None: it is not the usual line of a good answer; `parse` it."""
+        return self._read_usual(lines, self._fields)
 
     def parse(self, line: Line) -> Outcome | None:
         """Read one line. None: it is not JSON or names no row."""
-        try:
-            row = self._read_usual(line, self._fields)
-        except _UNREADABLE:
-            row = None
+        (row,) = self.read_usual([line])
         return outcome_of(row) if row is not None and row[0] else self._parse_any(line)
 
     def _parse_any(self, line: Line) -> Outcome | None:
         try:
             read = _decode_line(line)
-        except _UNREADABLE:
+        except UNREADABLE:
             return None
         if not read.custom_id:
             return None
@@ -96,14 +84,14 @@ class LineParser:
             return outcome
         try:
             self._read_body(outcome, _unwrapped(response.body), self._read_text)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             outcome.status = Status.INVALID
             outcome.error_code, outcome.error_message = "unreadable_answer", f"The answer cannot be read: {error}"
         return outcome
 
 
-def _never(line: Line, fields: Fields) -> None:
-    """Read nothing: the endpoint has no usual line."""
+def _none_usual(lines: Sequence[Line], fields: Fields | None) -> list[Row | None]:
+    return [None] * len(lines)
 
 
 def _reader_of(schema: ResponseSchema | None, check: Check | None) -> Reader:
@@ -125,14 +113,14 @@ def no_fields(text: str) -> Read:
     return None, None
 
 
-def _fields_of(schema: ResponseSchema | None, check: Check | None) -> Fields:
-    fields = schema.fields if schema is not None else _none
+def _fields_of(schema: ResponseSchema | None, check: Check | None) -> Fields | None:
+    fields = schema.fields if schema is not None else None
     if check is None:
         return fields
     check_text = check
 
     def checked(text: str) -> tuple[Any, ...] | None:
-        found = fields(text)
+        found = fields(text) if fields is not None else None
         if check_text(text) is not None:
             raise ValueError("the check fails")
         return found
@@ -140,15 +128,11 @@ def _fields_of(schema: ResponseSchema | None, check: Check | None) -> Fields:
     return checked
 
 
-def _none(text: str) -> None:
-    """Read no fields."""
-
-
 def custom_id_of(line: bytes) -> str | None:
     """Return the custom_id of a line, or None if there is none to be had. Cheaper than reading the line."""
     try:
         return _decode_id(line).custom_id
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
 
 
@@ -177,7 +161,7 @@ def _read_failure(outcome: Outcome, response: _Response | None, status: int | No
     if response is not None and status is not None and error is None:
         try:
             error = _decode_error(_unwrapped(response.body)).error
-        except _UNREADABLE:
+        except UNREADABLE:
             error = None
     if isinstance(error, str):
         error = Error(message=error)

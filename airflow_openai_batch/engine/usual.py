@@ -6,7 +6,7 @@ What is read here, the careful way would read alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -20,6 +20,7 @@ Fields = Callable[[str], tuple[Any, ...] | None]
 Row = tuple[str, Any, str | None, str | None, int, int, int, int, str | None, tuple[Any, ...] | None]
 """A good outcome: the values of `COLUMNS`. A tuple, because it is made in a third of the time of an `Outcome`."""
 COLUMNS = ("custom_id", "output", "finish_reason", "model", *Usage.__struct_fields__, "request_id", "fields")
+UNREADABLE = (msgspec.MsgspecError, UnicodeError, ValueError, RecursionError, IndexError)
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 
 
@@ -30,9 +31,6 @@ class _Kept(msgspec.Struct, gc=False):
 class _Details(_Kept):
     cached_tokens: Count = 0
     reasoning_tokens: Count = 0
-
-
-_NO_DETAILS = _Details()
 
 
 class _Usage(_Kept):
@@ -109,29 +107,38 @@ def _lines_with(body: Any) -> Callable[[Line], Any]:
 _decode_answer, _decode_completion, _decode_vectors = map(_lines_with, (_Answer, _Completion, _Vectors))
 
 
-def _read_answer(line: Line, fields: Fields) -> Row | None:
-    found = _decode_answer(line)
-    response = found.response
-    body = response.body
-    items = body.output
-    content = items[0].content if len(items) == 1 and items[0].type == "message" else _content(items)
-    text = content[0].text if content and len(content) == 1 else "".join([part.text for part in content or ()])
-    if not text:
-        return None
-    usage = body.usage
-    before, after = usage.input_tokens_details or _NO_DETAILS, usage.output_tokens_details or _NO_DETAILS
-    return (
-        found.custom_id,
-        text,
-        "completed",
-        body.model,
-        usage.input_tokens,
-        before.cached_tokens,
-        usage.output_tokens,
-        after.reasoning_tokens,
-        response.request_id,
-        fields(text),
-    )
+def _read_answers(lines: Sequence[Line], fields: Fields | None) -> list[Row | None]:
+    # All in one loop, and no truth of a struct asked: calls and such questions cost as much as reading a line.
+    rows: list[Row | None] = []
+    for line in lines:
+        row = None
+        try:
+            found = _decode_answer(line)
+            response = found.response
+            body = response.body
+            items = body.output
+            content = items[0].content if len(items) == 1 and items[0].type == "message" else _content(items)
+            if content is not None:
+                text = content[0].text if len(content) == 1 else "".join([part.text for part in content])
+                usage = body.usage
+                before, after = usage.input_tokens_details, usage.output_tokens_details
+                if text:
+                    row = (
+                        found.custom_id,
+                        text,
+                        "completed",
+                        body.model,
+                        usage.input_tokens,
+                        before.cached_tokens if before is not None else 0,
+                        usage.output_tokens,
+                        after.reasoning_tokens if after is not None else 0,
+                        response.request_id,
+                        fields(text) if fields is not None else None,
+                    )
+        except UNREADABLE:
+            pass
+        rows.append(row)
+    return rows
 
 
 def _content(items: list[_Item]) -> list[_Text] | None:
@@ -141,39 +148,54 @@ def _content(items: list[_Item]) -> list[_Text] | None:
     return messages[0].content if is_all else None
 
 
-def _read_completion(line: Line, fields: Fields) -> Row | None:
-    found = _decode_completion(line)
-    choices = found.response.body.choices
-    if len(choices) != 1 or choices[0].finish_reason in ("length", "content_filter"):
-        return None
-    text = choices[0].message.content
-    return _row(found, text, choices[0].finish_reason, fields(text)) if text else None
+def _read_completions(lines: Sequence[Line], fields: Fields | None) -> list[Row | None]:
+    rows: list[Row | None] = []
+    for line in lines:
+        row = None
+        try:
+            found = _decode_completion(line)
+            choices = found.response.body.choices
+            choice = choices[0]
+            text, reason = choice.message.content, choice.finish_reason
+            if text and len(choices) == 1 and reason not in ("length", "content_filter"):
+                row = _row(found, text, reason, fields(text) if fields is not None else None)
+        except UNREADABLE:
+            pass
+        rows.append(row)
+    return rows
 
 
-def _read_vector(line: Line, fields: Fields) -> Row | None:
+def _read_vectors(lines: Sequence[Line], fields: Fields | None) -> list[Row | None]:
     import numpy as np
 
-    found = _decode_vectors(line)
-    data = found.response.body.data
-    if len(data) != 1 or len(data[0].embedding) % 4:
-        return None
-    return _row(found, [np.frombuffer(data[0].embedding, dtype="<f4")], None, None)
+    rows: list[Row | None] = []
+    for line in lines:
+        row = None
+        try:
+            found = _decode_vectors(line)
+            (vector,) = found.response.body.data
+            if len(vector.embedding) % 4 == 0:
+                row = _row(found, [np.frombuffer(vector.embedding, dtype="<f4")], None, None)
+        except UNREADABLE:
+            pass
+        rows.append(row)
+    return rows
 
 
 def _row(found: Any, output: Any, finish_reason: str | None, fields: tuple[Any, ...] | None) -> Row:
     """Return the outcome of a line whose usage is counted as Chat Completions counts it."""
     body = found.response.body
     usage = body.usage
-    before, after = usage.prompt_tokens_details or _NO_DETAILS, usage.completion_tokens_details or _NO_DETAILS
+    before, after = usage.prompt_tokens_details, usage.completion_tokens_details
     return (
         found.custom_id,
         output,
         finish_reason,
         body.model,
         usage.prompt_tokens,
-        before.cached_tokens,
+        before.cached_tokens if before is not None else 0,
         usage.completion_tokens,
-        after.reasoning_tokens,
+        after.reasoning_tokens if after is not None else 0,
         found.response.request_id,
         fields,
     )
@@ -203,9 +225,10 @@ def row_of(outcome: Outcome) -> Row:
     )
 
 
-USUAL: dict[str, Callable[[Line, Fields], Row | None]] = {
-    "/v1/responses": _read_answer,
-    "/v1/chat/completions": _read_completion,
-    EMBEDDINGS: _read_vector,
+ReadUsual = Callable[[Sequence[Line], Fields | None], list[Row | None]]
+USUAL: dict[str, ReadUsual] = {
+    "/v1/responses": _read_answers,
+    "/v1/chat/completions": _read_completions,
+    EMBEDDINGS: _read_vectors,
 }
-"""What reads the usual line of an endpoint."""
+"""What reads the usual lines of an endpoint; None for a line that is not one."""

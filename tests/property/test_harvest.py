@@ -5,16 +5,21 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from builders import RESPONSES, World, answer, failure, job, line_error, rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
+from airflow_openai_batch.engine import harvest as harvest_module
+from airflow_openai_batch.engine import lines as lines_module
+from airflow_openai_batch.engine import reading
 from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.harvest import harvest
 from airflow_openai_batch.engine.model import Batch, JobKey, Outcome, Shard, State
 from airflow_openai_batch.engine.outcomes import read_part
 from airflow_openai_batch.engine.parse import LineParser, custom_id_of
+from airflow_openai_batch.engine.reading import AnswerReader, Unordered
 from airflow_openai_batch.engine.shard import build
 from airflow_openai_batch.engine.source import source_of
 from airflow_openai_batch.engine.store import JobStore
@@ -112,7 +117,7 @@ def test_success_wins_whatever_the_order_and_the_file(
 class Careful(LineParser):
     """Takes no line for the usual one."""
 
-    def read_usual(self, custom_ids: Sequence[str], lines: Sequence[Line]) -> list[Row | None]:
+    def read_usual(self, lines: Sequence[Line]) -> list[Row | None]:
         return [None] * len(lines)
 
     def parse(self, line: Line) -> Outcome | None:
@@ -126,3 +131,76 @@ def test_the_usual_way_and_the_careful_way_come_to_the_same(
 ) -> None:
     files = corrupt(b"\n".join(output), one), corrupt(b"\n".join(errors), other)
     assert fetch(*files, status) == fetch(*files, status, Careful(RESPONSES))
+
+
+def reading_in_small_steps(patch: pytest.MonkeyPatch, block: int, chunk: int, waiting: int) -> None:
+    patch.setattr(lines_module, "BLOCK_ROWS", block)
+    patch.setattr(reading, "_CHUNK_ROWS", chunk)
+    patch.setattr(reading, "_MOST_WAITING", waiting)
+
+
+def never(*_: Any) -> Any:
+    raise Unordered
+
+
+sizes = st.sampled_from([1, 2, 3, 100])
+makes = st.sampled_from([answer, answer, answer, failure, line_error, lambda i: answer(i).replace(b'"error"', b'"e"')])
+whole = st.permutations(IDS).flatmap(
+    lambda ids: st.tuples(*(st.builds(lambda make, i=i: make(i), makes) for i in ids))  # type: ignore[misc]
+)
+
+
+@settings(max_examples=150)
+@given(
+    whole,
+    st.integers(0, N),
+    st.lists(st.tuples(st.integers(0, N), lines), max_size=1),
+    st.sampled_from([0, 1]),
+    sizes,
+    sizes,
+)
+def test_lines_read_once_come_to_the_same_as_lines_read_twice(
+    texts: tuple[bytes, ...], at: int, more: list[tuple[int, bytes]], n_lost: int, block: int, chunk: int
+) -> None:
+    everything = list(texts[n_lost:])
+    for place, text in more:
+        everything.insert(place, text)
+    files = (b"".join(text + b"\n" for text in part) for part in (everything[at:], everything[:at]))
+    output, errors = files
+    with pytest.MonkeyPatch.context() as patch:
+        reading_in_small_steps(patch, block, chunk, 2)
+        found = fetch(output, errors, "completed")
+        patch.setattr(AnswerReader, "once", never)
+        assert found == fetch(output, errors, "completed")
+
+
+@given(st.permutations(IDS), st.integers(0, N - 1), sizes, sizes)
+def test_lines_in_any_near_order_are_read_once(ids: list[str], n_errors: int, block: int, chunk: int) -> None:
+    output = b"".join(answer(custom_id) + b"\n" for custom_id in ids[n_errors:])
+    errors = b"".join(failure(custom_id) + b"\n" for custom_id in ids[:n_errors])
+    with pytest.MonkeyPatch.context() as patch:
+        reading_in_small_steps(patch, block, chunk, N)
+        patch.setattr(AnswerReader, "twice", never)
+        found, strays, tally = fetch(output, errors, "completed")
+    assert [row["status"] for row in found] == ["failed" if i in ids[:n_errors] else "succeeded" for i in IDS]
+    assert strays == b"" and sum(tally.values()) == N
+
+
+def test_what_waits_for_a_line_that_does_not_come_is_bounded() -> None:
+    kept: list[int] = []
+
+    class Counting(AnswerReader):
+        def once(self, files: Any) -> Any:
+            try:
+                yield from super().once(files)
+            except Unordered:
+                kept.append(1)
+                raise
+
+    output = b"".join(answer(custom_id) + b"\n" for custom_id in [*IDS[1:], IDS[0]])
+    with pytest.MonkeyPatch.context() as patch:
+        reading_in_small_steps(patch, 1, 1, 2)
+        patch.setattr(lines_module, "_READ_BYTES", 16)
+        patch.setattr(harvest_module, "AnswerReader", Counting)
+        found, _, _ = fetch(output, b"", "completed")
+    assert kept and [row["status"] for row in found] == ["succeeded"] * N

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_openai_batch.engine import lines as module
-from airflow_openai_batch.engine.lines import lines_in_order, locate
+from airflow_openai_batch.engine.lines import Lines, lines_in_order, locate
 from airflow_openai_batch.engine.parse import custom_id_of
 
 IDS = ["t0", "a", "é x", "back\\\\slash", "back\\\\", "tab\\t", "tab\t", 'quo"te', '","', "\u2028", "a" * 64]
@@ -35,6 +35,11 @@ bad = st.builds(lambda line, at: line[: at % len(line)], good, st.integers(0, 10
 files = st.lists(st.lists(good | good | bad, max_size=12), max_size=2)
 
 
+def cut(lines: list[bytes], has_end: bool) -> list[bytes]:
+    data = b"\n".join(lines) + (b"\n" if has_end else b"")
+    return data.split(b"\n")[:-1] if data.endswith(b"\n") else data.split(b"\n") if data else []
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     files,
@@ -53,7 +58,7 @@ def test_lines_reach_the_rows_that_they_name(
     rows: int,
     size: int,
 ) -> None:
-    for name, value in (("_READ_BYTES", read), ("_BLOCK_ROWS", rows), ("_BLOCK_BYTES", size)):
+    for name, value in (("_READ_BYTES", read), ("BLOCK_ROWS", rows), ("_BLOCK_BYTES", size)):
         monkeypatch.setattr(module, name, value)
     strays = io.BytesIO()
     found: list[list[bytes]] = []
@@ -61,7 +66,10 @@ def test_lines_reach_the_rows_that_they_name(
         opened = [stack.enter_context(tempfile.TemporaryFile()) for _ in texts]
         for file, lines in zip(opened, texts, strict=True):
             file.write(b"\n".join(lines) + (b"\n" if has_end else b""))
-        for block in lines_in_order(opened, locate(opened, ids, strays)):
+        files = [Lines(file) for file in opened]
+        for file, lines in zip(files, texts, strict=True):
+            assert [bytes(line) for block in file.blocks() for line in block] == cut(lines, has_end)
+        for block in lines_in_order(files, locate(files, ids, strays)):
             assert block.start == len(found)
             for row, line in enumerate(block.lines):
                 assert not (line and row in block.several)

@@ -1,0 +1,223 @@
+"""The answers to rows in the order of the rows, from lines in any order.
+
+OpenAI writes lines in any order, though mostly in nearly the order of the requests. Then they are read once, as they
+come, and answers wait as columns until a block of rows is whole. Files that are not so (lines that are far from their
+turn, repeated, or of no row) are read twice: once to learn where each row's lines are, once in the order of the
+rows.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+from airflow_openai_batch.engine.lines import Lines, lines_in_order, locate, rows_a_block
+from airflow_openai_batch.engine.memory import uncollected
+from airflow_openai_batch.engine.parse import LineParser, custom_id_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from airflow_openai_batch.engine.lines import Numbers
+    from airflow_openai_batch.engine.outcomes import AnswerColumns
+    from airflow_openai_batch.engine.usual import Line, Row
+
+_MOST_WAITING = 4
+"""How many blocks of answers may wait for the row whose turn it is."""
+_CHUNK_ROWS = 1024
+"""So many answers are Python objects at a time: few enough to stay in a processor's cache until they are columns."""
+
+
+class Read(NamedTuple):
+    """What was read of consecutive rows.
+
+    Attributes:
+        start: The first row.
+        stop: The row after the last one.
+        answers: Good answers, of these rows among others.
+        rows: The rows that have one, in order.
+        places: For each of them where in `answers` it is.
+        lines: All lines of each other row that has some.
+    """
+
+    start: int
+    stop: int
+    answers: list[pa.RecordBatch]
+    rows: Numbers
+    places: Numbers
+    lines: dict[int, list[bytes]]
+
+
+class Unordered(Exception):
+    """Lines are not nearly in the order of the rows, one for each."""
+
+
+class AnswerReader:
+    """Reads the lines of the files of one batch.
+
+    Args:
+        parser: Reads a line.
+        columns: Makes columns of what was read.
+        custom_ids: The ids of the rows.
+        strays: Where lines of no row go.
+    """
+
+    def __init__(self, parser: LineParser, columns: AnswerColumns, custom_ids: list[str], strays: IO[bytes]) -> None:
+        self.parser, self.columns, self.custom_ids, self.strays = parser, columns, custom_ids, strays
+
+    def once(self, files: list[Lines]) -> Iterator[Read]:
+        """Yield the rows of files whose lines are nearly in the order of the rows, one for each.
+
+        Args:
+            files: The output file and the error file, as far as there are any.
+
+        Raises:
+            Unordered: The files are not like this. What was yielded is to be forgotten.
+        """
+        if not files:
+            raise Unordered
+        waiting = _Waiting(self, *files)
+        for lines in files[0].blocks():
+            with uncollected():
+                waiting.add(lines, self.parser.read_usual(lines))
+            yield from waiting.whole_blocks()
+        yield from waiting.other_blocks()
+
+    def twice(self, files: list[Lines]) -> Iterator[Read]:
+        """Yield the rows of files whose lines are as they may.
+
+        Args:
+            files: The output file and the error file, as far as there are any.
+        """
+        import numpy as np
+
+        for block in lines_in_order(files, locate(files, self.custom_ids, self.strays)):
+            answers: list[pa.RecordBatch] = []
+            found: list[int] = []
+            lines: dict[int, list[bytes]] = {}
+            stop = block.start + len(block.lines)
+            for start in range(0, len(block.lines), _CHUNK_ROWS):
+                chunk = block.lines[start : start + _CHUNK_ROWS]
+                with uncollected():
+                    good: list[Row] = []
+                    for i, row in enumerate(self.parser.read_usual(chunk), start):
+                        if row is not None and row[0] == self.custom_ids[block.start + i]:
+                            good.append(row)
+                            found.append(block.start + i)
+                        elif of_row := [bytes(line) for line in block.several.get(i, block.lines[i : i + 1]) if line]:
+                            lines[block.start + i] = of_row
+                    answers.append(self.columns(good))
+            yield Read(block.start, stop, answers, np.array(found, dtype=np.int64), np.arange(len(found)), lines)
+
+
+class _Waiting:
+    """What was read of an output file and waits for its turn. Lines of the error file are read when it has come."""
+
+    def __init__(self, reader: AnswerReader, output: Lines, errors: Lines | None = None) -> None:
+        import numpy as np
+
+        ids = reader.custom_ids
+        self._reader, self._errors = reader, errors
+        self._row_of = dict(zip(ids, range(len(ids)), strict=True))
+        self._size = rows_a_block(output, len(ids))
+        self._n_blocks = -(-len(ids) // self._size)
+        self._n_missing = self._by_block(np.arange(len(ids)))
+        self._is_known = np.zeros(len(ids), dtype=bool)
+        self._error_line_of = self._found_in(errors) if errors is not None else {}
+        self._line_of: dict[int, bytes] = {}
+        self._good: list[Row] = []
+        self._rows: list[Numbers] = []
+        self._answers: list[pa.RecordBatch] = []
+        self._next = 0
+
+    def _found_in(self, errors: Lines) -> dict[int, int]:
+        """Return for each row in the error file which line of it that is, in the order of the rows."""
+        numbers: dict[int, int] = {}
+        for number, line in enumerate(itertools.chain.from_iterable(errors.blocks())):
+            if (row := self._row_named_by(line)) is not None:
+                numbers[row] = number
+        return dict(sorted(numbers.items()))
+
+    def add(self, lines: list[Line], read: list[Row | None]) -> None:
+        """Let lines, and what was read of them, wait.
+
+        Raises:
+            Unordered: A row has a line already, a line has no row, or too much waits.
+        """
+        good = [row for row in read if row is not None]
+        if len(good) < len(read):
+            for line, answer in zip(lines, read, strict=True):
+                if answer is None and (row := self._row_named_by(line)) is not None:
+                    self._line_of[row] = bytes(line)
+        self._good += good
+        if len(self._good) >= _CHUNK_ROWS:
+            self._make_columns()
+        if sum(map(len, self._rows)) > (_MOST_WAITING + 1) * self._size:
+            raise Unordered
+
+    def _row_named_by(self, line: Line) -> int | None:
+        """Return the row of a line that is not usual and good, or None for an empty line."""
+        if not (text := bytes(line).strip()):
+            return None
+        row = self._row_of.get(custom_id_of(text) or "")
+        self._note([row])
+        return row
+
+    def _make_columns(self) -> None:
+        self._rows.append(self._note(list(map(self._row_of.get, [row[0] for row in self._good]))))
+        self._answers.append(self._reader.columns(self._good))
+        self._good = []
+
+    def _note(self, found: list[int | None]) -> Numbers:
+        """Note that rows have their line."""
+        import numpy as np
+
+        if None in found or len(set(found)) < len(found):
+            raise Unordered
+        rows = np.array(found, dtype=np.int64)
+        if self._is_known[rows].any():
+            raise Unordered
+        self._is_known[rows] = True
+        self._n_missing -= self._by_block(rows)
+        return rows
+
+    def _by_block(self, rows: Numbers) -> Numbers:
+        import numpy as np
+
+        return np.bincount(rows // self._size, minlength=self._n_blocks)
+
+    def whole_blocks(self) -> Iterator[Read]:
+        """Yield the rows whose turn has come."""
+        while self._next < self._n_blocks and not self._n_missing[self._next]:
+            yield self._block()
+
+    def other_blocks(self) -> Iterator[Read]:
+        """Yield all other rows, when there are no more lines."""
+        self._make_columns()
+        while self._next < self._n_blocks:
+            yield self._block()
+
+    def _block(self) -> Read:
+        import numpy as np
+
+        start = self._next * self._size
+        stop = min(start + self._size, len(self._is_known))
+        self._next += 1
+        waiting = np.concatenate([*self._rows, np.empty(0, dtype=np.int64)])
+        places = np.flatnonzero((waiting >= start) & (waiting < stop))
+        places = places[np.argsort(waiting[places])]
+        found = Read(start, stop, self._answers, waiting[places], places, self._lines_of(start, stop))
+        still = [i for i, rows in enumerate(self._rows) if (rows >= stop).any()]
+        self._rows, self._answers = [self._rows[i] for i in still], [self._answers[i] for i in still]
+        return found
+
+    def _lines_of(self, start: int, stop: int) -> dict[int, list[bytes]]:
+        import numpy as np
+
+        lines = {row: [self._line_of.pop(row)] for row in [*self._line_of] if start <= row < stop}
+        rows = [row for row in self._error_line_of if start <= row < stop]
+        if self._errors is not None and rows:
+            of_rows = self._errors.read(np.array([self._error_line_of.pop(row) for row in rows]))
+            lines |= {row: [bytes(line)] for row, line in zip(rows, of_rows, strict=True)}
+        return lines
