@@ -23,6 +23,11 @@ from summary import Goal
 HEAVY = ("openai", "pandas", "pyarrow", "httpx2")
 EXAMPLES = sorted((Path(__file__).parents[1] / "dags_examples").glob("[a-z]*.py"))
 OURS = ("operators", "sensors", "decorators")
+AIRFLOWS = (
+    "airflow.providers.common.compat.sdk",
+    *(f"airflow.sdk.bases.{name}" for name in ("decorator", "hook", "operatorlink", "sensor")),
+)
+"""What an operator, a sensor and a decorator load of Airflow that a Dag file alone does not."""
 
 
 def _ms(title: str, method: str, limit: float) -> Goal:
@@ -87,6 +92,16 @@ def operators(case: Case) -> None:
 def everything(case: Case) -> None:
     timed_import(case, *(f"airflow_openai_batch.{name}" for name in (*OURS, "triggers", "hooks")))
     forbid_heavy("The package", set())
+
+
+@group.method("bases", "limit: the base classes of Airflow that they extend")
+def bases(case: Case) -> None:
+    timed_import(case, *AIRFLOWS)
+
+
+@group.method("trigger_base", "limit: these and BaseTrigger")
+def trigger_base(case: Case) -> None:
+    timed_import(case, *AIRFLOWS, "airflow.triggers.base")
 
 
 @group.method("official", "apache-airflow-providers-openai: operator")

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 ENDINGS = ("parquet", "csv", "jsonl", "ndjson")
 _LOOSE = ("jsonl", "ndjson")
 """Formats in which a row simply leaves out what it does not have."""
-_MAGIC = re.compile(r"[*?\[]")
-_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://\S+\Z")
+# Texts, which `re` compiles at first use: a Dag file that imports the operators does not pay for it.
+_MAGIC = r"[*?\[]"
+_SCHEME = r"[a-z][a-z0-9+.-]*://\S+\Z"
 _MARKS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
 
 
@@ -197,7 +198,7 @@ def _is_path(value: Any) -> bool:
 
 
 def _looks_like_path(text: str) -> bool:
-    return bool(_SCHEME.match(text)) or (_ending(text) in ENDINGS and "\n" not in text)
+    return bool(re.match(_SCHEME, text)) or (_ending(text) in ENDINGS and "\n" not in text)
 
 
 def _is_directory(path: Any) -> bool:
@@ -218,7 +219,7 @@ def _path(value: Any) -> Any:
 
 
 def _has_magic(path: Any) -> bool:
-    return bool(_MAGIC.search(str(path)))
+    return bool(re.search(_MAGIC, str(path)))
 
 
 def _ending(name: str) -> str:
