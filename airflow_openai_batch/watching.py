@@ -30,7 +30,7 @@ _TICK_S, _LONGEST_TICK_S = 0.05, 60.0
 _CONNECTION_TRIES = 5
 _REFUSALS_BELIEVED = 2
 _DENIED_BATCHES = 3
-_WOKEN_AT_ONCE = 20
+_WOKEN_AT_ONCE = 8
 _log = logging.getLogger(__name__)
 
 _watchers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Watcher]] = weakref.WeakKeyDictionary()
