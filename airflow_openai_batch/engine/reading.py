@@ -132,12 +132,12 @@ class _Waiting:
         self._next = 0
 
     def _found_in(self, errors: Lines) -> dict[int, int]:
-        """Return for each row in the error file which line of it that is, in the order of the rows."""
+        """Return for each row in the error file which line of it that is."""
         numbers: dict[int, int] = {}
         for number, line in enumerate(itertools.chain.from_iterable(errors.blocks())):
             if (row := self._row_named_by(line)) is not None:
                 numbers[row] = number
-        return dict(sorted(numbers.items()))
+        return numbers
 
     def add(self, lines: list[Line], read: list[Row | None]) -> None:
         """Let lines, and what was read of them, wait.
@@ -153,7 +153,7 @@ class _Waiting:
         self._good += good
         if len(self._good) >= _CHUNK_ROWS:
             self._make_columns()
-        if sum(map(len, self._rows)) > (_MOST_WAITING + 1) * self._size:
+        if sum(map(len, self._rows)) + len(self._line_of) > (_MOST_WAITING + 1) * self._size:
             raise Unordered
 
     def _row_named_by(self, line: Line) -> int | None:
@@ -215,9 +215,10 @@ class _Waiting:
     def _lines_of(self, start: int, stop: int) -> dict[int, list[bytes]]:
         import numpy as np
 
-        lines = {row: [self._line_of.pop(row)] for row in [*self._line_of] if start <= row < stop}
-        rows = [row for row in self._error_line_of if start <= row < stop]
-        if self._errors is not None and rows:
-            of_rows = self._errors.read(np.array([self._error_line_of.pop(row) for row in rows]))
-            lines |= {row: [bytes(line)] for row, line in zip(rows, of_rows, strict=True)}
+        rows = range(start, stop)
+        lines = {row: [self._line_of.pop(row)] for row in rows if row in self._line_of}
+        of_errors = [row for row in rows if row in self._error_line_of]
+        if self._errors is not None and of_errors:
+            found = self._errors.read(np.array([self._error_line_of[row] for row in of_errors]))
+            lines |= {row: [bytes(line)] for row, line in zip(of_errors, found, strict=True)}
         return lines
