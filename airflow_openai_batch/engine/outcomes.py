@@ -225,7 +225,7 @@ class PartWriter:
         import pyarrow.compute as pc
 
         n = requests.num_rows
-        found = pa.concat_batches(batches).take(pa.array(order))
+        found = pa.Table.from_batches(batches).combine_chunks().to_batches()[0].take(pa.array(order))
         tokens = {kind: pc.sum(found.column(kind)).as_py() or 0 for kind in Usage.__struct_fields__}
         self.tally.add(n, [entry.outcome for entry in unusual.values()], Usage(**tokens))
         columns: dict[str, pa.Array] = {
