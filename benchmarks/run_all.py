@@ -22,7 +22,7 @@ import report
 FOLDER = Path(__file__).parent
 QUICK = ("--quick",)
 PROGRAMS: dict[str, tuple[tuple[str, ...], tuple[str, ...] | None]] = {
-    "build": (("--repeat", "3"), QUICK),
+    "build": (("--repeat", "5"), QUICK),
     "transfer": (("--repeat", "5"), QUICK),
     "parse": (("--repeat", "5"), QUICK),
     "embeddings": (("--repeat", "5"), QUICK),
@@ -31,7 +31,7 @@ PROGRAMS: dict[str, tuple[tuple[str, ...], tuple[str, ...] | None]] = {
     "memory": (("--repeat", "1"), QUICK),
     "imports": (("--repeat", "7"), QUICK),
     "waiting": (
-        ("--n", "100", "1000", "5000", "--repeat", "1"),
+        ("--n", "1000", "5000", "--repeat", "1"),
         ("--n", "10", "--repeat", "1", "--seconds", "8", "--interval", "1", "--only", "ours"),
     ),
     "triggerer": ((), None),
@@ -47,6 +47,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=report.RESULTS, help="folder for the numbers")
     parser.add_argument("--data", type=Path, help="folder for generated inputs, kept between runs")
     parser.add_argument("--peers", type=Path, help="environments made by build_peers.py")
+    parser.add_argument("--peer-python", type=Path, help="an interpreter with the common.ai provider, for waiting.py")
     options = parser.parse_args()
     if options.quick:
         with tempfile.TemporaryDirectory() as folder:
@@ -77,6 +78,7 @@ def _run_one(name: str, options: argparse.Namespace, results: Path) -> bool:
     if options.data is not None and PROGRAMS[name][1] == QUICK:
         command += ["--data", options.data]
     command += ["--peers", options.peers] if name == "build" and options.peers is not None else []
+    command += ["--peer-python", options.peer_python] if name == "waiting" and options.peer_python is not None else []
     print(f"\n== {name}", flush=True)
     return subprocess.run(command, check=False).returncode == 0
 
