@@ -207,25 +207,15 @@ class PartWriter:
             unusual: The outcomes of all other rows.
         """
         import numpy as np
-
-        batches = [*answers, self._columns([row_of(found.outcome) for found in unusual.values()])]
-        order = np.empty(requests.num_rows, dtype=np.int64)
-        order[rows] = places
-        order[list(unusual)] = sum(batch.num_rows for batch in answers) + np.arange(len(unusual))
-        self._append(requests, batches, order, unusual)
-
-    def _append(
-        self,
-        requests: pa.RecordBatch,
-        batches: list[pa.RecordBatch],
-        order: NDArray[Any],
-        unusual: Mapping[int, Unusual],
-    ) -> None:
         import pyarrow as pa
         import pyarrow.compute as pc
 
         n = requests.num_rows
-        found = pa.Table.from_batches(batches).combine_chunks().to_batches()[0].take(pa.array(order))
+        others = self._columns([row_of(found.outcome) for found in unusual.values()])
+        order = np.empty(n, dtype=np.int64)
+        order[rows] = places
+        order[list(unusual)] = sum(batch.num_rows for batch in answers) + np.arange(len(unusual))
+        found = pa.Table.from_batches([*answers, others]).combine_chunks().to_batches()[0].take(pa.array(order))
         tokens = {kind: pc.sum(found.column(kind)).as_py() or 0 for kind in Usage.__struct_fields__}
         self.tally.add(n, [entry.outcome for entry in unusual.values()], Usage(**tokens))
         columns: dict[str, pa.Array] = {
