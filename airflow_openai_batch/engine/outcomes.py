@@ -126,10 +126,13 @@ class AnswerColumns:
         schema = part_schema(job)
         self._names = [name for name in COLUMNS if name in schema.names and name != "custom_id"]
         self._kinds = [schema.field(name).type for name in self._names]
+        self._has_single_vectors = job.spec.endpoint == EMBEDDINGS and not job.embeds_many
+        if self._has_single_vectors:
+            # Until rows are in order; Arrow reorders bytes ten times as fast as lists.
+            self._kinds[self._names.index("output")] = pa.binary()
         fields = [field for field in schema if field.name.startswith(FIELD)]
         self._field_kinds = [field.type for field in fields]
-        self._schema = pa.schema([*(schema.field(name) for name in self._names), *fields])
-        self._has_single_vectors = job.spec.endpoint == EMBEDDINGS and not job.embeds_many
+        self._schema = pa.schema([*zip(self._names, self._kinds, strict=True), *fields])
 
     def __call__(self, rows: Sequence[Row]) -> pa.RecordBatch:
         """Return the columns of some rows, without their ids."""
@@ -141,7 +144,7 @@ class AnswerColumns:
         values: dict[str, Any] = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
         values |= {kind: np.fromiter(values[kind], np.int64, len(rows)) for kind in Usage.__struct_fields__}
         if self._has_single_vectors:
-            values["output"] = _vectors([found[0] if found else None for found in values["output"]])
+            values["output"] = [np.asarray(found[0], "<f4").tobytes() if found else None for found in values["output"]]
         values |= {name: _repeated(values[name], pa.string()) for name in ("finish_reason", "model")}
         arrays = [_array(values[name], kind) for name, kind in zip(self._names, self._kinds, strict=True)]
         arrays += field_columns(values["fields"], self._field_kinds)
@@ -201,7 +204,7 @@ class PartWriter:
 
         Args:
             requests: The rows' part of the index.
-            answers: The columns of good outcomes, of these rows among others.
+            answers: The columns of good outcomes, in any order.
             rows: Which rows have a good one, counted from the first of these.
             places: For each of them where in `answers` it is.
             unusual: The outcomes of all other rows.
@@ -225,6 +228,8 @@ class PartWriter:
             "batch_id": pa.repeat(pa.scalar(self._batch_id, pa.string()), n),
             "round": pa.repeat(pa.scalar(self._round, pa.int32()), n),
         }
+        if pa.types.is_binary(columns["output"].type):
+            columns["output"] = _vectors(columns["output"])
         arrays = [columns[name] for name in self._schema.names]
         self._behind(self._writer.write_batch, pa.RecordBatch.from_arrays(arrays, schema=self._schema))
 
@@ -261,17 +266,15 @@ def _repeated(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     return pa.repeat(pa.scalar(values[0], kind), len(values)) if is_same else pa.array(values, kind)
 
 
-def _vectors(vectors: list[Any]) -> pa.Array:
-    """Return vectors as one column of lists, without a Python object for each number."""
+def _vectors(packed: pa.Array) -> pa.Array:
+    """Return vectors that are bytes as lists of numbers, without a Python object for each number."""
     import numpy as np
     import pyarrow as pa
 
-    ends = np.zeros(len(vectors) + 1, dtype=np.int32)
-    np.cumsum([0 if vector is None else len(vector) for vector in vectors], out=ends[1:])
-    present = [vector for vector in vectors if vector is not None]
-    numbers = np.concatenate(present) if present else np.zeros(0, dtype=np.float32)
-    mask = pa.array([vector is None for vector in vectors])
-    return pa.ListArray.from_arrays(pa.array(ends), pa.array(numbers, pa.float32()), mask=mask)
+    _, offsets, data = packed.buffers()
+    ends = np.frombuffer(offsets, dtype=np.int32)[packed.offset :][: len(packed) + 1] // 4
+    numbers = np.frombuffer(data or b"", dtype="<f4", count=ends[-1])
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(numbers, pa.float32()), mask=packed.is_null())
 
 
 def read_part(store: JobStore, name: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 _MOST_WAITING = 4
 """How many blocks of answers may wait for the row whose turn it is."""
-_CHUNK_ROWS = 1024
-"""So many answers are Python objects at a time: few enough to stay in a processor's cache until they are columns."""
+_CHUNKS_A_BLOCK = 4
+"""A chunk of a block is as many answers as are Python objects at a time: few enough to stay in a processor's cache."""
 
 
 class Read(NamedTuple):
@@ -35,7 +35,7 @@ class Read(NamedTuple):
     Attributes:
         start: The first row.
         stop: The row after the last one.
-        answers: Good answers, of these rows among others.
+        answers: Good answers of these rows, in any order.
         rows: The rows that have one, in order.
         places: For each of them where in `answers` it is.
         lines: All lines of each other row that has some.
@@ -97,8 +97,9 @@ class AnswerReader:
             found: list[int] = []
             lines: dict[int, list[bytes]] = {}
             stop = block.start + len(block.lines)
-            for start in range(0, len(block.lines), _CHUNK_ROWS):
-                chunk = block.lines[start : start + _CHUNK_ROWS]
+            chunk_rows = -(-len(block.lines) // _CHUNKS_A_BLOCK)
+            for start in range(0, len(block.lines), chunk_rows):
+                chunk = block.lines[start : start + chunk_rows]
                 with uncollected():
                     good: list[Row] = []
                     for i, row in enumerate(self.parser.read_usual(chunk), start):
@@ -151,7 +152,7 @@ class _Waiting:
                 if answer is None and (row := self._row_named_by(line)) is not None:
                     self._line_of[row] = bytes(line)
         self._good += good
-        if len(self._good) >= _CHUNK_ROWS:
+        if len(self._good) * _CHUNKS_A_BLOCK >= self._size:
             self._make_columns()
         if sum(map(len, self._rows)) + len(self._line_of) > (_MOST_WAITING + 1) * self._size:
             raise Unordered
@@ -200,17 +201,23 @@ class _Waiting:
 
     def _block(self) -> Read:
         import numpy as np
+        import pyarrow as pa
 
         start = self._next * self._size
         stop = min(start + self._size, len(self._is_known))
         self._next += 1
-        waiting = np.concatenate([*self._rows, np.empty(0, dtype=np.int64)])
-        places = np.flatnonzero((waiting >= start) & (waiting < stop))
-        places = places[np.argsort(waiting[places])]
-        found = Read(start, stop, self._answers, waiting[places], places, self._lines_of(start, stop))
-        still = [i for i, rows in enumerate(self._rows) if (rows >= stop).any()]
+        rows, answers, still = [np.empty(0, dtype=np.int64)], [], []
+        for i, waiting in enumerate(self._rows):
+            here = np.flatnonzero((waiting >= start) & (waiting < stop))
+            if len(here):
+                rows.append(waiting[here])
+                answers.append(self._answers[i].take(pa.array(here)))
+            if (waiting >= stop).any():
+                still.append(i)
         self._rows, self._answers = [self._rows[i] for i in still], [self._answers[i] for i in still]
-        return found
+        found = np.concatenate(rows)
+        places = np.argsort(found)
+        return Read(start, stop, answers, found[places], places, self._lines_of(start, stop))
 
     def _lines_of(self, start: int, stop: int) -> dict[int, list[bytes]]:
         import numpy as np

@@ -135,7 +135,7 @@ def test_the_usual_way_and_the_careful_way_come_to_the_same(
 
 def reading_in_small_steps(patch: pytest.MonkeyPatch, block: int, chunk: int, waiting: int) -> None:
     patch.setattr(lines_module, "BLOCK_ROWS", block)
-    patch.setattr(reading, "_CHUNK_ROWS", chunk)
+    patch.setattr(reading, "_CHUNKS_A_BLOCK", chunk)
     patch.setattr(reading, "_MOST_WAITING", waiting)
 
 
