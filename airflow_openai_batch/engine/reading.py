@@ -1,9 +1,8 @@
 """The answers to rows in the order of the rows, from lines in any order.
 
 OpenAI writes lines in any order, though mostly in nearly the order of the requests. Then they are read once, as they
-come, and answers wait as columns until a block of rows is whole. Files that are not so (lines that are far from their
-turn, repeated, or of no row) are read twice: once to learn where each row's lines are, once in the order of the
-rows.
+come, and answers wait as columns until a block of rows is whole. Files that are not so (lines are far ahead of their
+turn, repeated, or of no row) are read twice: once to learn where each row's lines are, once in the order of the rows.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from airflow_openai_batch.engine.usual import Line, Row
 
 _MOST_WAITING = 4
-"""How many blocks of answers may wait for the row whose turn it is."""
+"""How many blocks of rows may wait besides the one whose turn it is."""
 _CHUNKS_A_BLOCK = 4
 """A chunk of a block is as many answers as are Python objects at a time: few enough to stay in a processor's cache."""
 
@@ -144,18 +143,17 @@ class _Waiting:
         """Let lines, and what was read of them, wait.
 
         Raises:
-            Unordered: A row has a line already, a line has no row, or too much waits.
+            Unordered: A row has a line already, a line has no row, or is far ahead of its turn.
         """
         good = [row for row in read if row is not None]
         if len(good) < len(read):
             for line, answer in zip(lines, read, strict=True):
                 if answer is None and (row := self._row_named_by(line)) is not None:
                     self._line_of[row] = bytes(line)
+                    self._check_near(row)
         self._good += good
         if len(self._good) * _CHUNKS_A_BLOCK >= self._size:
             self._make_columns()
-        if sum(map(len, self._rows)) + len(self._line_of) > (_MOST_WAITING + 1) * self._size:
-            raise Unordered
 
     def _row_named_by(self, line: Line) -> int | None:
         """Return the row of a line that is not usual and good, or None for an empty line."""
@@ -166,7 +164,9 @@ class _Waiting:
         return row
 
     def _make_columns(self) -> None:
-        self._rows.append(self._note(list(map(self._row_of.get, [row[0] for row in self._good]))))
+        rows = self._note(list(map(self._row_of.get, [row[0] for row in self._good])))
+        self._check_near(int(rows.max(initial=0)))
+        self._rows.append(rows)
         self._answers.append(self._reader.columns(self._good))
         self._good = []
 
@@ -182,6 +182,11 @@ class _Waiting:
         self._is_known[rows] = True
         self._n_missing -= self._by_block(rows)
         return rows
+
+    def _check_near(self, row: int) -> None:
+        """Refuse a row far ahead of its turn: what waits must stay little, and whether it will shows early."""
+        if row >= (self._next + 1 + _MOST_WAITING) * self._size:
+            raise Unordered
 
     def _by_block(self, rows: Numbers) -> Numbers:
         import numpy as np

@@ -158,9 +158,16 @@ whole = st.permutations(IDS).flatmap(
     st.sampled_from([0, 1]),
     sizes,
     sizes,
+    st.sampled_from([0, 2, N]),
 )
 def test_lines_read_once_come_to_the_same_as_lines_read_twice(
-    texts: tuple[bytes, ...], at: int, more: list[tuple[int, bytes]], n_lost: int, block: int, chunk: int
+    texts: tuple[bytes, ...],
+    at: int,
+    more: list[tuple[int, bytes]],
+    n_lost: int,
+    block: int,
+    chunk: int,
+    most_waiting: int,
 ) -> None:
     everything = list(texts[n_lost:])
     for place, text in more:
@@ -168,7 +175,7 @@ def test_lines_read_once_come_to_the_same_as_lines_read_twice(
     files = (b"".join(text + b"\n" for text in part) for part in (everything[at:], everything[:at]))
     output, errors = files
     with pytest.MonkeyPatch.context() as patch:
-        reading_in_small_steps(patch, block, chunk, 2)
+        reading_in_small_steps(patch, block, chunk, most_waiting)
         found = fetch(output, errors, "completed")
         patch.setattr(AnswerReader, "once", never)
         assert found == fetch(output, errors, "completed")
