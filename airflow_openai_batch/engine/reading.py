@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from airflow_openai_batch.engine.lines import Lines, lines_in_order, locate, rows_a_block
+from airflow_openai_batch.engine.lines import Block, Lines, lines_in_order, locate, rows_a_block
 from airflow_openai_batch.engine.memory import uncollected
 from airflow_openai_batch.engine.parse import LineParser, custom_id_of
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _MOST_WAITING = 4
 """How many blocks of rows may wait besides the one whose turn it is."""
 _CHUNKS_A_BLOCK = 4
-"""A chunk of a block is as many answers as are Python objects at a time: few enough to stay in a processor's cache."""
+"""Answers become columns a chunk at a time: few enough to stay, as Python objects, in a processor's cache."""
 
 
 class Read(NamedTuple):
@@ -89,26 +89,30 @@ class AnswerReader:
         Args:
             files: The output file and the error file, as far as there are any.
         """
+        for block in lines_in_order(files, locate(files, self.custom_ids, self.strays)):
+            yield self._block(block)
+
+    def _block(self, block: Block) -> Read:
         import numpy as np
 
-        for block in lines_in_order(files, locate(files, self.custom_ids, self.strays)):
-            answers: list[pa.RecordBatch] = []
-            found: list[int] = []
-            lines: dict[int, list[bytes]] = {}
-            stop = block.start + len(block.lines)
-            chunk_rows = -(-len(block.lines) // _CHUNKS_A_BLOCK)
-            for start in range(0, len(block.lines), chunk_rows):
-                chunk = block.lines[start : start + chunk_rows]
-                with uncollected():
-                    good: list[Row] = []
-                    for i, row in enumerate(self.parser.read_usual(chunk), start):
-                        if row is not None and row[0] == self.custom_ids[block.start + i]:
-                            good.append(row)
-                            found.append(block.start + i)
-                        elif of_row := [bytes(line) for line in block.several.get(i, block.lines[i : i + 1]) if line]:
-                            lines[block.start + i] = of_row
-                    answers.append(self.columns(good))
-            yield Read(block.start, stop, answers, np.array(found, dtype=np.int64), np.arange(len(found)), lines)
+        n = len(block.lines)
+        ids = self.custom_ids[block.start : block.start + n]
+        answers: list[pa.RecordBatch] = []
+        good: list[int] = []
+        chunk_rows = -(-n // _CHUNKS_A_BLOCK)
+        for start in range(0, n, chunk_rows):
+            with uncollected():
+                read = enumerate(self.parser.read_usual(block.lines[start : start + chunk_rows]), start)
+                # The id that a line was found by need not be its own.
+                chunk = {i: row for i, row in read if row is not None and row[0] == ids[i]}
+                answers.append(self.columns(list(chunk.values())))
+            good += chunk
+        lines: dict[int, list[bytes]] = {}
+        for i in sorted(set(range(n)).difference(good)):
+            if of_row := [bytes(line) for line in block.several.get(i, block.lines[i : i + 1]) if line]:
+                lines[block.start + i] = of_row
+        rows = block.start + np.array(good, dtype=np.int64)
+        return Read(block.start, block.start + n, answers, rows, np.arange(len(good)), lines)
 
 
 class _Waiting:
