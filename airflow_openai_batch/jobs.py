@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import msgspec
@@ -76,6 +76,7 @@ def engine_for(handle: JobHandle, log: Any, response_model: Any = None) -> Engin
     from airflow_openai_batch.engine.api import Api
     from airflow_openai_batch.engine.memory import give_back
     from airflow_openai_batch.engine.model import JobKey
+    from airflow_openai_batch.engine.schema import class_check
     from airflow_openai_batch.engine.store import JobStore
     from airflow_openai_batch.telemetry import TaskObserver
 
@@ -87,7 +88,7 @@ def engine_for(handle: JobHandle, log: Any, response_model: Any = None) -> Engin
         store=JobStore(as_path(handle["storage"]), key),
         api=Api(OpenAIBatchHook(handle["conn_id"]).get_conn()),
         timing=_timing(),
-        check=_check_of(response_model),
+        check=class_check(response_model),
         parallel=max(1, conf.getint(SECTION, "parallel_transfers", fallback=4)),
         log=log,
         observer=TaskObserver(handle["conn_id"]),
@@ -100,25 +101,6 @@ def _timing() -> Timing:
     grace_s = conf.getfloat(SECTION, "create_grace", fallback=180.0)
     # The grace period must outlast the call by far, so a short one shortens the call too.
     return Timing(grace_s=grace_s, post_timeout_s=min(Timing().post_timeout_s, grace_s / 3))
-
-
-def _check_of(response_model: Any) -> Callable[[str], str | None] | None:
-    """Return a check by a Pydantic class. Its messages name fields, never values: they end up in logs."""
-    if not (isinstance(response_model, type) and hasattr(response_model, "model_validate_json")):
-        return None
-    from pydantic import ValidationError
-
-    def check(text: str) -> str | None:
-        try:
-            response_model.model_validate_json(text)
-        except Exception as error:  # a validator of the user's may raise anything, and must not stop a harvest
-            if not isinstance(error, ValidationError):
-                return f"a validator raised {type(error).__name__}"
-            found = error.errors(include_input=False, include_url=False, include_context=False)
-            return "; ".join(f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in found[:5])
-        return None
-
-    return check
 
 
 def move(

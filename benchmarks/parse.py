@@ -186,10 +186,11 @@ def with_schema(case: Case) -> None:
 
 @group.method("pydantic", "this package, Pydantic class")
 def with_pydantic(case: Case) -> None:
-    """The check is the one that the operators make of a class, as far as good answers go."""
     from typing import Literal
 
-    from pydantic import BaseModel, ValidationError
+    from pydantic import BaseModel
+
+    from airflow_openai_batch.engine.schema import class_check
 
     class Label(BaseModel):
         topic: Literal[workload.TOPICS]  # type: ignore[valid-type]
@@ -197,14 +198,7 @@ def with_pydantic(case: Case) -> None:
         confidence: float
         summary: str
 
-    def check(text: str) -> str | None:
-        try:
-            Label.model_validate_json(text)
-        except ValidationError as error:
-            return str(error)
-        return None
-
-    ours(case, check=check)
+    ours(case, check=class_check(Label))
 
 
 @group.method("pandas", "pandas.read_json, json_normalize", most=3)

@@ -16,7 +16,7 @@ from airflow_openai_batch.engine.errors import ApiError, Denied
 from airflow_openai_batch.engine.machine import Fact, Timing, backoff_s
 from airflow_openai_batch.engine.model import Batch, LineError, Shard
 from airflow_openai_batch.engine.observer import Observer, Unobserved
-from airflow_openai_batch.engine.parse import Check
+from airflow_openai_batch.engine.schema import Check
 from airflow_openai_batch.engine.store import JobStore
 
 _UNFIT_FACTOR, _DOUBTFUL_FACTOR, _DOUBTFUL_WAITS = 4, 1.5, 6

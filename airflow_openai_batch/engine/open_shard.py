@@ -30,7 +30,7 @@ class OpenShard:
         first_row: The ordinal of its first row.
         model: The model of all its requests.
         limits: What a batch may hold.
-        writers: What finishes the request files, and what writes the rest.
+        writers: What finishes request files and writes their index, and what writes the rows.
     """
 
     def __init__(
@@ -95,14 +95,13 @@ class OpenShard:
         is_doubtful = self._has_given_ids and len(set(self._ids)) < len(self._ids)
         if is_doubtful and (error := first_duplicate(zip(self._ids, ordinals, strict=True))):
             raise error
-        self._behind(self._files.close)
-        self._row_writer.finish(self._finish_rows)
+        self._row_writer.finish(self._row_parts.close)
+        self._behind(self._finish, ordinals)
 
-    def _finish_rows(self) -> None:
-        ordinals = range(self._first_row, self._first_row + self._n_rows)
+    def _finish(self, ordinals: range) -> None:
+        self._files.close()
         self._index = write_index(self._store, self._folder, self._name, ordinals, self._ids, self._digests)
         self._ids, self._digests = [], []
-        self._row_parts.close()
 
     def abandon(self) -> None:
         """Leave nothing of what was not finished."""

@@ -6,7 +6,7 @@ or break the schema. A line that is not JSON or names no row is a stray: ``None`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -14,11 +14,8 @@ import msgspec
 from airflow_openai_batch.engine.answers import PASSING_CODES, READERS, Error, Reader, read_other
 from airflow_openai_batch.engine.model import Outcome, Status
 from airflow_openai_batch.engine.queue import ACCOUNT_CODES
-from airflow_openai_batch.engine.schema import Read, ResponseSchema
+from airflow_openai_batch.engine.schema import Check, Read, ResponseSchema
 from airflow_openai_batch.engine.usual import UNREADABLE, USUAL, Fields, Line, Row, outcome_of
-
-Check = Callable[[str], str | None]
-"""Says what is wrong with an answer's text, or None."""
 
 
 class _Response(msgspec.Struct):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jsonschema_rs
@@ -17,9 +18,10 @@ from airflow_openai_batch.engine.typed import reader_of
 _NAME = re.compile(r"[^A-Za-z0-9_-]")
 _PLACES = {"/v1/responses": "text.format", "/v1/chat/completions": "response_format"}
 
-
 Read = tuple[tuple[Any, ...] | None, str | None]
 """The values of an answer's fields, if it has some, and what is wrong with it, if something is."""
+Check = Callable[[str], str | None]
+"""Says what is wrong with an answer's text, or None."""
 
 
 class ResponseSchema:
@@ -91,7 +93,7 @@ def response_schema(response_model: Any) -> ResponseSchema | None:
         schema = copy.deepcopy(response_model)
         name = str(schema.get("title") or "answer")
         _require_strict(schema, "response_model")
-    elif isinstance(response_model, type) and hasattr(response_model, "model_json_schema"):
+    elif _is_pydantic(response_model):
         schema, name = strict_schema(response_model), response_model.__name__
         _require_strict(schema, response_model.__name__)
     else:
@@ -101,6 +103,35 @@ def response_schema(response_model: Any) -> ResponseSchema | None:
     if schema.get("type") != "object":
         raise InputError("response_model: OpenAI's structured output needs an object at the top of the schema.")
     return ResponseSchema(schema, _NAME.sub("_", name)[:64])
+
+
+def class_check(response_model: Any) -> Check | None:
+    """Return the check by a Pydantic class's own validators, which know more than its schema says.
+
+    Its messages name fields, never values: they end up in logs. None: it is not such a class.
+    """
+    if not _is_pydantic(response_model):
+        return None
+    from pydantic import TypeAdapter, ValidationError
+
+    # The validator itself: what `model_validate_json` adds costs more than half as much again.
+    validate = TypeAdapter(response_model).validator.validate_json
+
+    def check(text: str) -> str | None:
+        try:
+            validate(text)
+        except Exception as error:  # a validator of the user's may raise anything, and must not stop a harvest
+            if not isinstance(error, ValidationError):
+                return f"a validator raised {type(error).__name__}"
+            found = error.errors(include_input=False, include_url=False, include_context=False)
+            return "; ".join(f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in found[:5])
+        return None
+
+    return check
+
+
+def _is_pydantic(response_model: Any) -> bool:
+    return isinstance(response_model, type) and hasattr(response_model, "model_json_schema")
 
 
 def _require_strict(schema: Any, where: str) -> None:

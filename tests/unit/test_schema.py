@@ -6,11 +6,11 @@ from typing import Any, Literal
 import msgspec
 import pytest
 from builders import CHAT, EMBEDDINGS, RESPONSES
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.identity import canonical
-from airflow_openai_batch.engine.schema import ResponseSchema, response_schema, with_response_format
+from airflow_openai_batch.engine.schema import ResponseSchema, class_check, response_schema, with_response_format
 from airflow_openai_batch.engine.template import bodies_of
 
 
@@ -155,3 +155,41 @@ def test_two_response_formats_are_one_too_many(endpoint: str, body: dict[str, An
 def test_embeddings_have_no_structured_output() -> None:
     with pytest.raises(InputError, match="response_model works with /v1/responses and /v1/chat/completions"):
         with_response_format({}, EMBEDDINGS, made(STRICT))
+
+
+class Rated(BaseModel):
+    """Its validator knows more than its schema."""
+
+    model_config = ConfigDict(defer_build=True)
+    stars: int
+    why: str
+
+    @field_validator("stars")
+    @classmethod
+    def _in_range(cls, stars: int) -> int:
+        if stars == 0:
+            raise RuntimeError("the secret text")
+        if stars > 5:
+            raise ValueError("at most five")
+        return stars
+
+
+def test_a_class_checks_by_its_own_validators() -> None:
+    check = class_check(Rated)
+    assert check is not None
+    assert check('{"stars": 5, "why": "quick"}') is None
+    assert check('{"stars": 6, "why": "quick"}') == "stars: Value error, at most five"
+    assert check('{"stars": 4}') == "why: Field required"
+    assert (check("not JSON") or "").startswith(": Invalid JSON")
+
+
+def test_the_check_of_a_class_says_nothing_of_the_answer() -> None:
+    check = class_check(Rated)
+    assert check is not None
+    assert check('{"stars": 0, "why": "quick"}') == "a validator raised RuntimeError"
+    assert "quick" not in (check('{"stars": "many", "why": "quick"}') or "quick")
+
+
+@pytest.mark.parametrize("model", [None, STRICT])
+def test_only_a_class_has_validators_of_its_own(model: Any) -> None:
+    assert class_check(model) is None
