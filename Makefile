@@ -87,7 +87,7 @@ chaos: setup ## 200,000 rows on a real Airflow while everything around it breaks
 	python tests/integration/chaos.py
 
 .PHONY: bench
-bench: setup ## The benchmarks of docs/performance.md: half an hour or more, 20 GB of disk
+bench: setup ## The benchmarks of docs/performance.md: two hours or more, 30 GB of disk
 	python benchmarks/run_all.py
 
 .PHONY: clean

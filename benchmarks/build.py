@@ -92,7 +92,7 @@ def declare(group: Group, ask: Ask) -> None:
                         file.write(_line(ask, row.id, {"category": row.category, "text": row.text}) + "\n")
         case.check(**ask.fingerprint(_written(case.work)))
 
-    @group.method("iterrows", "pandas iterrows, json.dumps, list and join", most=2)
+    @group.method("iterrows", "pandas iterrows, json.dumps, list and join")
     def iterrows(case: Case) -> None:
         import pandas as pd
 

@@ -118,7 +118,7 @@ def ours(case: Case) -> None:
             report(case, pq.ParquetFile(file, pre_buffer=False), "output")
 
 
-@group.method("json", "json.loads of the float form, Parquet in blocks", most=3)
+@group.method("json", "json.loads of the float form, Parquet in blocks")
 def json_loop(case: Case) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -201,7 +201,7 @@ def with_pydantic(case: Case) -> None:
     ours(case, check=class_check(Label))
 
 
-@group.method("pandas", "pandas.read_json, json_normalize", most=3)
+@group.method("pandas", "pandas.read_json, json_normalize")
 def pandas_way(case: Case) -> None:
     import pandas as pd
 

@@ -2,8 +2,8 @@
 
     python benchmarks/run_all.py [--peers FOLDER] [--only build parse ...] [--quick]
 
-On a quiet machine with two cores it takes about half an hour, and a few minutes more the first time, when the inputs
-are made; it needs 20 GB of disk. The numbers go to benchmarks/results/*.json. `--quick` runs everything with a few
+On a quiet machine with two cores it takes more than two hours, and a few minutes more the first time, when the inputs
+are made; it needs 30 GB of disk. The numbers go to benchmarks/results/*.json. `--quick` runs everything with a few
 rows, to see that it still runs, and touches neither the results nor the documentation.
 """
 
@@ -26,12 +26,12 @@ PROGRAMS: dict[str, tuple[tuple[str, ...], tuple[str, ...] | None]] = {
     "transfer": (("--repeat", "5"), QUICK),
     "parse": (("--repeat", "5"), QUICK),
     "embeddings": (("--repeat", "5"), QUICK),
-    "join": (("--repeat", "3"), QUICK),
-    "end_to_end": (("--repeat", "3"), QUICK),
-    "memory": (("--repeat", "1"), QUICK),
+    "join": (("--repeat", "5"), QUICK),
+    "end_to_end": (("--rows", "1000000", "--repeat", "5"), QUICK),
+    "memory": (("--repeat", "5"), QUICK),
     "imports": (("--repeat", "7"), QUICK),
     "waiting": (
-        ("--n", "1000", "5000", "--repeat", "1"),
+        ("--n", "1000", "5000", "--repeat", "5"),
         ("--n", "10", "--repeat", "1", "--seconds", "8", "--interval", "1", "--only", "ours"),
     ),
     "triggerer": ((), None),
