@@ -11,16 +11,20 @@ from typing import IO, Any
 import workload
 
 
-def files(folder: Path, first: int, n: int, endpoint: str = workload.RESPONSES) -> tuple[Path, Path]:
+def files(
+    folder: Path, first: int, n: int, endpoint: str = workload.RESPONSES, *, is_shuffled: bool = False
+) -> tuple[Path, Path]:
     """Return the output file and the error file of a batch that carried n rows from ordinal `first` on.
 
     Five in a thousand requests failed, in three ways; two in a thousand answers are cut off. Lines are out of order,
-    as far as requests overtake each other.
+    as far as requests overtake each other, or in no order at all.
     """
-    stem = f"answers-{workload.VERSION}-{endpoint.strip('/').replace('/', '-')}-{first}-{n}"
+    stem = f"answers-{workload.VERSION}-{endpoint.strip('/').replace('/', '-')}-{first}-{n}{'-shuffled' * is_shuffled}"
     output, error = folder / f"{stem}-output.jsonl", folder / f"{stem}-error.jsonl"
     if not output.exists() or not error.exists():
         lines = _answers(first, n, endpoint)
+        if is_shuffled:
+            random.Random(f"shuffle {first}").shuffle(lines)
         good = [line for is_good, line in lines if is_good]
         bad = [line for is_good, line in lines if not is_good]
         workload.kept(error, lambda path: _write_lines(path, bad))

@@ -143,13 +143,15 @@ def limit(case: Case) -> None:
     import pyarrow.parquet as pq
     import simdjson
 
+    from airflow_openai_batch.engine.outcomes import REPEATING
+
     table, path = pq.read_table(case.shared / "outcomes.parquet"), answers(case, "base64")
     with case.timed():
         parser = simdjson.Parser()
         with path.open("rb") as file:
             for line in file:
                 parser.parse(line)
-        pq.write_table(table, case.work / "vectors.parquet")
+        pq.write_table(table, case.work / "vectors.parquet", use_dictionary=REPEATING)
     report(case, pq.ParquetFile(case.work / "vectors.parquet", pre_buffer=False), "output")
 
 

@@ -5,7 +5,8 @@
 "Ours" is `write_results()` into a Parquet file: shard by shard it reads row parts and outcome parts, checks that
 every row has one outcome, puts them side by side in input order with each field of the structured answers as a column
 of its own, counts errors, and writes the dead letter. `limit` reads the same columns from two Parquet files, inputs
-and outcomes, and writes them to two others: as many values in and out, nothing joined.
+and outcomes, and writes them to two others: as many values in and out, nothing joined. It reads ahead in a thread, and
+writes by the same sink.
 """
 
 from __future__ import annotations
@@ -57,12 +58,16 @@ def prepare(case: Case) -> None:
 def write(source: Any, columns: list[str], target: Path) -> None:
     """Write some columns of a Parquet file to another, as a stream."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
+    from upath import UPath
 
-    schema = pa.schema([source.schema_arrow.field(name) for name in columns])
-    with pq.ParquetWriter(target, schema) as writer:
-        for batch in source.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
-            writer.write_batch(batch)
+    from airflow_openai_batch.engine.background import ahead
+    from airflow_openai_batch.engine.sink import FileSink
+
+    with FileSink(UPath(target)) as sink:
+        sink.begin(pa.schema([source.schema_arrow.field(name) for name in columns]))
+        for batch in ahead(source.iter_batches(batch_size=_BATCH_ROWS, columns=columns)):
+            sink.write(batch)
+        sink.finish()
 
 
 group.prepare = prepare
@@ -115,8 +120,12 @@ def plain(case: Case) -> None:
 
 def unjoined(case: Case, name: str) -> None:
     """Copy the two tables, value by value."""
-    import pandas as pd  # noqa: F401
+    from local_openai import begin_task
+
+    begin_task()
     import pyarrow.parquet as pq
+
+    import airflow_openai_batch.engine.sink  # noqa: F401
 
     sides = ("inputs", "outcomes")
     targets = [case.work / f"{side}.parquet" for side in sides]

@@ -4,13 +4,16 @@
 
 The same job with two million rows and with a tenth of them; each phase is a process of its own. `submit` plans the job
 from Parquet (build.py), `harvest` takes it to its end (`advance()`: uploads are read and thrown away, downloads are
-copies of local files), `results` writes one Parquet table of the input columns, the outcomes and four fields. Base is
-what the process holds when it has imported everything; the peak is the kernel's (VmHWM).
+copies of local files, in which the lines of every other batch are in random order), `results` writes one Parquet table
+of the input columns, the outcomes and four fields. Base is what the process holds when it has imported everything; the
+peak is the kernel's (VmHWM).
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import answers
@@ -51,7 +54,14 @@ def prepare(case: Case) -> None:
     """Make the rows. The answers are made when their batch is; see `harvest`."""
     workload.rows_file(case.data, case.rows)
     for first in range(0, case.rows, workload.BLOCK_ROWS):
-        answers.files(case.data, first, min(workload.BLOCK_ROWS, case.rows - first))
+        _answers(case)(first, min(workload.BLOCK_ROWS, case.rows - first))
+
+
+def _answers(case: Case) -> Callable[[int, int], tuple[Path, Path]]:
+    def answered(first: int, n: int) -> tuple[Path, Path]:
+        return answers.files(case.data, first, n, is_shuffled=bool(first // workload.BLOCK_ROWS % 2))
+
+    return answered
 
 
 def _engine(case: Case) -> Any:
@@ -63,7 +73,7 @@ def _engine(case: Case) -> Any:
     import airflow_openai_batch.engine.results
     import airflow_openai_batch.engine.submit  # noqa: F401
 
-    api = LocalOpenAI(lambda first, n: answers.files(case.data, first, n))
+    api = LocalOpenAI(_answers(case))
     return engine_in(case.shared / "store", api)
 
 

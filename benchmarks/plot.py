@@ -18,7 +18,7 @@ import report
 IMAGES = report.ROOT / "docs" / "images"
 OURS, OTHERS, LIMIT = "#2f81f7", "#8b949e", "#3fb950"
 _TEXT = "#7d8590"
-_PHASES = {"build": "#2f81f7", "upload": "#8957e5", "download": "#3fb950", "parse": "#d29922", "results": "#db6d28"}
+_PHASES = {"build": "#2f81f7", "upload": "#8957e5", "harvest": "#3fb950", "results": "#db6d28"}
 
 
 def bars(group: dict[str, Any], path: Path, *, title: str) -> None:

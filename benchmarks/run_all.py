@@ -32,7 +32,7 @@ PROGRAMS: dict[str, tuple[tuple[str, ...], tuple[str, ...] | None]] = {
     "imports": (("--repeat", "7"), QUICK),
     "waiting": (
         ("--n", "1000", "5000", "--repeat", "5"),
-        ("--n", "10", "--repeat", "1", "--seconds", "8", "--interval", "1", "--only", "ours"),
+        ("--n", "10", "--repeat", "1", "--seconds", "10", "--interval", "1", "--only", "ours"),
     ),
     "triggerer": ((), None),
 }

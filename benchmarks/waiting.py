@@ -7,9 +7,9 @@
 Airflow's triggerer runs all its triggers on one event loop. When that is held up, Airflow warns from 0.2 s on, and
 from 30 s on it takes the triggerer's triggers away. Here the real trigger classes run as the triggerer runs them,
 each sample in a process of its own, against an account of as many batches in another process (`waiting_stub.py` says
-why that is not the emulator). Half of the batches end one after another, the others all at once. The contenders take
-turns; tables show medians. A sample whose event loop does not come back within 15 s of its time is given up and says
-so.
+why that is not the emulator). Half of the batches end one after another, the others all at once. Requests are counted
+while all wait. The contenders take turns; tables show medians, and of what is to stay below a limit the worst. A
+sample whose event loop does not come back within 15 s of its time is given up and says so.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def serving(n: int, **given: float) -> Iterator[str]:
 @contextlib.contextmanager
 def account(n: int, seed: int, options: argparse.Namespace) -> Iterator[str]:
     """Serve an account of n batches. Yields its URL."""
-    ends = {"first": 3 * options.interval, "last": options.seconds - 4 * options.interval, "burst": burst(options)}
+    ends = {"first": 5 * options.interval, "last": options.seconds - 4 * options.interval, "burst": burst(options)}
     with serving(n, seed=seed, latency=options.latency, **ends) as url:
         yield url
 
@@ -118,15 +118,18 @@ def run_all(contenders: list[str], options: argparse.Namespace) -> dict[tuple[in
     return samples
 
 
+_WORST = {"start_lag_max_s": max, "lag_max_s": max, "delay_max_s": max, "n_detected": min}
+
+
 def median(samples: list[Sample]) -> Sample:
-    """Return the medians of the numbers of some samples; of truths, whether any is true."""
+    """Return the medians of the numbers of some samples, and the worst of extremes; of truths, whether any is true."""
     found: Sample = {"samples": len(samples)}
     for key, first in samples[0].items():
         values = [sample[key] for sample in samples if sample[key] is not None]
         if isinstance(first, bool):
             found[key] = any(values)
         elif values and isinstance(values[0], int | float):
-            found[key] = statistics.median(values)
+            found[key] = _WORST.get(key, statistics.median)(values)
         else:
             found[key] = values[0] if values else None
     return found
@@ -167,7 +170,7 @@ def goals(medians: dict[tuple[int, str], Sample], interval_s: float) -> list[dic
         found += [
             (f"{most:,} waits: lag of the event loop, p99", big["lag_p99_s"] * 1000, 10, "ms"),
             (f"{most:,} waits: lag of the event loop, at most", big["lag_max_s"] * 1000, 200, "ms"),
-            (f"{most:,} waits: requests per 100 waits and interval", big["calls_per_100_and_interval"], 1.05, ""),
+            (f"{most:,} waits: requests per 100 waits and interval", big["calls_per_100_and_interval"], 1, ""),
             (f"{most:,} waits: ends not seen", big["n_due"] - big["n_detected"], 0, ""),
             (f"{most:,} waits: an end is seen after at most", big["delay_max_s"] or 1e9, interval_s + 1, "s"),
         ]
@@ -193,8 +196,8 @@ def parsed() -> argparse.Namespace:
     add("--peer-most", type=int, default=1000, help="the other triggers' largest number of waits, default 1000")
     add("--json", type=Path, metavar="FILE", help="write the numbers")
     options = parser.parse_args()
-    if options.seconds < 8 * options.interval:
-        parser.error("--seconds must be 8 intervals or more")
+    if options.seconds < 10 * options.interval:
+        parser.error("--seconds must be 10 intervals or more")
     return options
 
 

@@ -91,9 +91,10 @@ def result(options: argparse.Namespace, clock: Clock, base_mb: float, *, is_stuc
     """Return what was measured."""
     until = clock.began_at + options.seconds
     steady = (clock.began_at + 2 * options.interval, clock.began_at + options.burst)
+    all_wait = (clock.began_at + options.interval, min(clock.ends_at.values()))
     calls = json.loads(_get(f"{options.url}/calls"))
-    n_calls = {kind: sum(steady[0] <= at < steady[1] for at in found) for kind, found in calls.items()}
-    intervals = (steady[1] - steady[0]) / options.interval
+    n_calls = {kind: sum(all_wait[0] <= at < all_wait[1] for at in found) for kind, found in calls.items()}
+    intervals = (all_wait[1] - all_wait[0]) / options.interval
     last_beat = clock.beats[-1][0] if clock.beats else clock.began_at
     silence = max(0.0, time.time() - last_beat - HEARTBEAT_S) if is_stuck else 0.0
     start_until = clock.started_at + 1 if clock.started_at else until

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -25,6 +25,8 @@ PASSING_CODES = frozenset(
     {"batch_expired", "batch_cancelled", "request_timeout", "server_error", "rate_limit_exceeded", "no_answer"}
 )
 """Error codes after which the same request may fare better."""
+CALLS = frozenset({"function_call", "custom_tool_call"})
+"""Items of a response that call a tool of the user's: with them the answer is the calls, whatever is said beside."""
 
 
 class Error(msgspec.Struct):
@@ -71,14 +73,14 @@ def _count(n: int | None) -> int:
 
 class _Body(msgspec.Struct):
     model: str | None = None
-    usage: _Usage | None = None
+    usage: msgspec.Raw = msgspec.Raw(b"null")
+    """Not ``Raw | None``, which to msgspec is null and nothing else."""
 
 
 class _Message(msgspec.Struct):
     content: str | None = None
     refusal: str | None = None
-    tool_calls: msgspec.Raw = msgspec.Raw(b"null")
-    """Not ``Raw | None``, which to msgspec is null and nothing else."""
+    tool_calls: list[msgspec.Raw] | None = None
 
 
 class _Choice(msgspec.Struct):
@@ -137,7 +139,11 @@ class _Images(_Body):
 
 def _fill(outcome: Outcome, body: _Body, finish_reason: str | None = None) -> None:
     outcome.model = body.model
-    outcome.usage = body.usage.usage() if body.usage is not None else Usage()
+    try:
+        usage = _decode_usage(body.usage)
+    except msgspec.MsgspecError:  # an odd count makes an answer no worse
+        usage = None
+    outcome.usage = usage.usage() if usage is not None else Usage()
     outcome.finish_reason = finish_reason
 
 
@@ -176,7 +182,7 @@ def _read_choices(outcome: Outcome, data: bytes, read: Reader) -> None:
         raise ValueError("it has no choices")
     first = body.choices[0]
     _fill(outcome, body, first.finish_reason)
-    texts = [_choice_text(choice) for choice in body.choices]
+    texts = [_choice_text(choice, read) for choice in body.choices]
     refusal = next((c.message.refusal for c in body.choices if c.message is not None and c.message.refusal), None)
     if refusal:
         outcome.output = None
@@ -190,14 +196,25 @@ def _read_choices(outcome: Outcome, data: bytes, read: Reader) -> None:
     return _judge(outcome, texts, read)
 
 
-def _choice_text(choice: _Choice) -> str:
+def _choice_text(choice: _Choice, read: Reader) -> str:
     message = choice.message
     if message is None:
         return choice.text or ""
-    calls = bytes(message.tool_calls)
-    if message.content is None and calls not in (b"null", b"[]"):
-        return calls.decode()
-    return message.content or ""
+    text = message.content or ""
+    if not message.tool_calls or _is_structured(text, read):
+        return text
+    # What is said beside the calls goes before them, as a content part of Chat Completions.
+    said = [msgspec.json.encode({"type": "text", "text": text})] if text else []
+    return _array_of([*said, *message.tool_calls])
+
+
+def _is_structured(text: str, read: Reader) -> bool:
+    """Say whether a text beside calls is itself the answer that the schema asks for."""
+    return bool(text) and read(text)[0] is not None
+
+
+def _array_of(items: Sequence[Any]) -> str:
+    return b"[%b]".__mod__(b",".join(map(bytes, items))).decode()
 
 
 def _read_responses(outcome: Outcome, data: bytes, read: Reader) -> None:
@@ -208,43 +225,63 @@ def _read_responses(outcome: Outcome, data: bytes, read: Reader) -> None:
     body = _decode_responses(data)
     reason = body.incomplete_details.reason if body.incomplete_details is not None else None
     _fill(outcome, body, reason or body.status)
-    if body.status == "failed":
+    if body.status == "failed" or body.error is not None:
         error = body.error or Error()
-        outcome.error_code, outcome.error_message = str(error.code or "failed"), error.message
+        outcome.error_code, outcome.error_message = str(error.code or error.type or "failed"), error.message
         outcome.retryable = outcome.error_code in PASSING_CODES
         return None
-    texts, refusal, calls = _messages(body.output)
-    outcome.output = texts[-1] if texts else None
-    if body.status == "incomplete":
+    found = _found_in(body.output)
+    outcome.output = found.texts[-1] if found.texts else None
+    if body.status == "incomplete" or body.incomplete_details is not None:
         if reason == "content_filter":
             return _refuse(outcome, "content_filter", "The answer was withheld by the content filter.")
         return _truncate(outcome, reason or "incomplete")
-    if refusal is not None and not texts:
-        return _refuse(outcome, "refusal", refusal)
-    if not texts and calls:
-        return _judge(outcome, [b"[%b]".__mod__(b",".join(calls)).decode()], lambda _: (None, None))
-    if not texts:
+    if found.refusal is not None:
+        return _refuse(outcome, "refusal", found.refusal)
+    good = next((text for text in reversed(found.texts) if read(text)[1] is None), None)
+    if found.calls and not (good and _is_structured(good, read)):
+        return _judge(outcome, [_array_of(found.calls)], lambda _: (None, None))
+    if not found.has_message:
         raise ValueError("it has no message")
-    good = next((text for text in reversed(texts) if read(text)[1] is None), texts[-1])
-    return _judge(outcome, [good], read)
+    return _judge(outcome, [good or (found.texts or [""])[-1]], read)
 
 
-def _messages(items: list[msgspec.Raw]) -> tuple[list[str], str | None, list[bytes]]:
-    """Return the texts of the message items, the refusal if there is one, and the raw function calls."""
+class _Found(NamedTuple):
+    """What counts of the items of a response.
+
+    Attributes:
+        texts: The texts of its messages, but for empty ones.
+        has_message: Whether there is a message, if only an empty one.
+        refusal: What the last message refuses with.
+        calls: The calls as they came, and the messages beside them.
+    """
+
+    texts: list[str]
+    has_message: bool
+    refusal: str | None
+    calls: list[msgspec.Raw]
+
+
+def _found_in(raws: list[msgspec.Raw]) -> _Found:
+    items = [_decode_item(raw) for raw in raws]
     texts: list[str] = []
-    refusal: str | None = None
-    calls: list[bytes] = []
-    for raw in items:
-        item = _decode_item(raw)
-        if item.type == "function_call":
-            calls.append(bytes(raw))
-        if item.type != "message" or not item.content:
-            continue
-        parts = [part.text for part in item.content if part.text is not None and part.type != "refusal"]
-        if parts:
-            texts.append("".join(parts))
-        refusal = next((part.refusal for part in item.content if part.refusal), refusal)
-    return texts, refusal, calls
+    has_message, refusal = False, None
+    for content in [item.content for item in items if item.type == "message" and item.content]:
+        has_message = True
+        text = "".join(part.text for part in content if part.text is not None and part.type != "refusal")
+        refused = next((part.refusal for part in content if part.refusal), None)
+        if text or refused:
+            refusal = refused
+        if text:
+            texts.append(text)
+    kinds: set[str] = set()
+    if any(item.type in CALLS for item in items):
+        kinds = {*CALLS, "message"}
+    elif not has_message:  # then what OpenAI's own tools have done is all there is
+        kinds = {item.type for item in items if item.type.endswith("_call")}
+    return _Found(
+        texts, has_message, refusal, [raw for raw, item in zip(raws, items, strict=True) if item.type in kinds]
+    )
 
 
 def _read_embeddings(outcome: Outcome, data: bytes, read: Reader) -> None:
@@ -260,6 +297,8 @@ def _vector(value: str | list[float]) -> Any:
     """Return float32 numbers; base64 text is little-endian float32."""
     import numpy as np
 
+    if not value:
+        raise ValueError("the embedding is empty")
     if isinstance(value, str):
         try:
             return np.frombuffer(base64.b64decode(value, validate=True), dtype="<f4")
@@ -300,6 +339,7 @@ def read_other(outcome: Outcome, data: bytes, read: Reader) -> None:
     _judge(outcome, [data.decode()], read)
 
 
+_decode_usage = msgspec.json.Decoder(_Usage | None).decode
 _decode_choices = msgspec.json.Decoder(_Choices).decode
 _decode_responses = msgspec.json.Decoder(_ResponsesBody).decode
 _decode_embeddings = msgspec.json.Decoder(_Embeddings).decode

@@ -35,12 +35,21 @@ class Layout:
         arrays = []
         for field in self.inputs:
             at = rows.schema.get_field_index(field.name)
-            # Unsafe: what was paid for must not be lost over a whole number that a column of fractions rounds.
             column = rows.column(at) if at >= 0 else pa.nulls(rows.num_rows, field.type)
-            arrays.append(column if column.type == field.type else column.cast(field.type, safe=False))
+            arrays.append(column if column.type == field.type else _cast(column, field.type))
         arrays += [outcomes.column(name) for name in RESULT_COLUMNS]
         arrays += [outcomes.column(FIELD + name) for name in self.fields]
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+
+def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    import pyarrow as pa
+
+    try:
+        # Unsafe: what was paid for must not be lost over a whole number that a column of fractions rounds.
+        return column.cast(kind, safe=False)
+    except pa.ArrowException:
+        return pa.array(column.to_pylist(), kind)  # older versions do not cast a struct that lacks a field
 
 
 def layout_of(store: JobStore, job: Job) -> Layout:

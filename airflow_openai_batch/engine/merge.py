@@ -16,6 +16,9 @@ from airflow_openai_batch.engine.store import JobStore
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_MOST_ROWS = 4096
+_WINDOW_BYTES = 4 * 1024 * 1024  # as stored; texts become three times as large in memory
+
 
 class OutcomeStream:
     """The outcomes of a first-round shard, over all its rounds and with what was carried over.
@@ -28,12 +31,16 @@ class OutcomeStream:
 
     def __init__(self, store: JobStore, job: Job, root: Shard) -> None:
         self._shard = root.id
+        names = list(_parts(job, root))
+        n_bytes = sum(map(store.size, names)) // max(1, root.n_rows)
+        self.most_rows = max(1, min(_MOST_ROWS, _WINDOW_BYTES // max(1, n_bytes)))
+        """How many rows may be taken at a time, for their size."""
         columns = [name for name in part_schema(job).names if name != "digest"]
-        self._parts = [_Part(read_part(store, name, columns)) for name in _parts(job, root)]
+        self._parts = [_Part(read_part(store, name, columns)) for name in names]
         self._next = root.first_row
 
     def take(self, n_rows: int) -> pa.RecordBatch:
-        """Return the outcomes of the next rows.
+        """Return the outcomes of the next rows, at most ``most_rows``.
 
         Raises:
             StoreError: A row has none.

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from airflow_openai_batch.engine.store import JobStore
 
 ROW_GROUP_ROWS = 4096
-_REPEATING = ["status", "error_code", "error_message", "finish_reason", "model", "batch_id", "round"]
+_READ_BYTES = 16 * 1024 * 1024
+REPEATING = ["status", "error_code", "error_message", "finish_reason", "model", "batch_id", "round"]
 """Columns whose values repeat, for which Parquet keeps a dictionary."""
 FIELD = "answer."
 """What the names of the columns with the fields of structured answers begin with."""
@@ -170,7 +171,7 @@ class PartWriter:
         self._batch_id, self._round = batch_id, shard_round
         # By its path: for each small piece that goes to a Python file, the thread would wait for the main one.
         self._file = pa.OSFile(file.name, "wb")
-        self._writer = pq.ParquetWriter(self._file, self._schema, use_dictionary=_REPEATING)
+        self._writer = pq.ParquetWriter(self._file, self._schema, use_dictionary=REPEATING)
         self._behind = Behind(1)
         self.tally = Tally()
 
@@ -278,11 +279,15 @@ def _vectors(packed: pa.Array) -> pa.Array:
 
 
 def read_part(store: JobStore, name: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Yield an outcome part as record batches."""
+    """Yield an outcome part as record batches: few rows at a time where they are large, as pictures are."""
     import pyarrow.parquet as pq
 
     with store.open(name) as file:
-        yield from pq.ParquetFile(file, pre_buffer=False).iter_batches(batch_size=ROW_GROUP_ROWS, columns=columns)
+        part = pq.ParquetFile(file, pre_buffer=False)
+        groups = [part.metadata.row_group(i) for i in range(part.num_row_groups)]
+        row_bytes = sum(group.total_byte_size for group in groups) // max(1, part.metadata.num_rows)
+        n_rows = max(1, min(ROW_GROUP_ROWS, _READ_BYTES // max(1, row_bytes)))
+        yield from part.iter_batches(batch_size=n_rows, columns=columns)
 
 
 def carried_rows(

@@ -6,8 +6,10 @@ or break the schema. A line that is not JSON or names no row is a stray: ``None`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -16,6 +18,8 @@ from airflow_openai_batch.engine.model import Outcome, Status
 from airflow_openai_batch.engine.queue import ACCOUNT_CODES
 from airflow_openai_batch.engine.schema import Check, Read, ResponseSchema
 from airflow_openai_batch.engine.usual import UNREADABLE, USUAL, Fields, Line, Row, outcome_of
+
+T = TypeVar("T")
 
 
 class _Response(msgspec.Struct):
@@ -65,25 +69,27 @@ class LineParser:
         return outcome_of(row) if row is not None and row[0] else self._parse_any(line)
 
     def _parse_any(self, line: Line) -> Outcome | None:
-        try:
-            read = _decode_line(line)
-        except UNREADABLE:
-            return None
-        if not read.custom_id:
+        read = _read_line(line, _decode_line)
+        if read is None or not read.custom_id:
             return None
         outcome = Outcome(custom_id=read.custom_id, status=Status.FAILED)
         response = read.response
         if response is not None:
             outcome.request_id = str(response.request_id) if response.request_id is not None else None
         status = _status(response)
-        if response is None or status != 200:
-            _read_failure(outcome, response, status, read.error)
+        error = read.error or _error_in(response)
+        # Without a status it is the body that tells whether there is an answer.
+        if response is None or (status != 200 if status is not None else error is not None or _is_empty(response)):
+            _read_failure(outcome, status, error)
             return outcome
         try:
             self._read_body(outcome, _unwrapped(response.body), self._read_text)
-        except UNREADABLE as error:
+        except UNREADABLE as unreadable:
+            if error is not None or status is None:
+                _read_failure(outcome, status, error)
+                return outcome
             outcome.status = Status.INVALID
-            outcome.error_code, outcome.error_message = "unreadable_answer", f"The answer cannot be read: {error}"
+            outcome.error_code, outcome.error_message = "unreadable_answer", f"The answer cannot be read: {unreadable}"
         return outcome
 
 
@@ -127,10 +133,8 @@ def _fields_of(schema: ResponseSchema | None, check: Check | None) -> Fields | N
 
 def custom_id_of(line: bytes) -> str | None:
     """Return the custom_id of a line, or None if there is none to be had. Cheaper than reading the line."""
-    try:
-        return _decode_id(line).custom_id
-    except UNREADABLE:
-        return None
+    read = _read_line(line, _decode_id)
+    return read.custom_id if read is not None else None
 
 
 class _Id(msgspec.Struct):
@@ -140,26 +144,52 @@ class _Id(msgspec.Struct):
 _decode_id = msgspec.json.Decoder(_Id).decode
 
 
+def _read_line(line: Line, decode: Callable[[Line], T]) -> T | None:
+    """Decode a line, also one that holds what JSON has no room for and other writers do write; None if that fails."""
+    try:
+        return decode(line)
+    except UNREADABLE:
+        pass
+    try:
+        # Half a surrogate pair, as of an emoji that was cut; NaN and Infinity.
+        value = json.loads(bytes(line), parse_constant=lambda _: None)
+        return decode(_HALF_PAIR.sub("\ufffd", json.dumps(value, ensure_ascii=False)).encode())
+    except UNREADABLE:
+        return None
+
+
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+
+
 def _unwrapped(body: msgspec.Raw) -> bytes:
     """Some servers put the body into the line as a JSON text."""
     data = bytes(body)
     return msgspec.json.decode(data, type=str).encode() if data[:1] == b'"' else data
 
 
+def _is_empty(response: _Response) -> bool:
+    return bytes(response.body) in (b"null", b"{}", b'""')
+
+
 def _status(response: _Response | None) -> int | None:
     try:
-        return int(response.status_code) if response is not None and response.status_code is not None else None
+        return int(float(response.status_code)) if response is not None and response.status_code is not None else None
     except (ValueError, OverflowError):
         return None
 
 
-def _read_failure(outcome: Outcome, response: _Response | None, status: int | None, error: Error | str | None) -> None:
+def _error_in(response: _Response | None) -> Error | str | None:
+    """Return the error that the body of an answer holds."""
+    if response is None:
+        return None
+    try:
+        return _decode_error(_unwrapped(response.body)).error
+    except UNREADABLE:
+        return None
+
+
+def _read_failure(outcome: Outcome, status: int | None, error: Error | str | None) -> None:
     """Fill in what went wrong, and whether the same request may fare better."""
-    if response is not None and status is not None and error is None:
-        try:
-            error = _decode_error(_unwrapped(response.body)).error
-        except UNREADABLE:
-            error = None
     if isinstance(error, str):
         error = Error(message=error)
     error = error or Error()

@@ -23,7 +23,6 @@ from airflow_openai_batch.engine.store import JobStore
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_SLICE_ROWS = 4096
 _MAX_CODES = 50
 _EXAMPLES = 3
 
@@ -92,7 +91,7 @@ def write_results(store: JobStore, job: Job, sink: Sink) -> Written:
 def _write_shard(store: JobStore, job: Job, root: Shard, layout: Layout, sink: Sink, errors: _Errors) -> int:
     outcomes = OutcomeStream(store, job, root)
     n_rows = 0
-    for rows in ahead(_rows(store, root)):
+    for rows in ahead(_rows(store, root, outcomes.most_rows)):
         n_rows += rows.num_rows
         if n_rows > root.n_rows:
             break
@@ -106,18 +105,18 @@ def _write_shard(store: JobStore, job: Job, root: Shard, layout: Layout, sink: S
     return n_rows
 
 
-def _rows(store: JobStore, root: Shard) -> Iterator[pa.RecordBatch]:
-    """Yield the input columns of a shard; ready-made request lines have none."""
+def _rows(store: JobStore, root: Shard, most: int) -> Iterator[pa.RecordBatch]:
+    """Yield the input columns of a shard, so many rows at a time; ready-made request lines have none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not root.row_parts:
-        for start in range(0, root.n_rows, _SLICE_ROWS):
-            n = min(_SLICE_ROWS, root.n_rows - start)
+        for start in range(0, root.n_rows, most):
+            n = min(most, root.n_rows - start)
             yield pa.RecordBatch.from_struct_array(pa.array([{}] * n, pa.struct([])))
     for name in root.row_parts:
         with store.open(name) as file:
-            yield from pq.ParquetFile(file, pre_buffer=False).iter_batches(batch_size=_SLICE_ROWS)
+            yield from pq.ParquetFile(file, pre_buffer=False).iter_batches(batch_size=most)
 
 
 def _copy_strays(store: JobStore, name: str, sink: Sink) -> None:

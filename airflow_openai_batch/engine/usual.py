@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from airflow_openai_batch.engine.answers import CALLS
 from airflow_openai_batch.engine.endpoints import EMBEDDINGS
 from airflow_openai_batch.engine.model import Outcome, Status, Usage
 
@@ -35,14 +36,14 @@ class _Details(_Kept):
 
 
 class _Usage(_Kept):
-    input_tokens: Count = 0
-    output_tokens: Count = 0
+    input_tokens: Count
+    output_tokens: Count
     input_tokens_details: _Details | None = None
     output_tokens_details: _Details | None = None
 
 
 class _ChatUsage(_Kept):
-    prompt_tokens: Count = 0
+    prompt_tokens: Count
     completion_tokens: Count = 0
     prompt_tokens_details: _Details | None = None
     completion_tokens_details: _Details | None = None
@@ -70,6 +71,7 @@ class _Answer(_Kept):
 class _Message(_Kept):
     content: str
     refusal: None = None
+    tool_calls: None = None
 
 
 class _Choice(_Kept):
@@ -145,7 +147,7 @@ def _read_answers(lines: Sequence[Line], fields: Fields | None) -> list[Row | No
 def _content(items: list[_Item]) -> list[_Text] | None:
     """Return the content of the one message, if there is nothing beside it that counts."""
     messages = [item for item in items if item.type == "message"]
-    is_all = len(messages) == 1 and not any(item.type == "function_call" for item in items)
+    is_all = len(messages) == 1 and not any(item.type in CALLS for item in items)
     return messages[0].content if is_all else None
 
 
@@ -174,7 +176,7 @@ def _read_vectors(lines: Sequence[Line], fields: Fields | None) -> list[Row | No
         try:
             found = _decode_vectors(line)
             (vector,) = found.response.body.data
-            if len(vector.embedding) % 4 == 0:
+            if vector.embedding and len(vector.embedding) % 4 == 0:
                 row = _row(found, [np.frombuffer(vector.embedding, dtype="<f4")], None, None)
         except UNREADABLE:
             pass

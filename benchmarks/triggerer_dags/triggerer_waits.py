@@ -1,21 +1,31 @@
-"""Tasks that only wait for a batch, and note when a worker goes on with them."""
+"""Tasks that only wait for a batch, or until tomorrow, each with one after it. They note when a worker runs them."""
 
 from __future__ import annotations
 
+import datetime
 import os
 import time
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, BaseOperator
+from airflow.providers.standard.triggers.temporal import DateTimeTrigger
+from airflow.sdk import DAG, BaseOperator, task_group
 
 from airflow_openai_batch.triggers import OpenAIBatchTrigger
 
 N = int(os.environ["WAITS_N"])
 
 
+def note(task_id: str, number: int) -> None:
+    """Note the time."""
+    with Path(os.environ["WAITS_RESUMED"]).open("a") as file:
+        file.write(f"{task_id} {number} {time.time()}\n")
+
+
 class WaitForBatch(BaseOperator):
     """Waits for the batch with a number."""
+
+    template_fields = ("number",)
 
     def __init__(self, *, number: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -23,9 +33,12 @@ class WaitForBatch(BaseOperator):
 
     def execute(self, context: Any) -> None:
         """Wait in the triggerer."""
+        if os.environ["WAITS_KIND"] == "control":
+            tomorrow = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)
+            self.defer(trigger=DateTimeTrigger(tomorrow), method_name="go_on")
         trigger = OpenAIBatchTrigger(
             conn_id="waiting",
-            batch_ids=[f"batch_{self.number:032x}"],
+            batch_ids=[f"batch_{int(self.number):032x}"],
             wake_at=None,
             poll_interval_s=float(os.environ["WAITS_INTERVAL_S"]),
         )
@@ -33,9 +46,28 @@ class WaitForBatch(BaseOperator):
 
     def go_on(self, context: Any, event: dict[str, Any]) -> None:
         """Note the time."""
-        with Path(os.environ["WAITS_RESUMED"]).open("a") as file:
-            file.write(f"{self.number} {time.time()} {event['reason']}\n")
+        note("wait", self.number)
+
+
+class After(BaseOperator):
+    """Comes after a wait."""
+
+    template_fields = ("number",)
+
+    def __init__(self, *, number: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.number = number
+
+    def execute(self, context: Any) -> None:
+        """Note the time."""
+        note("after", self.number)
 
 
 with DAG("triggerer_waits", schedule=None, max_active_tasks=N):
-    WaitForBatch.partial(task_id="wait").expand(number=list(range(N)))
+
+    @task_group
+    def each(number: int) -> None:
+        """Wait, and go on."""
+        WaitForBatch(task_id="wait", number=number) >> After(task_id="after", number=number)
+
+    each.expand(number=list(range(N)))

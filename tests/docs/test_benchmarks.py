@@ -42,6 +42,15 @@ def test_benchmark_runs_and_its_methods_agree(name: str, results: Path, data: Pa
     assert all(m["samples"][0]["seconds"] > 0 for group in report["groups"] for m in group["methods"])
 
 
+def test_waiting_sees_every_end(tmp_path: Path) -> None:
+    file = tmp_path / "waiting.json"
+    how = ("--n", 10, "--repeat", 1, "--seconds", 10, "--interval", 1, "--only", "ours", "--json", file)
+    done = python(BENCHMARKS / "waiting.py", *how)
+    assert done.returncode == 0, done.stderr
+    unseen = next(goal for goal in json.loads(file.read_text())["goals"] if goal["title"].endswith("ends not seen"))
+    assert unseen["value"] == 0
+
+
 def test_document_takes_every_number_of_the_programs_above(results: Path, tmp_path: Path) -> None:
     document = tmp_path / "performance.md"
     document.write_text(DOCUMENT.read_text())

@@ -198,3 +198,12 @@ def test_the_fake_knows_what_the_engine_calls() -> None:
 
     verbs = ("upload", "create", "retrieve", "batches", "cancel", "download")
     assert all(callable(getattr(FakeApi, verb)) and callable(getattr(Api, verb)) for verb in verbs)
+
+
+def test_a_line_that_only_other_readers_take_for_json_is_an_answer_and_not_asked_again(world: World) -> None:
+    whole = [answer(f"t{i}") for i in range(4)]
+    spoilt = whole[1].replace(b'"error": null', b'"error": null, "note": "\\ud83d", "score": NaN')
+    for lines in ((whole[0], spoilt, *whole[2:]), (*whole[2:], spoilt, whole[0])):
+        _, got = fetch(world, text(*lines))
+        assert [(row["status"], row["retryable"]) for row in part(world, got)] == [(S.SUCCEEDED, False)] * 4
+        assert got.strays is None

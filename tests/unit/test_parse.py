@@ -107,6 +107,68 @@ def test_function_calls_are_the_answer_where_there_is_no_text() -> None:
     assert found.status is S.SUCCEEDED and json.loads(found.output) == [call, call]
 
 
+def message(*parts: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "message", "content": list(parts)}
+
+
+def text(value: str) -> dict[str, Any]:
+    return {"type": "output_text", "text": value}
+
+
+REFUSAL = {"type": "refusal", "refusal": "No."}
+CALL = {"type": "function_call", "name": "f", "arguments": "{}"}
+CUSTOM = {"type": "custom_tool_call", "name": "g", "input": "x"}
+SEARCH = {"type": "web_search_call", "id": "ws_1"}
+
+
+def of_items(*items: dict[str, Any], schema: ResponseSchema | None = None) -> Outcome:
+    return parse(line("c", responses_body() | {"output": list(items)}), schema=schema)
+
+
+@pytest.mark.parametrize("call", [CALL, CUSTOM])
+def test_what_is_said_beside_calls_does_not_hide_them(call: dict[str, Any]) -> None:
+    items = (message(text("Let me look that up.")), call)
+    found = of_items(*items)
+    assert found.status is S.SUCCEEDED and json.loads(found.output) == list(items)
+    assert json.loads(of_items(*items, schema=SCHEMA).output) == list(items)
+    # What the schema asks for is the answer, whatever else was called.
+    assert told(of_items(message(text('{"a":1}')), call, schema=SCHEMA)) == (S.SUCCEEDED, '{"a":1}', None)
+
+
+def test_what_openais_own_tools_did_is_no_answer_beside_a_text() -> None:
+    assert told(of_items(SEARCH, message(text("found")))) == (S.SUCCEEDED, "found", None)
+    assert json.loads(of_items(SEARCH).output) == [SEARCH]
+
+
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [
+        ((message(text("Sure, "), REFUSAL),), (S.REFUSED, "Sure, ", "refusal")),
+        ((message(text("Sure, ")), message(REFUSAL)), (S.REFUSED, "Sure, ", "refusal")),
+        ((message(text(""), REFUSAL),), (S.REFUSED, None, "refusal")),
+        ((message(REFUSAL), message(text(""))), (S.REFUSED, None, "refusal")),
+        ((message(REFUSAL), message(text("well"))), (S.SUCCEEDED, "well", None)),
+        ((message(text("whole")), message(text(""))), (S.SUCCEEDED, "whole", None)),
+        ((message(text("")),), (S.INVALID, "", "empty_answer")),
+        ((), (S.INVALID, None, "unreadable_answer")),
+    ],
+)
+def test_the_last_message_that_says_something_decides(items: Any, expected: Any) -> None:
+    assert told(of_items(*items)) == expected
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"incomplete_details": {"reason": "max_output_tokens"}}, (S.TRUNCATED, "half", "max_output_tokens")),
+        ({"status": None, "incomplete_details": {"reason": "content_filter"}}, (S.REFUSED, "half", "content_filter")),
+        ({"error": {"code": "server_error", "message": "oops"}}, (S.FAILED, None, "server_error")),
+    ],
+)
+def test_what_a_response_says_against_itself_counts_whatever_its_status(more: Any, expected: Any) -> None:
+    assert told(parse(line("c", responses_body("half") | more))) == expected
+
+
 @pytest.mark.parametrize("text", ["{", '{"a":"1"}', '{"a":1,"b":2}', "[1]"])
 def test_an_answer_that_breaks_the_schema_is_invalid_and_kept(text: str) -> None:
     found = parse(line("c", responses_body(text)), schema=SCHEMA)
@@ -134,6 +196,12 @@ def test_the_users_own_check_comes_after_the_schema() -> None:
         (chat(said("whole"), said("ha", "length")), (S.TRUNCATED, "whole", "length")),
         (chat(said("x", "content_filter")), (S.REFUSED, "x", "content_filter")),
         (chat(said(None, "tool_calls", tool_calls=[{"id": "1"}])), (S.SUCCEEDED, '[{"id":"1"}]', None)),
+        (chat(said("", "tool_calls", tool_calls=[{"id": "1"}])), (S.SUCCEEDED, '[{"id":"1"}]', None)),
+        (
+            chat(said("Let me see.", "tool_calls", tool_calls=[{"id": "1"}])),
+            (S.SUCCEEDED, '[{"type":"text","text":"Let me see."},{"id":"1"}]', None),
+        ),
+        (chat(said("hi", tool_calls=[])), (S.SUCCEEDED, "hi", None)),
         (chat(said(None, tool_calls=None)), (S.INVALID, "", "empty_answer")),
         (chat(), (S.INVALID, None, "unreadable_answer")),
         ({"model": "m"}, (S.INVALID, None, "unreadable_answer")),
@@ -155,6 +223,25 @@ def test_chat_counts_tokens_under_their_older_names() -> None:
     found = parse(line("c", chat(said("x"), usage=usage)), CHAT)
     assert found.usage == Usage(input_tokens=7, cached_tokens=2, output_tokens=3, reasoning_tokens=1)
     assert parse(line("c", chat(said("x"), usage=None)), CHAT).usage == Usage()
+
+
+@pytest.mark.parametrize("endpoint", [RESPONSES, CHAT])
+def test_tokens_are_counted_under_either_name(endpoint: str) -> None:
+    for usage in ({"prompt_tokens": 7, "completion_tokens": 3}, {"input_tokens": 7, "output_tokens": 3}):
+        body = responses_body("x") if endpoint == RESPONSES else chat(said("x"))
+        found = parse(line("c", body | {"usage": usage}), endpoint)
+        assert (found.output, found.usage) == ("x", Usage(input_tokens=7, output_tokens=3))
+
+
+@pytest.mark.parametrize("usage", [{"prompt_tokens": "many"}, {"prompt_tokens_details": []}, [], 3])
+def test_an_odd_count_makes_an_answer_no_worse(usage: Any) -> None:
+    found = parse(line("c", chat(said("x"), usage=usage)), CHAT)
+    assert (found.status, found.output, found.usage) == (S.SUCCEEDED, "x", Usage())
+
+
+def test_the_schemas_answer_beside_chat_calls_is_the_answer() -> None:
+    found = parse(line("c", chat(said('{"a":1}', "tool_calls", tool_calls=[{"id": "1"}]))), CHAT, SCHEMA)
+    assert (told(found), found.fields) == ((S.SUCCEEDED, '{"a":1}', None), (1,))
 
 
 def test_each_of_several_chat_answers_must_follow_the_schema() -> None:
@@ -218,6 +305,15 @@ def test_other_endpoints_give_json(endpoint: str, body: Any, output: Any) -> Non
         (b'{"custom_id":"c","response":{"status_code":500,"body":null}}', S.FAILED, "http_500", True),
         (b'{"custom_id":"c","response":{"status_code":500,"body":"<html>"}}', S.FAILED, "http_500", True),
         (b'{"custom_id":"c","response":{"status_code":400,"body":{"error":"bad"}}}', S.FAILED, "http_400", False),
+        (b'{"custom_id":"c","response":{"status_code":null,"body":null}}', S.FAILED, "no_answer", True),
+        (b'{"custom_id":"c","response":{"body":{"error":{"code":"bad_thing"}}}}', S.FAILED, "bad_thing", False),
+        (line("c", {"error": {"code": "server_error"}}, status=200), S.FAILED, "server_error", True),
+        (
+            b'{"custom_id":"c","response":{"status_code":200,"body":null},"error":{"code":"batch_expired"}}',
+            S.EXPIRED,
+            "batch_expired",
+            True,
+        ),
     ],
 )
 def test_failures_are_told_apart_and_asked_again_where_that_may_help(
@@ -242,6 +338,27 @@ def test_a_body_may_be_a_json_text() -> None:
     assert parse(line("c", json.dumps(responses_body("hi")))).output == "hi"
     error = json.dumps({"error": {"code": "rate_limit_exceeded", "message": "slow"}})
     assert told(parse(line("c", error, status=429))) == (S.FAILED, None, "rate_limit_exceeded")
+
+
+@pytest.mark.parametrize("status", [None, "200", "200.0", 200.0, "OK"])
+def test_an_answer_is_one_however_its_status_is_written(status: Any) -> None:
+    data = line("c", responses_body("hi"), status=status)
+    assert told(parse(data)) == (S.SUCCEEDED, "hi", None)
+    assert told(parse(data.replace(b'"status_code": null, ', b""))) == (S.SUCCEEDED, "hi", None)
+
+
+def test_without_a_status_an_error_is_one() -> None:
+    found = parse(line("c", {"error": {"code": "server_error", "message": "m"}}, status=None), CHAT)  # type: ignore[arg-type]
+    assert (told(found), found.retryable) == ((S.FAILED, None, "server_error"), True)
+
+
+def test_what_json_has_no_room_for_spoils_no_answer() -> None:
+    data = line("c", responses_body("cut \ud83d", logprobs=float("nan"), other=float("-inf")))
+    assert b"NaN" in data and b"\\ud83d" in data
+    assert told(parse(data)) == (S.SUCCEEDED, "cut \ufffd", None)
+    assert custom_id_of(data) == "c"
+    whole = line("c", responses_body("whole \U0001f600", logprobs=float("nan")))
+    assert parse(whole).output == "whole \U0001f600"
 
 
 @pytest.mark.parametrize("text", ["a\u2028b\u2029c\x85d", "é😀", "\x00\x1f", '"\\'])

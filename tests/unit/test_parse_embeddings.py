@@ -35,7 +35,7 @@ def test_vectors_come_in_the_order_of_their_inputs() -> None:
     assert [vector.tolist() for vector in found.output] == [[1.0], [2.0]]
 
 
-@pytest.mark.parametrize("embedding", ["not base64!", "QUJD", None, {"x": 1}, [None], ["a"]])
+@pytest.mark.parametrize("embedding", ["not base64!", "QUJD", "", [], None, {"x": 1}, [None], ["a"]])
 def test_a_spoilt_vector_is_invalid(embedding: Any) -> None:
     found = parse({"embedding": embedding, "index": 0})
     assert (found.status, found.output, found.error_code) == (Status.INVALID, None, "unreadable_answer")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,35 @@ def test_rows_come_back_in_input_order_with_all_their_columns(world: World) -> N
         "request_id": "req_1",
         "round": 0,
     }
+
+
+class Noting(ListSink):
+    """Notes how many rows come at a time."""
+
+    def __init__(self) -> None:
+        super().__init__(max_bytes=1 << 30)
+        self.sizes: list[int] = []
+
+    def write(self, batch: Any) -> None:
+        self.sizes.append(batch.num_rows)
+        super().write(batch)
+
+
+def test_large_answers_are_taken_few_at_a_time(world: World) -> None:
+    ended(world, lambda i: answer(i, i + os.urandom(600_000).hex()), 12)
+    sink = Noting()
+    written(world, sink)
+    assert max(sink.sizes) <= 6
+    assert [row["output"][:2] for row in sink.rows[:10]] == [f"t{i}" for i in range(10)]
+    [found] = [row for row in sink.rows if row["custom_id"] == "t11"]
+    assert found["output"].startswith("t11") and len(found["output"]) == 1_200_003
+
+
+def test_small_answers_are_taken_thousands_at_a_time(world: World) -> None:
+    ended(world, answer, 5000)
+    sink = Noting()
+    written(world, sink)
+    assert sink.sizes == [4096, 904]
 
 
 def test_each_row_has_its_last_word_and_a_success_wins(world: World) -> None:
@@ -206,3 +236,15 @@ def test_a_list_too_large_for_xcom_is_refused_with_advice(world: World) -> None:
     ended(world)
     with pytest.raises(InputError, match=r"larger than 100 bytes.*Give output=.*nothing is paid again"):
         written(world, ListSink(max_bytes=100))
+
+
+def test_rows_that_get_more_nested_keys_on_the_way_are_written(world: World) -> None:
+    def rows() -> Any:
+        for i in range(4200):
+            yield {"id": f"t{i}", "text": "x", "meta": {"b": i} if i < 4150 else {"a": "late", "b": i}}
+
+    ended(world, answer, rows)
+    sink = Noting()
+    written(world, sink)
+    found = sink.rows
+    assert (found[0]["meta"], found[4199]["meta"]) == ({"a": None, "b": 0}, {"a": "late", "b": 4199})
