@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from airflow_openai_batch.engine.answers import Reader
     from airflow_openai_batch.engine.store import JobStore
+    from airflow_openai_batch.engine.verdict import Reader
 
 ROW_GROUP_ROWS = 4096
 _READ_BYTES = 16 * 1024 * 1024

@@ -13,11 +13,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from airflow_openai_batch.engine.answers import PASSING_CODES, READERS, Error, Reader, read_other
+from airflow_openai_batch.engine.answers import READERS, read_other
 from airflow_openai_batch.engine.model import Outcome, Status
 from airflow_openai_batch.engine.queue import ACCOUNT_CODES
 from airflow_openai_batch.engine.schema import Check, Read, ResponseSchema
 from airflow_openai_batch.engine.usual import UNREADABLE, USUAL, Fields, Line, Row, outcome_of
+from airflow_openai_batch.engine.verdict import PASSING_CODES, Error, Reader, no_fields
 
 T = TypeVar("T")
 
@@ -109,11 +110,6 @@ def _reader_of(schema: ResponseSchema | None, check: Check | None) -> Reader:
         return fields if problem is None else None, problem
 
     return checked
-
-
-def no_fields(text: str) -> Read:
-    """Read an answer of which nothing is known."""
-    return None, None
 
 
 def _fields_of(schema: ResponseSchema | None, check: Check | None) -> Fields | None:

@@ -20,10 +20,10 @@ from airflow_openai_batch.engine.outcomes import (
     read_index,
     read_part,
 )
-from airflow_openai_batch.engine.parse import no_fields
 from airflow_openai_batch.engine.parts import write_index
 from airflow_openai_batch.engine.schema import ResponseSchema
 from airflow_openai_batch.engine.store import JobStore
+from airflow_openai_batch.engine.verdict import no_fields
 
 _READ_BYTES = 256 * 1024
 

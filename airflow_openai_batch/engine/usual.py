@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from airflow_openai_batch.engine.answers import CALLS
 from airflow_openai_batch.engine.endpoints import EMBEDDINGS
 from airflow_openai_batch.engine.model import Outcome, Status, Usage
+from airflow_openai_batch.engine.responses import CALLS
 
 Line = bytes | memoryview
 Fields = Callable[[str], tuple[Any, ...] | None]

@@ -239,6 +239,11 @@ def test_an_odd_count_makes_an_answer_no_worse(usage: Any) -> None:
     assert (found.status, found.output, found.usage) == (S.SUCCEEDED, "x", Usage())
 
 
+def test_chat_calls_are_the_answer_whatever_the_schema() -> None:
+    found = parse(line("c", chat(said(None, "tool_calls", tool_calls=[{"id": "1"}]))), CHAT, SCHEMA)
+    assert (found.status, json.loads(found.output), found.fields) == (S.SUCCEEDED, [{"id": "1"}], None)
+
+
 def test_the_schemas_answer_beside_chat_calls_is_the_answer() -> None:
     found = parse(line("c", chat(said('{"a":1}', "tool_calls", tool_calls=[{"id": "1"}]))), CHAT, SCHEMA)
     assert (told(found), found.fields) == ((S.SUCCEEDED, '{"a":1}', None), (1,))
