@@ -54,11 +54,16 @@ def _machine(reports: list[dict[str, Any]]) -> str:
     machines = {json.dumps(report["machine"], sort_keys=True) for report in reports}
     if len(machines) > 1:
         sys.exit(f"The results are of different machines: {sorted(machines)}")
-    machine, versions = reports[0]["machine"], {k: v for report in reports for k, v in report["versions"].items()}
+    machine = reports[0]["machine"]
+    versions: dict[str, list[str]] = {}
+    for report in reports:
+        for name, version in report["versions"].items():
+            if version not in versions.setdefault(name, []):
+                versions[name].append(version)
     rows = [
         ("processor", f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB of memory"),
         ("system", f"{machine['system']}, Python {machine['python']}"),
-        *versions.items(),
+        *((name, " and ".join(found)) for name, found in versions.items()),
         ("measured", " and ".join(sorted({r["started_at"][:10] for r in reports if "started_at" in r}))),
         ("load before each program", ", ".join(str(r["load_before"]) for r in reports if "load_before" in r)),
     ]

@@ -95,16 +95,24 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what is measured, and the commit if this is a checkout."""
+    """Return the versions of what is measured, and the commit of the code if this is a checkout."""
     found = {}
     for name in PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
-    done = subprocess.run(git, capture_output=True, text=True, check=False)
-    return {**found, "commit": done.stdout.strip()} if done.returncode == 0 else found
+    try:
+        is_changed = _git("status", "--porcelain", "--", "airflow_openai_batch", "benchmarks/*.py")
+        commit = _git("rev-parse", "--short", "HEAD")
+    except (OSError, subprocess.CalledProcessError):
+        return found
+    return {**found, "commit": f"{commit}, changed" if is_changed else commit}
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parents[1]), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _lines(path: str) -> list[str]:
