@@ -77,7 +77,7 @@ def declare(group: Group, ask: Ask) -> None:
     def callable_body(case: Case) -> None:
         _ours(case, ask, ask.function)
 
-    @group.method("itertuples", "pandas itertuples, json.dumps, streamed", most=3)
+    @group.method("itertuples", "pandas itertuples, json.dumps, streamed", most=2)
     def itertuples(case: Case) -> None:
         import pandas as pd
 
@@ -90,7 +90,7 @@ def declare(group: Group, ask: Ask) -> None:
                         file.write(_line(ask, row.id, {"category": row.category, "text": row.text}) + "\n")
         case.check(**ask.fingerprint(_written(case.work)))
 
-    @group.method("iterrows", "pandas iterrows, json.dumps, list and join")
+    @group.method("iterrows", "pandas iterrows, json.dumps, list and join", most=3)
     def iterrows(case: Case) -> None:
         import pandas as pd
 

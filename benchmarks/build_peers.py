@@ -27,7 +27,7 @@ from summary import Goal
 
 PEERS = {"openai-batch": "0.3.4", "openbatch": "0.0.4", "batchata": "0.4.7", "gpt-batch-api": "1.0.5"}
 LIMITS = {"openai-batch": 5, "openbatch": 20, "batchata": 50, "gpt-batch-api": 50}
-_MOST = {"openai-batch": 5, "openbatch": 5, "batchata": 2, "gpt-batch-api": 5}
+_MOST = {"openai-batch": 5, "openbatch": 5, "batchata": 1, "gpt-batch-api": 3}
 """Samples: one of batchata takes two minutes."""
 
 

@@ -28,10 +28,10 @@ PROGRAMS: dict[str, tuple[tuple[str, ...], tuple[str, ...] | None]] = {
     "embeddings": (("--repeat", "5"), QUICK),
     "join": (("--repeat", "5"), QUICK),
     "end_to_end": (("--rows", "1000000", "--repeat", "5"), QUICK),
-    "memory": (("--repeat", "5"), QUICK),
+    "memory": (("--repeat", "3"), QUICK),
     "imports": (("--repeat", "7"), QUICK),
     "waiting": (
-        ("--n", "1000", "5000", "--repeat", "5"),
+        ("--n", "1000", "5000", "--repeat", "3"),
         ("--n", "10", "--repeat", "1", "--seconds", "10", "--interval", "1", "--only", "ours"),
     ),
     "triggerer": ((), None),
