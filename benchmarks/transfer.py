@@ -4,8 +4,9 @@
 
 A "row" is a megabyte here: 200 MB up, 1,000 MB down, over the loopback interface and without TLS, so that the client
 is what is measured; over a real network the network decides. The other end is a process of its own (http_end.py).
-"Ours" is `Api.upload` and `Api.download`, the latter with its second call that asks for the size. `curl` is a process
-that starts and ends within the measured time. The last method of each is what the SDK's own examples do.
+`raw` is the least that the SDK's client can do. "Ours" is `Api.upload` and `Api.download`, the latter with its second
+call that asks for the size. `curl` is a process that starts and ends within the measured time. The last method of each
+is what the SDK's own examples do.
 """
 
 from __future__ import annotations
@@ -104,6 +105,22 @@ def download(case: Case) -> None:
         api = Api(OpenAI(base_url=url, api_key="sk-not-a-key"))
         with case.timed(), (case.work / "file.jsonl").open("w+b") as file:
             api.download("file-1", file)
+    case.check(hash=hash_of(case.work / "file.jsonl"))
+
+
+@down.method("raw", "limit: the SDK's raw stream, written to a file")
+def raw_download(case: Case) -> None:
+    from openai import OpenAI
+
+    with running(case.shared / "file.jsonl", 1) as url:
+        client = OpenAI(base_url=url, api_key="sk-not-a-key")
+        with (
+            case.timed(),
+            (case.work / "file.jsonl").open("wb") as file,
+            client.files.with_streaming_response.content("file-1") as response,
+        ):
+            for chunk in response.http_response.iter_raw():
+                file.write(chunk)
     case.check(hash=hash_of(case.work / "file.jsonl"))
 
 
