@@ -16,6 +16,7 @@ from airflow_openai_batch.engine.store import JobStore
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_ANSWERED = [status.value for status in (Status.INVALID, Status.REFUSED, Status.TRUNCATED)]
 _MOST_ROWS = 4096
 _WINDOW_BYTES = 4 * 1024 * 1024  # as stored; texts become three times as large in memory
 
@@ -36,6 +37,8 @@ class OutcomeStream:
         self.most_rows = max(1, min(_MOST_ROWS, _WINDOW_BYTES // max(1, n_bytes)))
         """How many rows may be taken at a time, for their size."""
         columns = [name for name in part_schema(job).names if name != "digest"]
+        self.superseded: list[bytes] = []
+        """Answers of earlier rounds to rows that were taken and have no good one: paid for, so not thrown away."""
         self._parts = [_Part(read_part(store, name, columns)) for name in names]
         self._next = root.first_row
 
@@ -72,7 +75,13 @@ class OutcomeStream:
         n_missing = int((chosen < 0).sum())
         if n_missing:
             raise StoreError(f"Shard {self._shard}: {n_missing} rows have no outcome in its store.")
-        return pa.concat_tables(tables).take(pa.array(chosen))
+        everything = pa.concat_tables(tables)
+        at = everything.column("ordinal").to_numpy() - first
+        is_last = chosen[at] == np.arange(len(at))
+        is_answer = np.isin(everything.column("status").to_numpy(zero_copy_only=False), _ANSWERED)
+        lines = everything.column("line").filter(pa.array(is_answer & ~is_last & ~is_good[at]))
+        self.superseded += lines.drop_null().to_pylist()
+        return everything.take(pa.array(chosen))
 
 
 class _Part:

@@ -97,8 +97,9 @@ def _write_shard(store: JobStore, job: Job, root: Shard, layout: Layout, sink: S
             break
         batch = outcomes.take(rows.num_rows)
         errors.add(batch)
-        for line in batch.column("line").drop_null().to_pylist():
+        for line in [*batch.column("line").drop_null().to_pylist(), *outcomes.superseded]:
             sink.dead_letter(line)
+        outcomes.superseded.clear()
         sink.write(layout.arrange(rows, batch))
     if n_rows != root.n_rows:
         raise StoreError(f"Shard {root.id} has {root.n_rows} rows, its row parts {n_rows} or more.")

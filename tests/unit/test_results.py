@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pandas as pd
 import pytest
-from builders import BODY, World, answer, cut, failure, line, line_error
+from builders import BODY, World, answer, cut, failure, line, line_error, responses_body
 from upath import UPath
 
 from airflow_openai_batch.engine.errors import InputError, JobNotReady, StoreError
@@ -106,6 +106,24 @@ def test_each_row_has_its_last_word_and_a_success_wins(world: World) -> None:
         ("t3", "succeeded", "round 3", 2, "batch_2"),
         ("t4", "failed", "try 3", 2, "batch_2"),
     ]
+
+
+def test_an_answer_that_was_paid_for_is_in_the_dead_letter_though_a_later_round_failed(
+    world: World, tmp_path: Path
+) -> None:
+    halves = {i: line(i, responses_body("half", status="incomplete")) for i in ("t0", "t1")}
+
+    def told(i: str) -> bytes:
+        if len(world.api.made) == 1:
+            return halves.get(i) or failure(i, 500, "overloaded")
+        return answer(i) if i == "t1" else failure(i, 500, "again")
+
+    policy = Policy(max_rounds=1, max_bad_ratio=1.0, retry_on=frozenset({S.TRUNCATED}))
+    ended(world, told, 3, policy=policy)
+    written(world, FileSink(UPath(tmp_path / "r.jsonl")))
+    # Of errors the last one tells enough, and a good answer leaves nothing to be looked for.
+    dead = (tmp_path / "r.jsonl.dead_letter.jsonl").read_bytes().splitlines()
+    assert sorted(dead) == sorted([halves["t0"], failure("t0", 500, "again"), failure("t2", 500, "again")])
 
 
 def test_a_success_is_not_undone_by_a_later_failure(world: World) -> None:
