@@ -27,7 +27,7 @@ PROGRAMS: dict[str, tuple[tuple[str, ...], tuple[str, ...] | None]] = {
     "parse": (("--repeat", "5"), QUICK),
     "embeddings": (("--repeat", "5"), QUICK),
     "join": (("--repeat", "5"), QUICK),
-    "end_to_end": (("--rows", "1000000", "--repeat", "5"), QUICK),
+    "end_to_end": (("--rows", "1000000", "--repeat", "3"), QUICK),
     "memory": (("--repeat", "3"), QUICK),
     "imports": (("--repeat", "7"), QUICK),
     "waiting": (
