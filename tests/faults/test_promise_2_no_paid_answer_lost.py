@@ -197,6 +197,28 @@ def test_a_content_route_that_fails_for_hours_delays_the_answers_and_loses_none(
     w.assert_paid_once(20)
 
 
+def test_a_file_that_cannot_be_read_for_hours_keeps_no_other_batch_waiting(world):
+    w = world()
+    w.submit(30, per_shard=10)
+    w.advance()
+    stuck = w.batches[1].id
+    w.fault(CONTENT, {"status": 500}, match={"file": f"{stuck}_output"}, times=30)
+    while sum(shard.state is State.SETTLED for shard in w.job.shards) < 2:
+        w.clock.advance(900)
+        w.advance()
+    assert w.hours < 2
+    assert [shard.state is State.SETTLED for shard in w.job.shards] == [True, False, True]
+    assert w.done().n_succeeded == 30
+    assert w.hours > 2
+    read = [call.path for call in w.emu.ledger.calls if call.path.endswith("/content")]
+    for shard in w.job.shards:
+        of_batch = [path for path in read if shard.batch.output_file_id in path]
+        assert len(of_batch) == (31 if shard.batch.id == stuck else 1), read
+    assert len(w.batches) == 3
+    w.assert_paid_once(30)
+    w.assert_accounted(30)
+
+
 def test_a_content_answer_that_is_cut_without_an_error_is_noticed_by_its_size(world):
     """A proxy that ends the body early under a length that fits."""
     w = world()
