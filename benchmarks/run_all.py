@@ -31,7 +31,7 @@ PROGRAMS: dict[str, tuple[tuple[str, ...], tuple[str, ...] | None]] = {
     "memory": (("--repeat", "3"), QUICK),
     "imports": (("--repeat", "7"), QUICK),
     "waiting": (
-        ("--n", "1000", "5000", "--repeat", "3"),
+        ("--n", "1000", "5000", "--repeat", "2"),
         ("--n", "10", "--repeat", "1", "--seconds", "10", "--interval", "1", "--only", "ours"),
     ),
     "triggerer": ((), None),

@@ -38,10 +38,12 @@ sys.path.insert(0, str(HERE.parent / "tests" / "integration"))
 from stack import AirflowStack  # noqa: E402 - it is a helper of the tests
 from summary import goal_table, machine, versions  # noqa: E402
 from waiting import serving  # noqa: E402
+from waiting_stub import order_of_ends  # noqa: E402
 
 DAG = "triggerer_waits"
 SPACING_S = 4.0
 _CONTROL_S = 60.0
+_SEED = 1
 BLOCKED = re.compile(r"(\S+) .*async thread was blocked for ([\d.]+) seconds")
 
 
@@ -266,11 +268,12 @@ def _on_an_airflow(options: argparse.Namespace, kind: str, measure: Callable[[Ru
         home = options.keep / kind if options.keep else Path(folder)
         resumed = Path(folder, "resumed")
         ends = {"singles": options.samples, "first": 2 * options.interval, "last": last, "burst": 1e9}
-        with serving(options.n, latency=options.latency, **ends) as url:
+        with serving(options.n, latency=options.latency, seed=_SEED, **ends) as url:
             connection = {"conn_type": "openai", "host": f"{url}/v1", "password": "sk-not-a-key"}
             env = {
                 "WAITS_KIND": kind,
-                "WAITS_N": str(options.n),
+                "WAITS_NUMBERS": json.dumps(order_of_ends(options.n, seed=_SEED)),
+                "WAITS_N_ENDING": str(options.samples),
                 "WAITS_INTERVAL_S": str(options.interval),
                 "WAITS_RESUMED": str(resumed),
                 "PYTHONPATH": str(HERE.parent),

@@ -31,6 +31,13 @@ def batch_id(number: int) -> str:
     return f"batch_{number:032x}"
 
 
+def order_of_ends(n: int, seed: int) -> list[int]:
+    """Return the numbers of the batches in the order in which they end."""
+    numbers = list(range(n))
+    random.Random(seed).shuffle(numbers)
+    return numbers
+
+
 class Account:
     """The batches: when each was made and when it ends.
 
@@ -45,8 +52,7 @@ class Account:
 
     def __init__(self, n: int, seed: int, singles: int, first: float, last: float, burst: float) -> None:
         self._n = n
-        numbers = list(range(n))
-        random.Random(seed).shuffle(numbers)
+        numbers = order_of_ends(n, seed)
         step = (last - first) / max(singles - 1, 1)
         self._offsets = [burst] * n
         for place, number in enumerate(numbers[:singles]):
