@@ -27,14 +27,18 @@ def note(task_id: str, number: int) -> None:
         file.write(f"{task_id} {number} {time.time()}\n")
 
 
-class WaitForBatch(BaseOperator):
-    """Waits for the batch with a number."""
+class Numbered(BaseOperator):
+    """Is of one batch."""
 
     template_fields = ("number",)
 
     def __init__(self, *, number: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.number = number
+
+
+class WaitForBatch(Numbered):
+    """Waits for the batch with a number."""
 
     def execute(self, context: Any) -> None:
         """Wait in the triggerer."""
@@ -54,14 +58,8 @@ class WaitForBatch(BaseOperator):
         note("wait", self.number)
 
 
-class After(BaseOperator):
+class After(Numbered):
     """Comes after a wait."""
-
-    template_fields = ("number",)
-
-    def __init__(self, *, number: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.number = number
 
     def execute(self, context: Any) -> None:
         """Note the time."""
