@@ -26,9 +26,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--storage", help="by default the option [openai_batch] storage")
     given = parser.parse_args(argv)
 
+    from airflow_openai_batch.engine.job.summary import progress_line, summarize
     from airflow_openai_batch.engine.model import JobKey
-    from airflow_openai_batch.engine.report import progress_line, summarize
-    from airflow_openai_batch.engine.store import JobStore
+    from airflow_openai_batch.engine.store.job_store import JobStore
     from airflow_openai_batch.hooks import storage_root
 
     key = JobKey(dag_id=given.dag_id, run_id=given.run_id, task_id=given.task_id, map_index=given.map_index)

@@ -70,7 +70,7 @@ class OpenAIBatchHook(BaseHook):
 
     def test_connection(self) -> tuple[bool, str]:
         """Try what a job needs: restricted keys need the scopes of batches and of files."""
-        from airflow_openai_batch.engine.api import translate
+        from airflow_openai_batch.engine.api.errors import translate
 
         client = self.get_conn().with_options(max_retries=0, timeout=30)
         for what, call in (("batches", client.batches.list), ("files", client.files.list)):
@@ -85,8 +85,8 @@ def _openai_hook() -> type[OpenAIHook]:
     """Return the hook that owns the connection type, and load what a trigger needs besides."""
     from airflow.providers.openai.hooks.openai import OpenAIHook
 
-    import airflow_openai_batch.engine.api
-    import airflow_openai_batch.engine.harvest  # noqa: F401
+    import airflow_openai_batch.engine.answers.harvest
+    import airflow_openai_batch.engine.api.client  # noqa: F401
 
     return OpenAIHook
 
@@ -122,3 +122,12 @@ def storage_root(storage: str | None = None) -> Any:
 def as_path(text: str) -> Any:
     """Return a URI or a local path as an ``ObjectStoragePath``. ``s3://conn@bucket/key`` names a connection."""
     return ObjectStoragePath(text if "://" in text else f"file://{os.path.abspath(os.path.expanduser(text))}")
+
+
+def without_connection(place: str) -> str:
+    """Return a URI without the connection in it (``s3://conn@bucket/key``). Azure's own ``container@account`` stays."""
+    scheme, mark, rest = place.partition("://")
+    host, slash, path = rest.partition("/")
+    if not mark or host.endswith(".windows.net"):
+        return place
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.providers.common.compat.sdk import BaseOperator, XComArg
 
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.files import lists_files
-from airflow_openai_batch.errors import OpenAIBatchFailure, airflow_errors
+from airflow_openai_batch.engine.requests.files import lists_files
+from airflow_openai_batch.exceptions import OpenAIBatchFailure, airflow_errors
 from airflow_openai_batch.hooks import OpenAIBatchHook, as_path
-from airflow_openai_batch.jobs import (
+from airflow_openai_batch.links import LINKS
+from airflow_openai_batch.reporting.openlineage import WithLineage
+from airflow_openai_batch.task.job import (
     JobHandle,
     check_output,
     checked_handle,
@@ -26,16 +28,14 @@ from airflow_openai_batch.jobs import (
     seen_by,
     trigger_for,
 )
-from airflow_openai_batch.lineage import WithLineage
-from airflow_openai_batch.links import LINKS
 
 # What only a running task needs is imported where it is used: a Dag file is parsed again and again.
 if TYPE_CHECKING:
-    from airflow_openai_batch.engine.action import Engine
-    from airflow_openai_batch.engine.advance import Wait
     from airflow_openai_batch.engine.endpoints import Limits
+    from airflow_openai_batch.engine.job.context import Engine
+    from airflow_openai_batch.engine.job.status import Wait
     from airflow_openai_batch.engine.model import Policy
-    from airflow_openai_batch.engine.progress import Look, Progress
+    from airflow_openai_batch.engine.progress.model import Look, Progress
 
 START_OVER = "openai_batch_start_over"
 """Key in a Dag run's conf: any text there makes the job start over, once for each text."""
@@ -116,7 +116,7 @@ class _Submitting(WithLineage, BaseOperator):
 
     def _submit(self, context: Any) -> tuple[Engine, JobHandle]:
         """Write the job's plan, or take up the one that is there."""
-        from airflow_openai_batch.engine.submit import Request, submit
+        from airflow_openai_batch.engine.job.submit import Request, submit
 
         handle = handle_of(context, self.conn_id, self.storage)
         with airflow_errors():
@@ -222,7 +222,7 @@ class OpenAIBatchSubmitOperator(_Submitting):
 
     def execute(self, context: Any) -> JobHandle:
         """Write the plan and send what can be sent now."""
-        from airflow_openai_batch.limits import check_returned_rows, returning_tasks
+        from airflow_openai_batch.task.xcom_limits import check_returned_rows, returning_tasks
 
         engine, handle = self._submit(context)
         check_returned_rows(engine, returning_tasks(self, OpenAIBatchResultsOperator), context)
@@ -289,7 +289,7 @@ class OpenAIBatchOperator(_Submitting):
 
     def execute(self, context: Any) -> Any:
         """Make the job or take it up, and move it on."""
-        from airflow_openai_batch.limits import check_returned_rows
+        from airflow_openai_batch.task.xcom_limits import check_returned_rows
 
         check_output(self.output_uri)
         engine, handle = self._submit(context)
@@ -304,7 +304,7 @@ class OpenAIBatchOperator(_Submitting):
         return self._go_on(engine_for(handle, self.log, self.response_model), handle, context, seen_by(event))
 
     def _go_on(self, engine: Engine, handle: JobHandle, context: Any, seen: Look | None = None) -> Any:
-        from airflow_openai_batch.engine.advance import Done
+        from airflow_openai_batch.engine.job.status import Done
 
         progress: Progress | None = None
         while True:

@@ -16,7 +16,8 @@ from airflow.providers.common.compat.sdk import (
     PokeReturnValue,
 )
 
-from airflow_openai_batch.jobs import (
+from airflow_openai_batch.links import LINKS
+from airflow_openai_batch.task.job import (
     JobHandle,
     cancels_on_kill,
     checked_handle,
@@ -26,12 +27,11 @@ from airflow_openai_batch.jobs import (
     seen_by,
     trigger_for,
 )
-from airflow_openai_batch.links import LINKS
 
 if TYPE_CHECKING:
-    from airflow_openai_batch.engine.action import Engine
-    from airflow_openai_batch.engine.advance import Done, Wait
-    from airflow_openai_batch.engine.progress import Look, Progress
+    from airflow_openai_batch.engine.job.context import Engine
+    from airflow_openai_batch.engine.job.status import Done, Wait
+    from airflow_openai_batch.engine.progress.model import Look, Progress
 
 
 class OpenAIBatchSensor(BaseSensorOperator):
@@ -66,7 +66,7 @@ class OpenAIBatchSensor(BaseSensorOperator):
 
     def poke(self, context: Any) -> PokeReturnValue:
         """Move the job on once."""
-        from airflow_openai_batch.engine.advance import Done
+        from airflow_openai_batch.engine.job.status import Done
 
         engine, _ = self._engine()
         reached, self._progress = move(engine, context, self._progress)
@@ -76,7 +76,7 @@ class OpenAIBatchSensor(BaseSensorOperator):
 
     def execute(self, context: Any) -> Any:
         """Wait, the way that ``deferrable`` says."""
-        from airflow_openai_batch.engine.submit import take_up
+        from airflow_openai_batch.engine.job.submit import take_up
 
         take_up(self._engine()[0])
         if not self.deferrable:
@@ -95,7 +95,7 @@ class OpenAIBatchSensor(BaseSensorOperator):
         return self._go_on(context, since or time.time(), seen_by(event))
 
     def _go_on(self, context: Any, since: float, seen: Look | None = None) -> Any:
-        from airflow_openai_batch.engine.advance import Done
+        from airflow_openai_batch.engine.job.status import Done
 
         engine, handle = self._engine()
         reached, progress = move(engine, context, seen)

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_openai_batch.engine.machine import ENDED_STATUSES, Timing, Watched, wake
+from airflow_openai_batch.engine.job.planner import Watched, wake
+from airflow_openai_batch.engine.model import ENDED_STATUSES, Timing
 from airflow_openai_batch.hooks import SECTION, OpenAIBatchHook
-from airflow_openai_batch.live import REFRESH_S, Live
-from airflow_openai_batch.metrics import PollCounts
-from airflow_openai_batch.news import News, WatchingFailed
-from airflow_openai_batch.watching import watch
+from airflow_openai_batch.polling.subscription import News, WatchingFailed
+from airflow_openai_batch.polling.watcher import watch
+from airflow_openai_batch.reporting.metrics import PollCounts
+from airflow_openai_batch.reporting.trigger_progress import REFRESH_S, Live
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -169,7 +170,7 @@ class OpenAIBatchTrigger(BaseTrigger):
                 self._ended_at.setdefault(batch.id, time.time())
 
     def _log_status(self, batch: Batch) -> None:
-        from airflow_openai_batch.engine.harvest import describe
+        from airflow_openai_batch.engine.model import describe
 
         self.log.info("%s", describe(batch))
 
@@ -211,7 +212,7 @@ class OpenAIBatchTrigger(BaseTrigger):
         self.log.error("Could not cancel %s: do it in OpenAI's dashboard, they run on.", ", ".join(left))
 
     async def _cancel(self, client: AsyncOpenAI, batch_id: str) -> bool:
-        from airflow_openai_batch.engine.api import cancel_async
+        from airflow_openai_batch.engine.api.client import cancel_async
 
         try:
             await cancel_async(client, batch_id)

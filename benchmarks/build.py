@@ -113,7 +113,7 @@ def _ours(case: Case, ask: Ask, body: Any) -> None:
 
     begin_task()
 
-    import airflow_openai_batch.engine.submit  # noqa: F401
+    import airflow_openai_batch.engine.job.submit  # noqa: F401
 
     rows = workload.rows_file(case.data, case.rows)
     engine = engine_in(case.work)

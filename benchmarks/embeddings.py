@@ -75,8 +75,8 @@ def prepare(case: Case) -> None:
     import pyarrow.parquet as pq
     from local_openai import LocalOpenAI, answered, engine_in, plan
 
-    from airflow_openai_batch.engine.harvest import harvest
-    from airflow_openai_batch.engine.parse import LineParser
+    from airflow_openai_batch.engine.answers.harvest import harvest
+    from airflow_openai_batch.engine.answers.parser import LineParser
 
     answers(case, "float")
     pq.write_table(pa.table({"id": [workload.row_id(i) for i in range(case.rows)]}), case.shared / "rows.parquet")
@@ -101,8 +101,8 @@ def ours(case: Case) -> None:
     begin_task()
     import pyarrow.parquet as pq
 
-    from airflow_openai_batch.engine.harvest import harvest
-    from airflow_openai_batch.engine.parse import LineParser
+    from airflow_openai_batch.engine.answers.harvest import harvest
+    from airflow_openai_batch.engine.answers.parser import LineParser
 
     store = store_in(linked(case.shared / "store", case.work / "store"))
     found = store.load()
@@ -143,7 +143,7 @@ def limit(case: Case) -> None:
     import pyarrow.parquet as pq
     import simdjson
 
-    from airflow_openai_batch.engine.outcomes import REPEATING
+    from airflow_openai_batch.engine.answers.outcome_files import REPEATING
 
     table, path = pq.read_table(case.shared / "outcomes.parquet"), answers(case, "base64")
     with case.timed():

@@ -27,7 +27,7 @@ from sample import Case
 from summary import Goal, over_base, ratio
 
 if TYPE_CHECKING:
-    from airflow_openai_batch.engine.action import Engine
+    from airflow_openai_batch.engine.job.context import Engine
 
 PHASES = ("build", "upload", "harvest", "results")
 _SECONDS = 30  # of a batch, so that the emulator begins to answer after the last upload
@@ -97,10 +97,10 @@ def ours(case: Case) -> None:
     from openai import OpenAI
     from upath import UPath
 
-    from airflow_openai_batch.engine.advance import advance, load
-    from airflow_openai_batch.engine.api import Api
-    from airflow_openai_batch.engine.results import write_results
-    from airflow_openai_batch.engine.sink import FileSink
+    from airflow_openai_batch.engine.api.client import Api
+    from airflow_openai_batch.engine.job.advance import advance, load
+    from airflow_openai_batch.engine.results.sinks import FileSink
+    from airflow_openai_batch.engine.results.writer import write_results
 
     phases = Phases(case)
 
@@ -127,8 +127,8 @@ _BODY = {key: value for key, value in workload.BODY.items() if key != "text"}  #
 
 def _wait(engine: Engine) -> None:
     """Wait until every batch has ended, without the engine."""
-    from airflow_openai_batch.engine.advance import load
-    from airflow_openai_batch.engine.machine import ENDED_STATUSES
+    from airflow_openai_batch.engine.job.advance import load
+    from airflow_openai_batch.engine.model import ENDED_STATUSES
 
     for shard in load(engine)[1].shards:
         assert shard.batch is not None, shard.problem
@@ -150,8 +150,8 @@ def limits(case: Case) -> None:
     import simdjson
     from local_openai import engine_in
 
-    from airflow_openai_batch.engine.advance import load
-    from airflow_openai_batch.engine.outcomes import REPEATING
+    from airflow_openai_batch.engine.answers.outcome_files import REPEATING
+    from airflow_openai_batch.engine.job.advance import load
 
     url = (case.shared / "url").read_text()
     engine = engine_in(case.shared / "store")

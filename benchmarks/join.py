@@ -37,8 +37,8 @@ def prepare(case: Case) -> None:
     from local_openai import LocalOpenAI, engine_in, finish, plan
     from upath import UPath
 
-    from airflow_openai_batch.engine.results import write_results
-    from airflow_openai_batch.engine.sink import FileSink
+    from airflow_openai_batch.engine.results.sinks import FileSink
+    from airflow_openai_batch.engine.results.writer import write_results
 
     rows = workload.rows_file(case.data, case.rows)
     body = {"model": workload.MODEL, "input": "{id}"}  # what was asked does not matter here, and is small
@@ -60,8 +60,8 @@ def write(source: Any, columns: list[str], target: Path) -> None:
     import pyarrow as pa
     from upath import UPath
 
-    from airflow_openai_batch.engine.background import ahead
-    from airflow_openai_batch.engine.sink import FileSink
+    from airflow_openai_batch.engine.concurrency import ahead
+    from airflow_openai_batch.engine.results.sinks import FileSink
 
     with FileSink(UPath(target)) as sink:
         sink.begin(pa.schema([source.schema_arrow.field(name) for name in columns]))
@@ -81,8 +81,8 @@ def ours(case: Case, name: str) -> None:
     import pyarrow.parquet as pq
     from upath import UPath
 
-    from airflow_openai_batch.engine.results import write_results
-    from airflow_openai_batch.engine.sink import FileSink
+    from airflow_openai_batch.engine.results.sinks import FileSink
+    from airflow_openai_batch.engine.results.writer import write_results
 
     store = store_in(case.shared / name)
     found = store.load()
@@ -125,7 +125,7 @@ def unjoined(case: Case, name: str) -> None:
     begin_task()
     import pyarrow.parquet as pq
 
-    import airflow_openai_batch.engine.sink  # noqa: F401
+    import airflow_openai_batch.engine.results.sinks  # noqa: F401
 
     sides = ("inputs", "outcomes")
     targets = [case.work / f"{side}.parquet" for side in sides]

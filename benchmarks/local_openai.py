@@ -20,9 +20,9 @@ import workload
 from sample import Case
 
 if TYPE_CHECKING:
-    from airflow_openai_batch.engine.action import Engine
+    from airflow_openai_batch.engine.job.context import Engine
     from airflow_openai_batch.engine.model import Batch, Job, Shard
-    from airflow_openai_batch.engine.store import JobStore
+    from airflow_openai_batch.engine.store.job_store import JobStore
 
 Answers = Callable[[int, int], tuple[Path, Path | None]]
 """Returns output file and error file of the batch with n rows from an ordinal on."""
@@ -98,7 +98,7 @@ class LocalOpenAI:
 
 def begin_task() -> None:
     """Load what a task loads, in its order: what Arrow gives memory back with is chosen before Arrow is there."""
-    from airflow_openai_batch.engine.memory import give_back
+    from airflow_openai_batch.engine.concurrency import give_back
 
     give_back()
     import pandas as pd  # noqa: F401 - Arrow imports it when it makes its first array
@@ -110,22 +110,22 @@ def store_in(folder: Path) -> JobStore:
     from upath import UPath
 
     from airflow_openai_batch.engine.model import JobKey
-    from airflow_openai_batch.engine.store import JobStore
+    from airflow_openai_batch.engine.store.job_store import JobStore
 
     return JobStore(UPath(folder), JobKey(dag_id="benchmark", run_id="manual__2026-01-01", task_id="ask"))
 
 
 def engine_in(folder: Path, api: Any = None) -> Engine:
     """Return an engine on the job store in a folder, with as many transfers at once as a task has by default."""
-    from airflow_openai_batch.engine.action import Engine
+    from airflow_openai_batch.engine.job.context import Engine
 
     return Engine(store=store_in(folder), api=api, parallel=4)
 
 
 def plan(engine: Engine, rows: Path, body: Any = None, **request: Any) -> Job:
     """Plan a job that asks something of each row of a Parquet file: the user's way."""
+    from airflow_openai_batch.engine.job.submit import Request, submit
     from airflow_openai_batch.engine.model import Policy
-    from airflow_openai_batch.engine.submit import Request, submit
 
     asked = {"endpoint": workload.RESPONSES, "body": body or workload.BODY, "custom_id": "{id}", **request}
     return submit(engine, Request(rows, **asked), Policy(max_rounds=0, max_bad_ratio=1))
@@ -145,7 +145,8 @@ def answered(job: Job, api: LocalOpenAI) -> list[Shard]:
 
 def finish(engine: Engine) -> Job:
     """Take a job that was planned to its end."""
-    from airflow_openai_batch.engine.advance import Done, advance, load
+    from airflow_openai_batch.engine.job.advance import advance, load
+    from airflow_openai_batch.engine.job.status import Done
 
     reached = advance(engine)
     if not isinstance(reached, Done):

@@ -69,9 +69,8 @@ def _engine(case: Case) -> Any:
 
     begin_task()
 
-    import airflow_openai_batch.engine.advance
-    import airflow_openai_batch.engine.results
-    import airflow_openai_batch.engine.submit  # noqa: F401
+    import airflow_openai_batch.engine.job.advance
+    import airflow_openai_batch.engine.job.submit  # noqa: F401
 
     api = LocalOpenAI(_answers(case))
     return engine_in(case.shared / "store", api)
@@ -102,9 +101,9 @@ def results(case: Case) -> None:
     """Write the results."""
     from upath import UPath
 
-    from airflow_openai_batch.engine.advance import load
-    from airflow_openai_batch.engine.results import write_results
-    from airflow_openai_batch.engine.sink import FileSink
+    from airflow_openai_batch.engine.job.advance import load
+    from airflow_openai_batch.engine.results.sinks import FileSink
+    from airflow_openai_batch.engine.results.writer import write_results
 
     engine = _engine(case)
     job = load(engine)[1]

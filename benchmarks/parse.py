@@ -77,10 +77,10 @@ def prepare(case: Case) -> None:
     import pyarrow.parquet as pq
     from local_openai import LocalOpenAI, answered, engine_in, plan
 
+    from airflow_openai_batch.engine.answers.harvest import harvest
+    from airflow_openai_batch.engine.answers.parser import LineParser
     from airflow_openai_batch.engine.endpoints import Limits
-    from airflow_openai_batch.engine.harvest import harvest
-    from airflow_openai_batch.engine.parse import LineParser
-    from airflow_openai_batch.engine.schema import ResponseSchema
+    from airflow_openai_batch.engine.schema.validation import ResponseSchema
 
     table = pa.table({"id": [workload.row_id(i) for i in range(case.rows)]})
     pq.write_table(table, case.shared / "rows.parquet")
@@ -139,9 +139,9 @@ def ours(
     begin_task()
     import pyarrow.parquet as pq
 
-    from airflow_openai_batch.engine.harvest import harvest
-    from airflow_openai_batch.engine.parse import LineParser
-    from airflow_openai_batch.engine.schema import ResponseSchema
+    from airflow_openai_batch.engine.answers.harvest import harvest
+    from airflow_openai_batch.engine.answers.parser import LineParser
+    from airflow_openai_batch.engine.schema.validation import ResponseSchema
 
     store = store_in(linked(case.shared / "store", case.work / "store"))
     found = store.load()
@@ -204,7 +204,7 @@ def with_pydantic(case: Case) -> None:
 
     from pydantic import BaseModel
 
-    from airflow_openai_batch.engine.schema import class_check
+    from airflow_openai_batch.engine.schema.validation import class_check
 
     class Label(BaseModel):
         topic: Literal[workload.TOPICS]  # type: ignore[valid-type]
@@ -248,7 +248,7 @@ def limit(case: Case) -> None:
     import pyarrow.parquet as pq
     import simdjson
 
-    from airflow_openai_batch.engine.outcomes import REPEATING
+    from airflow_openai_batch.engine.answers.outcome_files import REPEATING
 
     tables = [pq.read_table(path) for path in sorted(case.shared.glob("outcomes-*.parquet"))]
     files = _files(case)

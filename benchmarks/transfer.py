@@ -65,7 +65,7 @@ def _room(case: Case) -> int:
 def upload(case: Case) -> None:
     from openai import OpenAI
 
-    from airflow_openai_batch.engine.api import Api
+    from airflow_openai_batch.engine.api.client import Api
 
     path = case.shared / "file.jsonl"
     with running(path, _room(case)) as url:
@@ -99,7 +99,7 @@ def sdk_upload(case: Case) -> None:
 def download(case: Case) -> None:
     from openai import OpenAI
 
-    from airflow_openai_batch.engine.api import Api
+    from airflow_openai_batch.engine.api.client import Api
 
     with running(case.shared / "file.jsonl", 1) as url:
         api = Api(OpenAI(base_url=url, api_key="sk-not-a-key"))

@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from airflow_openai_batch.emulator.api_error import ApiRefusal
 from airflow_openai_batch.emulator.backend import Backend
 from airflow_openai_batch.emulator.model import JsonObject
-from airflow_openai_batch.emulator.refusal import ApiRefusal
 
 
 def admin_routes(backend: Backend) -> list[Route]:

@@ -7,15 +7,15 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+from airflow_openai_batch.emulator.api_error import ApiRefusal
 from airflow_openai_batch.emulator.checks import check_create
 from airflow_openai_batch.emulator.clock import Clock
 from airflow_openai_batch.emulator.faults import Faults, Occasion
+from airflow_openai_batch.emulator.file_store import Shelf
 from airflow_openai_batch.emulator.ledger import Ledger
 from airflow_openai_batch.emulator.model import Batch, Ids, Result, Status
 from airflow_openai_batch.emulator.progress import Progress
-from airflow_openai_batch.emulator.refusal import ApiRefusal
 from airflow_openai_batch.emulator.settings import Settings, quirks_of
-from airflow_openai_batch.emulator.shelf import Shelf
 
 _HOUR_S = 3_600
 

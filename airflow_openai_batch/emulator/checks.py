@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from airflow_openai_batch.emulator.api_error import ApiRefusal
 from airflow_openai_batch.emulator.model import ENDPOINTS, FILE_LIFE_S
-from airflow_openai_batch.emulator.refusal import ApiRefusal
 from airflow_openai_batch.emulator.validate import Limits, parsed_line
 
 _PURPOSES = frozenset({"assistants", "batch", "fine-tune", "vision", "user_data", "evals"})

@@ -8,15 +8,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from airflow_openai_batch.emulator.answers import LineError
+from airflow_openai_batch.emulator.api_error import ApiRefusal
 from airflow_openai_batch.emulator.clock import Clock
 from airflow_openai_batch.emulator.faults import Faults
+from airflow_openai_batch.emulator.file_store import Shelf
 from airflow_openai_batch.emulator.ledger import Ledger
 from airflow_openai_batch.emulator.model import Batch, BatchError, Result, Status, StoredFile, Timetable, Verdict
-from airflow_openai_batch.emulator.refusal import ApiRefusal
 from airflow_openai_batch.emulator.settings import Settings
-from airflow_openai_batch.emulator.shelf import Shelf
 from airflow_openai_batch.emulator.validate import check_input
-from airflow_openai_batch.emulator.work import Order, Stopped, Tally, Worker
+from airflow_openai_batch.emulator.worker import Order, Stopped, Tally, Worker
 
 _AFTER_WORK = frozenset({Status.FINALIZING, Status.COMPLETED, Status.EXPIRED, Status.CANCELLING, Status.CANCELLED})
 _REST = {

@@ -18,8 +18,8 @@ from airflow_openai_batch.emulator.answers import Answer, default_answer
 from airflow_openai_batch.emulator.backend import Backend
 from airflow_openai_batch.emulator.clock import Clock, SystemClock
 from airflow_openai_batch.emulator.faults import Faults, Rule
+from airflow_openai_batch.emulator.http_faults import LoosableProtocol
 from airflow_openai_batch.emulator.ledger import Ledger
-from airflow_openai_batch.emulator.misbehave import LoosableProtocol
 from airflow_openai_batch.emulator.model import DAY_S, Batch, StoredFile
 from airflow_openai_batch.emulator.server import make_app
 from airflow_openai_batch.emulator.settings import Settings

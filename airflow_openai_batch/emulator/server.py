@@ -16,11 +16,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from airflow_openai_batch.emulator.admin import admin_routes
+from airflow_openai_batch.emulator.api_error import ApiRefusal, error_json
 from airflow_openai_batch.emulator.backend import Backend
 from airflow_openai_batch.emulator.checks import check_limit, check_upload, life_s
-from airflow_openai_batch.emulator.misbehave import Misbehave
+from airflow_openai_batch.emulator.http_faults import Misbehave
 from airflow_openai_batch.emulator.model import FILE_LIFE_S, Status, StoredFile
-from airflow_openai_batch.emulator.refusal import ApiRefusal, error_json
 from airflow_openai_batch.emulator.view import batch_json
 
 Handler = Callable[[Request], Awaitable[Response]]

@@ -23,7 +23,9 @@ REQUIRED: dict[str, tuple[str, ...]] = {
 """The endpoints that a batch may have, with the parameters without which a line fails its whole batch."""
 
 EMBEDDINGS = "/v1/embeddings"
+
 MAX_INPUTS_PER_REQUEST = 2048
+
 _EMPTY = (None, "")
 
 

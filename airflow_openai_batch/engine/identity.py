@@ -4,65 +4,34 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import re
 from typing import Any
 
-import msgspec
-
+from airflow_openai_batch.engine.encoding import canonical
 from airflow_openai_batch.engine.model import JobKey, Spec
-from airflow_openai_batch.engine.pieces import Pieces, streams_of
 
 NONCE_KEY = "airflow_openai_batch"
 """The metadata key that proves a batch is ours. OpenAI: 16 pairs, key up to 64 and value up to 512 characters."""
 
 FILE_PREFIX = "airflow-openai-batch"
+
 DIGEST_BYTES = 16
 
 _SAFE = re.compile(r"[^A-Za-z0-9_.=-]")
 
 
-canonical = msgspec.json.Encoder(order="sorted").encode
-"""Encodes a value as JSON with sorted keys and no spaces, so that equal values give equal bytes."""
-
-
 def digest(endpoint: str, body: bytes) -> bytes:
     """Return the billing identity of a request: 16 bytes over the endpoint and the canonical body."""
-    state = _digest_of(endpoint).copy()
+    state = endpoint_hash(endpoint).copy()
     state.update(body)
     return bytes(state.digest()[:DIGEST_BYTES])
 
 
-def digests(endpoint: str, bodies: Pieces, n_rows: int) -> list[bytes]:
-    """Return the digests of many bodies. What they begin with in common is hashed once."""
-    common = _digest_of(endpoint).copy()
-    n_common = sum(1 for _ in itertools.takewhile(lambda piece: isinstance(piece, bytes), bodies))
-    for piece in bodies[:n_common]:
-        common.update(piece)
-    if n_common == len(bodies):
-        return [bytes(common.digest()[:DIGEST_BYTES])] * n_rows
-    found: list[bytes] = []
-    copy, append = common.copy, found.append
-    for row in zip(*streams_of(bodies[n_common:], n_rows), strict=True):
-        state = copy()
-        update = state.update
-        for piece in row:
-            update(piece)
-        append(state.digest()[:DIGEST_BYTES])
-    return found
-
-
 @functools.cache
-def _digest_of(endpoint: str) -> Any:
+def endpoint_hash(endpoint: str) -> Any:
+    """Return the state of a hash that has read the endpoint; copy it to go on."""
     # SHA-256 is what processors have instructions for: half the time of any other safe hash of Python's.
     return hashlib.sha256(endpoint.encode() + b"\0")
-
-
-def default_custom_ids(first_row: int, row_digests: list[bytes]) -> list[str]:
-    """Name requests by their rows and what they ask: ``r0000012-9f86d081``."""
-    text = b"".join(row_digests).hex()
-    places = range(0, len(text), 2 * DIGEST_BYTES)
-    return [f"r{ordinal:07d}-{text[at : at + 8]}" for ordinal, at in enumerate(places, first_row)]
 
 
 def spec_digest(spec: Spec) -> str:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+if TYPE_CHECKING:
+    pass
+
 
 FORMAT_VERSION = 1
 """Version of the stored state. Raised when stored bytes change their meaning."""
@@ -56,7 +61,9 @@ class State(StrEnum):
 
 
 UNSENT = frozenset({State.DRAFTED, State.PLANNED, State.UPLOADED})
+
 QUEUED = frozenset({State.PLANNED, State.UPLOADED})
+
 AT_OPENAI = frozenset({State.CREATING, State.RUNNING})
 
 
@@ -255,6 +262,11 @@ class Job(Value, frozen=True, kw_only=True):
     work_s: dict[str, float] = {}
     """Seconds of own work by verb, as far as they were committed along with something else; ``build`` is planning."""
 
+    @property
+    def all_shards(self) -> tuple[Shard, ...]:
+        """The shards of earlier epochs that still matter, then those of this one."""
+        return self.earlier + self.shards
+
 
 class Outcome(msgspec.Struct, kw_only=True, gc=False):
     """What became of one request, as read from an output line."""
@@ -277,3 +289,53 @@ class Outcome(msgspec.Struct, kw_only=True, gc=False):
 def root_id(shard_id: str) -> str:
     """Return the id of the first-round shard from which a shard descends."""
     return shard_id.partition(".")[0]
+
+
+ENDED_STATUSES = frozenset({"completed", "expired", "cancelled", "failed"})
+"""Statuses after which a batch does not change. Any other, known or not, counts as still running."""
+
+
+class Timing(Value, frozen=True, kw_only=True):
+    """Every duration that the engine waits for, in seconds."""
+
+    post_timeout_s: float = 60.0
+    """Longest time that the create call may take."""
+    grace_s: float = 180.0
+    """After the intent, how long an absent batch may still appear: more than the call plus the listing's lag."""
+    backoff_s: float = 30.0
+    """First pause after a call that could not be made; doubles."""
+    backoff_max_s: float = 1800.0
+    late_file_s: float = 600.0
+    """How long a completed batch may lack its output file id before that is believed."""
+    probe_s: float = 60.0
+    """How soon to look whether a batch was admitted to a queue that was full."""
+    expiry_margin_s: float = 2 * 3600.0
+    """OpenAI notices an expiry late; seen: 30 minutes."""
+    harvest_after_s: float = 300.0
+    """An ended batch is fetched at the latest after this time, even while others run."""
+
+
+class Wishes(Value, frozen=True, kw_only=True):
+    """What a person asked for, read from the store's marker files."""
+
+    cancel: bool = False
+
+
+def describe(batch: Batch) -> str:
+    """Return one line about a batch for a log: status and counts, as OpenAI reports them."""
+    return f"{batch.id} {batch.status} ({batch.n_completed} completed, {batch.n_failed} failed of {batch.n_total})"
+
+
+_MODEL = re.compile(r"[\w.:/@-]{1,100}")
+
+
+def model_of(spec: Spec) -> str | None:
+    """Return the model that every request asks.
+
+    None: it differs from row to row, or cannot be known, as of a callable or of ready-made request lines.
+    """
+    try:
+        model = msgspec.json.decode(spec.body).get("model")
+    except (msgspec.DecodeError, AttributeError):
+        return None
+    return model if isinstance(model, str) and _MODEL.fullmatch(model) else None

@@ -203,7 +203,7 @@ def test_a_job_that_was_sent_is_not_refused_when_a_limit_is_lowered_later(
     assert run.state == "success"
     monkeypatch.setenv(MAP, "1")
     monkeypatch.setenv(XCOM, "4000")
-    from airflow_openai_batch.errors import OpenAIBatchFailure
+    from airflow_openai_batch.exceptions import OpenAIBatchFailure
 
     with pytest.raises(OpenAIBatchFailure, match="No answer is lost"):
         again(run, "asking")  # refused at the end, as there was nothing left to save
@@ -215,7 +215,7 @@ def test_half_a_job_that_was_sent_is_kept_and_the_other_half_is_not_paid_for(
 ) -> None:
     from airflow.providers.common.compat.sdk import TaskDeferred
 
-    from airflow_openai_batch.errors import OpenAIBatchFailure
+    from airflow_openai_batch.exceptions import OpenAIBatchFailure
 
     monkeypatch.setenv(XCOM, "4000")
     run = run_dag("""

@@ -24,7 +24,7 @@ import pytest
     ],
 )
 def test_datasets_are_named_as_openlineage_names_them(place: str, namespace: str, name: str) -> None:
-    from airflow_openai_batch.lineage import dataset_name
+    from airflow_openai_batch.reporting.openlineage import dataset_name
 
     assert dataset_name(place) == (namespace, name)
 
@@ -88,7 +88,8 @@ def test_nothing_of_this_needs_openlineage() -> None:
             del sys.modules[name]
         sys.meta_path.insert(0, Absent())
         from airflow_openai_batch.operators import OpenAIBatchOperator
-        import airflow_openai_batch.jobs, airflow_openai_batch.lineage, airflow_openai_batch.telemetry
+        import airflow_openai_batch.task.job
+        import airflow_openai_batch.reporting.openlineage, airflow_openai_batch.reporting.tracing
         one = OpenAIBatchOperator(task_id="one", rows="/in.csv", endpoint="/v1/responses", body={"model": "m"})
         assert one.get_openlineage_facets_on_start() is None
         assert one.get_openlineage_facets_on_complete(None) is None

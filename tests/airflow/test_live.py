@@ -12,8 +12,8 @@ import pytest
 
 from airflow_openai_batch.emulator import Emulator
 from airflow_openai_batch.engine.model import Batch, Job, JobKey, Policy, Shard, Spec, State
-from airflow_openai_batch.engine.progress import Progress, decoded, encoded, looked
-from airflow_openai_batch.engine.standing import progress_of
+from airflow_openai_batch.engine.progress.compute import progress_of
+from airflow_openai_batch.engine.progress.model import Progress, decoded, encoded, looked
 
 KEY = JobKey(dag_id="dag", run_id="run", task_id="submit", map_index=2)
 XCOM = {"dag_id": "dag", "run_id": "run", "task_id": "wait", "map_index": 2}
@@ -49,7 +49,7 @@ def left_by_the_worker(batch_ids: list[str], n_rows: int = 100, status: str = "v
         shards=shards,
         n_rows=n_rows * len(shards),
     )
-    from airflow_openai_batch.engine.machine import Timing
+    from airflow_openai_batch.engine.model import Timing
 
     return encoded(progress_of(job, now, Timing(), live=True))
 
@@ -97,7 +97,7 @@ def run(*triggers: Any, timeout_s: float = 30) -> list[str]:
 @pytest.fixture
 def xcoms(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, Progress]]:
     """Airflow's XComs, as a trigger in a triggerer writes them."""
-    from airflow_openai_batch import live
+    from airflow_openai_batch.reporting import trigger_progress as live
 
     written: list[tuple[float, Progress]] = []
 
@@ -137,7 +137,7 @@ def test_what_does_not_change_is_not_written_again(emulator, xcoms) -> None:
 
 
 def test_a_write_that_fails_is_a_line_for_debugging_and_nothing_else(emulator, monkeypatch) -> None:
-    from airflow_openai_batch import live
+    from airflow_openai_batch.reporting import trigger_progress as live
 
     async def aset(*_: Any, **__: Any) -> None:
         raise RuntimeError("no such task instance")
@@ -152,7 +152,7 @@ def test_a_write_that_fails_is_a_line_for_debugging_and_nothing_else(emulator, m
 
 
 def test_a_write_that_never_returns_does_not_hold_the_task(emulator, monkeypatch) -> None:
-    from airflow_openai_batch import live
+    from airflow_openai_batch.reporting import trigger_progress as live
 
     async def aset(*_: Any, **__: Any) -> None:
         await asyncio.sleep(3600)
@@ -177,7 +177,7 @@ def test_the_triggers_of_a_triggerer_take_turns_to_write(emulator, xcoms) -> Non
 
 @pytest.mark.parametrize("lack", ["task instance", "aset"])
 def test_where_it_cannot_be_written_the_log_is_told_and_the_worker_gets_it(emulator, xcoms, monkeypatch, lack) -> None:
-    from airflow_openai_batch import live
+    from airflow_openai_batch.reporting import trigger_progress as live
 
     if lack == "aset":  # before Airflow 3.3
         monkeypatch.delattr(live.XCom, "aset")

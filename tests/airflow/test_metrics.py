@@ -19,10 +19,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from builders import KEY, World, answer, cut, failure, line, line_error, responses_body
 from statsd_listener import StatsdListener, set_up_stats
 
-from airflow_openai_batch.engine.advance import Done, Held, Wait, advance
 from airflow_openai_batch.engine.errors import Denied, Unclear
+from airflow_openai_batch.engine.job.advance import advance
+from airflow_openai_batch.engine.job.status import Done, Held, Wait
 from airflow_openai_batch.engine.model import LineError, Policy, Status
-from airflow_openai_batch.engine.store import JobStore
+from airflow_openai_batch.engine.store.job_store import JobStore
 
 DOCS = Path(__file__).parents[2] / "docs"
 REFUSAL = [{"type": "message", "content": [{"type": "refusal", "refusal": "No."}]}]
@@ -48,14 +49,14 @@ class Told(World):
     """A job whose workers tell Airflow's metrics what they do."""
 
     def worker(self) -> Any:
-        from airflow_openai_batch.telemetry import TaskObserver
+        from airflow_openai_batch.reporting.tracing import TaskObserver
 
         engine = super().worker()
         engine.observer = TaskObserver("openai_default")
         return engine
 
     def advance(self) -> Wait | Done | Held:
-        from airflow_openai_batch.telemetry import ended
+        from airflow_openai_batch.reporting.tracing import ended
 
         reached = advance(self.engine)
         ended(self.engine, reached)
@@ -169,7 +170,7 @@ LIVES = [without_trouble, every_outcome, another_round, a_full_queue_then_a_canc
 
 @pytest.mark.parametrize("life", LIVES, ids=lambda life: life.__name__)
 def test_rows_add_up_and_tags_are_as_documented(statsd: StatsdListener, world: Told, life) -> None:
-    from airflow_openai_batch.metrics import METRICS
+    from airflow_openai_batch.reporting.metrics import METRICS
 
     life(world)
     counts = settled(statsd)
@@ -272,7 +273,7 @@ def documented() -> list[str]:
 
 
 def test_the_table_in_the_documentation_is_what_the_code_can_send() -> None:
-    from airflow_openai_batch.metrics import METRICS, PREFIX
+    from airflow_openai_batch.reporting.metrics import METRICS, PREFIX
 
     rows = []
     for name, metric in METRICS.items():
@@ -286,7 +287,7 @@ def test_the_table_in_the_documentation_is_what_the_code_can_send() -> None:
 def test_everything_that_is_documented_is_sent_and_nothing_else(statsd: StatsdListener, tmp_path: Path) -> None:
     from upath import UPath
 
-    from airflow_openai_batch.metrics import names
+    from airflow_openai_batch.reporting.metrics import names
 
     for number, life in enumerate(LIVES):
         life(Told(JobStore(UPath(tmp_path / str(number)), KEY)))
@@ -305,7 +306,7 @@ class Broken:
 
 
 def test_a_broken_back_end_breaks_no_job(world: Told, caplog: pytest.LogCaptureFixture) -> None:
-    from airflow_openai_batch import metrics
+    from airflow_openai_batch.reporting import metrics
 
     metrics._complain.cache_clear()
     set_up_stats(Broken)
@@ -332,7 +333,7 @@ class Slow:
 
 
 def test_polls_add_up_while_the_back_end_is_slow_and_the_event_loop_is_not_held_up(statsd: StatsdListener) -> None:
-    from airflow_openai_batch.metrics import PollCounts
+    from airflow_openai_batch.reporting.metrics import PollCounts
 
     slow = Slow()
     set_up_stats(lambda: slow)

@@ -168,7 +168,7 @@ def test_every_link_is_announced_and_is_on_every_task() -> None:
 
 
 def test_links_are_there_as_soon_as_what_they_lead_to_and_for_mapped_tasks_too(run_dag, emulator, monkeypatch) -> None:
-    monkeypatch.setattr("airflow_openai_batch.engine.api.Api.host", "api.openai.com")
+    monkeypatch.setattr("airflow_openai_batch.engine.api.client.Api.host", "api.openai.com")
     emulator.settings.answer = lambda _, body: (
         HttpError(400, "bad_request", "no") if "ticket 1" in str(body) else Text("a")
     )
@@ -195,7 +195,7 @@ def test_links_are_there_as_soon_as_what_they_lead_to_and_for_mapped_tasks_too(r
 
 
 def test_a_job_is_shown_while_a_worker_still_sends_it(run_dag, emulator, monkeypatch, capfd) -> None:
-    monkeypatch.setattr("airflow_openai_batch.showing.REFRESH_S", 0.0)
+    monkeypatch.setattr("airflow_openai_batch.reporting.worker_progress.REFRESH_S", 0.0)
     run = run_dag(THREE_TASKS)
     assert run.state == "success"
     said = capfd.readouterr().out

@@ -10,7 +10,7 @@ from night import DURATION_S, HELD, Night
 from playwright.sync_api import expect
 from viewer import NAV, PAGE, Viewer
 
-from airflow_openai_batch.live import can_refresh
+from airflow_openai_batch.reporting.trigger_progress import can_refresh
 
 pytestmark = pytest.mark.slow
 See = Callable[..., Viewer]

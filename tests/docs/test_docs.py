@@ -12,7 +12,7 @@ TESTS = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py
 
 
 def test_the_drawn_state_machine_is_the_table() -> None:
-    from airflow_openai_batch.engine.machine import NEXT, Fact
+    from airflow_openai_batch.engine.job.state_machine import NEXT, Fact
 
     text = (ROOT / "docs" / "architecture.md").read_text()
     drawn = set(re.findall(r"^    (\w+) --> (\w+): (\w+)$", text, re.MULTILINE))

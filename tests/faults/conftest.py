@@ -20,17 +20,17 @@ from openai import DefaultHttpxClient, OpenAI
 from upath import UPath
 
 from airflow_openai_batch.emulator import Emulator, ManualClock, Rule
-from airflow_openai_batch.engine.action import Engine
-from airflow_openai_batch.engine.advance import Done, Held, Wait, advance
-from airflow_openai_batch.engine.api import Api
+from airflow_openai_batch.engine.api.client import Api
 from airflow_openai_batch.engine.endpoints import Limits
-from airflow_openai_batch.engine.machine import Timing
-from airflow_openai_batch.engine.model import Job, JobKey, Policy
-from airflow_openai_batch.engine.report import Summary, verdict
-from airflow_openai_batch.engine.results import Written, write_results
-from airflow_openai_batch.engine.sink import FileSink
-from airflow_openai_batch.engine.store import JobStore
-from airflow_openai_batch.engine.submit import Request, submit
+from airflow_openai_batch.engine.job.advance import advance
+from airflow_openai_batch.engine.job.context import Engine
+from airflow_openai_batch.engine.job.status import Done, Held, Wait
+from airflow_openai_batch.engine.job.submit import Request, submit
+from airflow_openai_batch.engine.job.summary import Summary, verdict
+from airflow_openai_batch.engine.model import Job, JobKey, Policy, Timing
+from airflow_openai_batch.engine.results.sinks import FileSink
+from airflow_openai_batch.engine.results.writer import Written, write_results
+from airflow_openai_batch.engine.store.job_store import JobStore
 
 BODY = {"model": "gpt-6-luna", "input": "Label: {text}"}
 NONCE = "airflow_openai_batch"

@@ -12,7 +12,7 @@ from upath import UPath
 from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.errors import InputError, StoreError
 from airflow_openai_batch.engine.model import Policy
-from airflow_openai_batch.engine.store import JobStore
+from airflow_openai_batch.engine.store.job_store import JobStore
 
 CHAT = "/v1/chat/completions"
 LONG = [{"id": 0, "text": "short"}, {"id": 1, "text": "x" * 500}]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_openai_batch.engine.advance import Done, Held, Wait
 from airflow_openai_batch.engine.errors import StoreError
+from airflow_openai_batch.engine.job.status import Done, Held, Wait
 from airflow_openai_batch.engine.model import JobKey, State
-from airflow_openai_batch.engine.store import JobStore
+from airflow_openai_batch.engine.store.job_store import JobStore
 
 NOT_FOUND = {"fail": "cannot_find_file"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_openai_batch.engine.advance import Held, Wait
+from airflow_openai_batch.engine.job.status import Held, Wait
 from airflow_openai_batch.engine.model import State
 
 OTHER = {"model": "gpt-6-luna", "input": "Classify: {text}"}

@@ -9,10 +9,10 @@ import pytest
 from pydantic import BaseModel
 
 from airflow_openai_batch.emulator import Limits, Refusal, Text, Truncated
+from airflow_openai_batch.engine.job.summary import verdict
 from airflow_openai_batch.engine.model import Policy
-from airflow_openai_batch.engine.report import verdict
-from airflow_openai_batch.engine.results import manifest, write_results
-from airflow_openai_batch.engine.sink import FileSink, ListSink
+from airflow_openai_batch.engine.results.sinks import FileSink, ListSink
+from airflow_openai_batch.engine.results.writer import manifest, write_results
 
 CHAT = "/v1/chat/completions"
 PLACES = ("output", "error")

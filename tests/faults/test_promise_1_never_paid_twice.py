@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from airflow_openai_batch.engine.advance import Wait
-from airflow_openai_batch.engine.api import Api
+from airflow_openai_batch.engine.api.client import Api
 from airflow_openai_batch.engine.errors import CommitRefused
+from airflow_openai_batch.engine.job.status import Wait
 from airflow_openai_batch.engine.model import State
-from airflow_openai_batch.engine.store import JobStore
+from airflow_openai_batch.engine.store.job_store import JobStore
 
 CREATE = "POST /v1/batches"
 

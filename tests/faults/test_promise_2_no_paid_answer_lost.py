@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from airflow_openai_batch.engine.advance import Wait
+from airflow_openai_batch.engine.answers.outcome_files import read_part
+from airflow_openai_batch.engine.job.status import Wait
 from airflow_openai_batch.engine.model import Policy, State
-from airflow_openai_batch.engine.outcomes import read_part
 
 CONTENT = "GET /v1/files/*/content"
 

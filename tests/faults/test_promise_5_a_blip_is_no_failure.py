@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_openai_batch.engine.advance import Held, Wait
+from airflow_openai_batch.engine.job.status import Held, Wait
 from airflow_openai_batch.engine.model import Policy
 
 POLL = "GET /v1/batches/*"
@@ -238,7 +238,7 @@ def test_a_status_nobody_knows_counts_as_running(world):
     w.clock.advance(4000)
     import msgspec
 
-    from airflow_openai_batch.engine.api import Api
+    from airflow_openai_batch.engine.api.client import Api
 
     class Odd(Api):
         def retrieve(self, batch_id):

@@ -11,7 +11,8 @@ import pytest
 from openai import AsyncOpenAI
 
 from airflow_openai_batch.engine import errors
-from airflow_openai_batch.engine.api import batch_of, cancel_async, list_async, retrieve_async
+from airflow_openai_batch.engine.api.batch_json import batch_of
+from airflow_openai_batch.engine.api.client import cancel_async, list_async, retrieve_async
 
 
 @pytest.fixture

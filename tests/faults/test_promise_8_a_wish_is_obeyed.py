@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_openai_batch.engine.advance import Done
+from airflow_openai_batch.engine.job.status import Done
 from airflow_openai_batch.engine.model import Policy
 
 

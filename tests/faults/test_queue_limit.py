@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_openai_batch.emulator.tokens import prompt_tokens
-from airflow_openai_batch.engine.advance import Held
+from airflow_openai_batch.engine.job.status import Held
 from airflow_openai_batch.engine.model import Policy
 
 TEXT = "ticket {} " + "word " * 40

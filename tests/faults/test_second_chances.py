@@ -9,8 +9,8 @@ import pytest
 
 from airflow_openai_batch.emulator import Truncated
 from airflow_openai_batch.emulator.tokens import prompt_tokens
-from airflow_openai_batch.engine.advance import Wait
 from airflow_openai_batch.engine.errors import InputError
+from airflow_openai_batch.engine.job.status import Wait
 from airflow_openai_batch.engine.model import State
 
 TEXT = "ticket {} " + "word " * 40

@@ -8,7 +8,7 @@ import pytest
 from stack import AirflowStack
 
 from airflow_openai_batch.emulator import Emulator
-from airflow_openai_batch.live import can_refresh
+from airflow_openai_batch.reporting.trigger_progress import can_refresh
 
 pytestmark = [
     pytest.mark.slow,

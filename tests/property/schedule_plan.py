@@ -8,8 +8,7 @@ from math import inf
 from typing import Any
 
 from airflow_openai_batch.emulator import Rule
-from airflow_openai_batch.engine.machine import Timing
-from airflow_openai_batch.engine.model import Policy, Status
+from airflow_openai_batch.engine.model import Policy, Status, Timing
 
 TIMING = Timing()
 LAG_S = 30.0

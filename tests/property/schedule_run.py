@@ -19,14 +19,15 @@ from schedule_witness import Violation, Witness
 from schedule_world import Process, World
 
 from airflow_openai_batch.emulator.model import Status
-from airflow_openai_batch.engine.action import Engine
-from airflow_openai_batch.engine.advance import Done, Held, Wait, advance
 from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.errors import StoreError
+from airflow_openai_batch.engine.job.advance import advance
+from airflow_openai_batch.engine.job.context import Engine
+from airflow_openai_batch.engine.job.status import Done, Held, Wait
+from airflow_openai_batch.engine.job.submit import Request, submit
 from airflow_openai_batch.engine.model import Job
-from airflow_openai_batch.engine.results import write_results
-from airflow_openai_batch.engine.sink import ListSink
-from airflow_openai_batch.engine.submit import Request, submit
+from airflow_openai_batch.engine.results.sinks import ListSink
+from airflow_openai_batch.engine.results.writer import write_results
 
 _MOST_ADVANCES = 250
 _MOST_HELD = 12

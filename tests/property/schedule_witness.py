@@ -15,7 +15,7 @@ from airflow_openai_batch.emulator.clock import ManualClock
 from airflow_openai_batch.emulator.ledger import Billed, body_hash
 from airflow_openai_batch.emulator.model import Batch, Status
 from airflow_openai_batch.engine.model import Job
-from airflow_openai_batch.engine.store import JobStore
+from airflow_openai_batch.engine.store.job_store import JobStore
 
 NONCE = "airflow_openai_batch"
 _SHARD = re.compile(r"[0-9a-f]+/\d+/(\d+-\d{5}(?:\.\d+)?)[^/]*/[^/]+")

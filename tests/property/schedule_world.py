@@ -31,11 +31,11 @@ from airflow_openai_batch.emulator.backend import Backend
 from airflow_openai_batch.emulator.clock import ManualClock
 from airflow_openai_batch.emulator.server import make_app
 from airflow_openai_batch.emulator.settings import Settings
-from airflow_openai_batch.engine.action import Engine
-from airflow_openai_batch.engine.api import Api
-from airflow_openai_batch.engine.background import WRITE_BEHIND
+from airflow_openai_batch.engine.api.client import Api
+from airflow_openai_batch.engine.concurrency import WRITE_BEHIND
+from airflow_openai_batch.engine.job.context import Engine
 from airflow_openai_batch.engine.model import Job, JobKey
-from airflow_openai_batch.engine.store import JobStore
+from airflow_openai_batch.engine.store.job_store import JobStore
 
 KEY = JobKey(dag_id="labels", run_id="manual__2026-11-22", task_id="ask")
 NONCE = "airflow_openai_batch"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_openai_batch.engine.escape import json_insides, text_column, utf8
+from airflow_openai_batch.engine.encoding import json_insides, text_column, utf8
 
 texts = (
     st.text() | st.text(st.characters(max_codepoint=127)) | st.text(st.sampled_from('\\"\n\r\t\x00\x1f\x7f\u2028é😀a'))

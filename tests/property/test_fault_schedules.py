@@ -24,7 +24,7 @@ from schedule_witness import NONCE, Violation
 from schedule_world import World
 
 from airflow_openai_batch.emulator import Rule
-from airflow_openai_batch.engine.advance import advance
+from airflow_openai_batch.engine.job.advance import advance
 from airflow_openai_batch.engine.model import Policy
 
 N = int(os.environ.get("FAULT_SCHEDULES", "150"))
@@ -88,7 +88,7 @@ def test_the_schedules_notice_a_store_that_overwrites(monkeypatch: pytest.Monkey
             target.write_bytes(data)
         return not is_refused
 
-    monkeypatch.setattr("airflow_openai_batch.engine.store.JobStore._link", overwrite)
+    monkeypatch.setattr("airflow_openai_batch.engine.store.job_store.JobStore._link", overwrite)
     assert re.search("live batches|still run|paid for twice", _first_violation(range(80), folder))
 
 
@@ -98,7 +98,7 @@ def test_the_schedules_notice_a_client_that_repeats_the_paid_call(
     def with_retries(self: Any, client: Any) -> None:
         self._client = client.with_options(max_retries=2)
 
-    monkeypatch.setattr("airflow_openai_batch.engine.api.Api.__init__", with_retries)
+    monkeypatch.setattr("airflow_openai_batch.engine.api.client.Api.__init__", with_retries)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     assert "sent twice" in _first_violation(range(40), folder)
 
@@ -106,7 +106,7 @@ def test_the_schedules_notice_a_client_that_repeats_the_paid_call(
 def test_the_schedules_notice_expired_batches_that_are_not_fetched(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
-    from airflow_openai_batch.engine import harvest
+    from airflow_openai_batch.engine.answers import harvest
 
     real = harvest._file_ids
     forgetful = lambda shard: real(shard) if shard.batch and shard.batch.status == "completed" else []  # noqa: E731

@@ -11,20 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
-from airflow_openai_batch.engine import harvest as harvest_module
-from airflow_openai_batch.engine import lines as lines_module
-from airflow_openai_batch.engine import reading
+from airflow_openai_batch.engine.answers import harvest as harvest_module
+from airflow_openai_batch.engine.answers import line_files as lines_module
+from airflow_openai_batch.engine.answers import row_order as reading
+from airflow_openai_batch.engine.answers.fast_parser import Line, Row
+from airflow_openai_batch.engine.answers.harvest import harvest
+from airflow_openai_batch.engine.answers.outcome_files import read_part
+from airflow_openai_batch.engine.answers.parser import LineParser, custom_id_of
+from airflow_openai_batch.engine.answers.row_order import AnswerReader, Unordered
 from airflow_openai_batch.engine.endpoints import Limits
-from airflow_openai_batch.engine.harvest import harvest
 from airflow_openai_batch.engine.model import Batch, JobKey, Outcome, Shard, State
-from airflow_openai_batch.engine.outcomes import read_part
-from airflow_openai_batch.engine.parse import LineParser, custom_id_of
-from airflow_openai_batch.engine.reading import AnswerReader, Unordered
-from airflow_openai_batch.engine.shard import build
-from airflow_openai_batch.engine.source import source_of
-from airflow_openai_batch.engine.store import JobStore
-from airflow_openai_batch.engine.template import bodies_of
-from airflow_openai_batch.engine.usual import Line, Row
+from airflow_openai_batch.engine.requests.bodies import bodies_of
+from airflow_openai_batch.engine.requests.sharding import build
+from airflow_openai_batch.engine.requests.sources import source_of
+from airflow_openai_batch.engine.store.job_store import JobStore
 
 N = 6
 KEY = JobKey(dag_id="d", run_id="r", task_id="t")

@@ -7,17 +7,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_openai_batch.engine.identity import (
-    canonical,
-    default_custom_ids,
-    digest,
-    digests,
-    job_path,
-    nonce,
-    parse_nonce,
-)
+from airflow_openai_batch.engine.encoding import Pieces, canonical, rows_of
+from airflow_openai_batch.engine.identity import digest, job_path, nonce, parse_nonce
 from airflow_openai_batch.engine.model import JobKey
-from airflow_openai_batch.engine.pieces import Pieces, rows_of
+from airflow_openai_batch.engine.requests.lines import default_custom_ids, digests
 
 scalars = (
     st.none()

@@ -13,9 +13,9 @@ from builders import answer, line_error
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_openai_batch.engine import lines as module
-from airflow_openai_batch.engine.lines import Lines, lines_in_order, locate
-from airflow_openai_batch.engine.parse import custom_id_of
+from airflow_openai_batch.engine.answers import line_files as module
+from airflow_openai_batch.engine.answers.line_files import Lines, lines_in_order, locate
+from airflow_openai_batch.engine.answers.parser import custom_id_of
 
 IDS = ["t0", "a", "é x", "back\\\\slash", "back\\\\", "tab\\t", "tab\t", 'quo"te', '","', "\u2028", "a" * 64]
 NAMES = st.sampled_from([*IDS, "unknown", ""])

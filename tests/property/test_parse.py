@@ -8,9 +8,9 @@ from builders import CHAT, EMBEDDINGS, RESPONSES, answer, failure, line, line_er
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_openai_batch.engine.answers.parser import LineParser, custom_id_of
 from airflow_openai_batch.engine.model import Outcome, Status
-from airflow_openai_batch.engine.parse import LineParser, custom_id_of
-from airflow_openai_batch.engine.schema import ResponseSchema
+from airflow_openai_batch.engine.schema.validation import ResponseSchema
 
 ENDPOINTS = [RESPONSES, CHAT, EMBEDDINGS, "/v1/completions", "/v1/moderations", "/v1/images/generations", "/v1/videos"]
 SCHEMA = ResponseSchema({"type": "object", "properties": {}, "required": [], "additionalProperties": False}, "x")

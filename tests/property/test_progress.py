@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_openai_batch.engine.model import Batch, Job, Shard, State, Status
-from airflow_openai_batch.engine.progress import Progress, decoded, encoded
-from airflow_openai_batch.engine.rate import WINDOW_S
-from airflow_openai_batch.engine.standing import progress_of, with_batches
-from airflow_openai_batch.engine.telling import line
+from airflow_openai_batch.engine.progress.compute import progress_of, with_batches
+from airflow_openai_batch.engine.progress.log_format import line
+from airflow_openai_batch.engine.progress.model import Progress, decoded, encoded
+from airflow_openai_batch.engine.progress.rate import WINDOW_S
 
 STATUSES = ("validating", "in_progress", "finalizing", "cancelling", "completed", "expired", "something_new")
 lies = st.integers(-10, 300)

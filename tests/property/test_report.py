@@ -4,8 +4,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_openai_batch.engine.job.summary import Summary, verdict
 from airflow_openai_batch.engine.model import Policy, Status, Usage
-from airflow_openai_batch.engine.report import Summary, verdict
 
 BAD = [status for status in Status if status is not Status.SUCCEEDED]
 counts = st.integers(0, 200)

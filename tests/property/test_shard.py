@@ -12,12 +12,12 @@ from upath import UPath
 
 from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.model import Shard
-from airflow_openai_batch.engine.outcomes import read_index
-from airflow_openai_batch.engine.requests import BYTES_PER_TOKEN
-from airflow_openai_batch.engine.shard import Built, build
-from airflow_openai_batch.engine.source import source_of
-from airflow_openai_batch.engine.store import JobStore
-from airflow_openai_batch.engine.template import bodies_of
+from airflow_openai_batch.engine.requests.bodies import bodies_of
+from airflow_openai_batch.engine.requests.lines import BYTES_PER_TOKEN
+from airflow_openai_batch.engine.requests.sharding import Built, build
+from airflow_openai_batch.engine.requests.sources import source_of
+from airflow_openai_batch.engine.store.index import read_index
+from airflow_openai_batch.engine.store.job_store import JobStore
 
 BODY = {"model": "{m}", "input": "{v!json}"}
 row = st.fixed_dictionaries(

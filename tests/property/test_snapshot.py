@@ -21,7 +21,7 @@ from airflow_openai_batch.engine.model import (
     Status,
     Usage,
 )
-from airflow_openai_batch.engine.store import JobStore, decode_job
+from airflow_openai_batch.engine.store.job_store import JobStore, decode_job
 
 text = st.text(max_size=12)
 maybe = st.none() | text

@@ -8,9 +8,8 @@ import pyarrow as pa
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_openai_batch.engine.identity import canonical
-from airflow_openai_batch.engine.pieces import rows_of
-from airflow_openai_batch.engine.template import bodies_of
+from airflow_openai_batch.engine.encoding import canonical, rows_of
+from airflow_openai_batch.engine.requests.bodies import bodies_of
 
 RESPONSES = "/v1/responses"
 pieces = [*'a{}"\\/\n\u2028\u0085\x00😀é:,[]', "text", "{text}", "{b}", "!json", "\\u0022"]

@@ -15,8 +15,9 @@ from builders import TIMING, job, shard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_openai_batch.engine.machine import Fact, Wishes, learn, plan
-from airflow_openai_batch.engine.model import Batch, Job, Shard, State
+from airflow_openai_batch.engine.job.planner import plan
+from airflow_openai_batch.engine.job.state_machine import Fact, learn
+from airflow_openai_batch.engine.model import Batch, Job, Shard, State, Wishes
 
 F = Fact
 LATE_S = (TIMING.grace_s - TIMING.post_timeout_s) / 2  # who is later than this after its intent does not post

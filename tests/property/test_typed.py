@@ -11,8 +11,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from airflow_openai_batch.engine.schema import ResponseSchema
-from airflow_openai_batch.engine.typed import reader_of
+from airflow_openai_batch.engine.schema.validation import ResponseSchema, reader_of
 
 numbers = st.integers(-5, 5) | st.floats(-5, 5)
 values: st.SearchStrategy[Any] = st.recursive(

@@ -14,7 +14,7 @@ import pytest
 from upath import UPath
 
 from airflow_openai_batch.engine.model import FORMAT_VERSION, Job, JobKey, Policy, Spec
-from airflow_openai_batch.engine.store import JobStore
+from airflow_openai_batch.engine.store.job_store import JobStore
 
 KEY = JobKey(dag_id="labels", run_id="scheduled__2026-11-22T00:00:00+00:00", task_id="ask")
 REGION = "us-east-1"

@@ -10,15 +10,15 @@ import pytest
 from upath import UPath
 
 from airflow_openai_batch.emulator import Emulator
-from airflow_openai_batch.engine.action import Engine
-from airflow_openai_batch.engine.advance import advance
-from airflow_openai_batch.engine.api import Api
+from airflow_openai_batch.engine.api.client import Api
 from airflow_openai_batch.engine.errors import StoreError
+from airflow_openai_batch.engine.job.advance import advance
+from airflow_openai_batch.engine.job.context import Engine
+from airflow_openai_batch.engine.job.submit import Request, submit
 from airflow_openai_batch.engine.model import JobKey, Policy
-from airflow_openai_batch.engine.results import write_results
-from airflow_openai_batch.engine.sink import FileSink
-from airflow_openai_batch.engine.store import JobStore
-from airflow_openai_batch.engine.submit import Request, submit
+from airflow_openai_batch.engine.results.sinks import FileSink
+from airflow_openai_batch.engine.results.writer import write_results
+from airflow_openai_batch.engine.store.job_store import JobStore
 
 KEY = JobKey(dag_id="d", run_id="r", task_id="t")
 SETTING = r"\[openai_batch\] storage"

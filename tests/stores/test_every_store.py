@@ -10,14 +10,15 @@ import pytest
 from openai import DefaultHttpxClient, OpenAI
 
 from airflow_openai_batch.emulator import Emulator, ManualClock
-from airflow_openai_batch.engine.action import Engine
-from airflow_openai_batch.engine.advance import Done, Wait, advance
-from airflow_openai_batch.engine.api import Api
+from airflow_openai_batch.engine.api.client import Api
 from airflow_openai_batch.engine.errors import CommitRefused, StoreError, UnknownFormat
+from airflow_openai_batch.engine.job.advance import advance
+from airflow_openai_batch.engine.job.context import Engine
+from airflow_openai_batch.engine.job.status import Done, Wait
+from airflow_openai_batch.engine.job.submit import Request, submit
 from airflow_openai_batch.engine.model import JobKey, Policy
-from airflow_openai_batch.engine.results import write_results
-from airflow_openai_batch.engine.sink import FileSink
-from airflow_openai_batch.engine.submit import Request, submit
+from airflow_openai_batch.engine.results.sinks import FileSink
+from airflow_openai_batch.engine.results.writer import write_results
 
 
 def _at_once(n, act):

@@ -10,15 +10,15 @@ from typing import IO, Any
 
 import msgspec
 
-from airflow_openai_batch.engine.action import Engine
-from airflow_openai_batch.engine.advance import Done, Held, Wait, advance
 from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.errors import NotFound, Unclear
 from airflow_openai_batch.engine.identity import NONCE_KEY
-from airflow_openai_batch.engine.machine import Timing
-from airflow_openai_batch.engine.model import Batch, Job, JobKey, Policy, Shard, Spec, State, Status
-from airflow_openai_batch.engine.store import JobStore
-from airflow_openai_batch.engine.submit import Request, submit
+from airflow_openai_batch.engine.job.advance import advance
+from airflow_openai_batch.engine.job.context import Engine
+from airflow_openai_batch.engine.job.status import Done, Held, Wait
+from airflow_openai_batch.engine.job.submit import Request, submit
+from airflow_openai_batch.engine.model import Batch, Job, JobKey, Policy, Shard, Spec, State, Status, Timing
+from airflow_openai_batch.engine.store.job_store import JobStore
 
 KEY = JobKey(dag_id="dag", run_id="manual__2026-01-01T00:00:00+00:00", task_id="ask")
 RESPONSES, CHAT, EMBEDDINGS = "/v1/responses", "/v1/chat/completions", "/v1/embeddings"

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from builders import KEY, World
 
-from airflow_openai_batch.engine.store import JobStore
+from airflow_openai_batch.engine.store.job_store import JobStore
 
 
 @pytest.fixture

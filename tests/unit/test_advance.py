@@ -7,9 +7,10 @@ import contextlib
 import pytest
 from builders import TIMING, World, answer, cut, failure, line_error
 
-from airflow_openai_batch.engine.advance import Wait, advance
 from airflow_openai_batch.engine.errors import StoreError, Unclear
 from airflow_openai_batch.engine.identity import NONCE_KEY
+from airflow_openai_batch.engine.job.advance import advance
+from airflow_openai_batch.engine.job.status import Wait
 from airflow_openai_batch.engine.model import Policy, State, Status
 
 S = Status

@@ -10,9 +10,11 @@ import openai
 import pytest
 
 from airflow_openai_batch.engine import errors
-from airflow_openai_batch.engine.api import batch_of, strict_schema, translate, translated
+from airflow_openai_batch.engine.api.batch_json import batch_of
+from airflow_openai_batch.engine.api.errors import translate, translated
 from airflow_openai_batch.engine.identity import NONCE_KEY
 from airflow_openai_batch.engine.model import LineError
+from airflow_openai_batch.engine.schema.response_format import strict_schema
 
 REQUEST = httpx2.Request("POST", "https://api.openai.com/v1/batches")
 

@@ -7,16 +7,9 @@ from typing import Any
 import pytest
 from builders import TIMING, batch, shard
 
-from airflow_openai_batch.engine.machine import (
-    ENDED_STATUSES,
-    MAX_FILE_RETRIES,
-    MAX_UPLOADS,
-    Fact,
-    backoff_s,
-    fact_of,
-)
-from airflow_openai_batch.engine.model import Batch, LineError, State
-from airflow_openai_batch.engine.queue import is_file_message, is_queue_message, queue_limit
+from airflow_openai_batch.engine.api.errors import is_file_message, is_queue_message, queue_limit
+from airflow_openai_batch.engine.job.state_machine import MAX_FILE_RETRIES, MAX_UPLOADS, Fact, backoff_s, fact_of
+from airflow_openai_batch.engine.model import ENDED_STATUSES, Batch, LineError, State
 
 NOW = 1000.0
 

@@ -11,8 +11,8 @@ from builders import World, answer
 from pydantic import BaseModel
 from upath import UPath
 
-from airflow_openai_batch.engine.results import write_results
-from airflow_openai_batch.engine.sink import FileSink, ListSink
+from airflow_openai_batch.engine.results.sinks import FileSink, ListSink
+from airflow_openai_batch.engine.results.writer import write_results
 
 
 def rows_of(world: World, data: Any, texts: dict[str, str], **request: Any) -> list[dict[str, Any]]:

@@ -7,9 +7,9 @@ from builders import KEY, TIMING, Lost, World, answer, cut
 from upath import UPath
 
 from airflow_openai_batch.engine.errors import Denied, QueueFull, Refused, Unavailable, Unclear
-from airflow_openai_batch.engine.machine import MAX_FILE_RETRIES, MAX_UPLOADS
+from airflow_openai_batch.engine.job.state_machine import MAX_FILE_RETRIES, MAX_UPLOADS
 from airflow_openai_batch.engine.model import LineError, Policy, State, Status
-from airflow_openai_batch.engine.store import JobStore
+from airflow_openai_batch.engine.store.job_store import JobStore
 
 S = Status
 FULL = "Enqueued token limit reached for m in organization o. Limit: 2,000,000 enqueued tokens."

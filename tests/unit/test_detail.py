@@ -4,9 +4,9 @@ import json
 
 from builders import batch, job, shard
 
-from airflow_openai_batch.engine.detail import MAX_SHARDS, shards_of
 from airflow_openai_batch.engine.model import LineError, State, Status
-from airflow_openai_batch.engine.progress import encoded
+from airflow_openai_batch.engine.progress.model import encoded
+from airflow_openai_batch.engine.progress.shards import MAX_SHARDS, shards_of
 
 S = State
 

@@ -12,8 +12,8 @@ from builders import RESPONSES
 from upath import UPath
 
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.files import FilesSource, names_files
-from airflow_openai_batch.engine.source import FileSource, source_of
+from airflow_openai_batch.engine.requests.files import FilesSource, names_files
+from airflow_openai_batch.engine.requests.sources import FileSource, source_of
 
 
 @pytest.fixture(params=["local", "memory"])

@@ -12,7 +12,7 @@ import threading
 import msgspec
 
 from airflow_openai_batch.engine.model import FORMAT_VERSION, Job, JobKey, Policy, Spec
-from airflow_openai_batch.engine.store import decode_job
+from airflow_openai_batch.engine.store.job_store import decode_job
 
 key = JobKey(dag_id="d", run_id="r", task_id="t")
 job = Job(

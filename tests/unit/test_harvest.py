@@ -5,16 +5,16 @@ from typing import Any
 import pytest
 from builders import EMBEDDINGS, RESPONSES, FakeApi, Lost, World, answer, batch, failure, job, line, line_error, rows
 
+from airflow_openai_batch.engine.answers.harvest import Harvested, harvest
+from airflow_openai_batch.engine.answers.outcome_files import read_part
+from airflow_openai_batch.engine.answers.parser import LineParser
 from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.errors import Denied, NotFound, Unavailable, Unclear
-from airflow_openai_batch.engine.harvest import Harvested, harvest
 from airflow_openai_batch.engine.model import Batch, Job, LineError, Policy, Shard, State, Status, Usage
-from airflow_openai_batch.engine.outcomes import read_part
-from airflow_openai_batch.engine.parse import LineParser
-from airflow_openai_batch.engine.shard import build
-from airflow_openai_batch.engine.source import source_of
-from airflow_openai_batch.engine.store import JobStore
-from airflow_openai_batch.engine.template import bodies_of
+from airflow_openai_batch.engine.requests.bodies import bodies_of
+from airflow_openai_batch.engine.requests.sharding import build
+from airflow_openai_batch.engine.requests.sources import source_of
+from airflow_openai_batch.engine.store.job_store import JobStore
 
 S = Status
 
@@ -194,7 +194,7 @@ def test_a_token_count_beyond_all_bounds_does_not_stop_the_harvest(world: World)
 
 
 def test_the_fake_knows_what_the_engine_calls() -> None:
-    from airflow_openai_batch.engine.api import Api
+    from airflow_openai_batch.engine.api.client import Api
 
     verbs = ("upload", "create", "retrieve", "batches", "cancel", "download")
     assert all(callable(getattr(FakeApi, verb)) and callable(getattr(Api, verb)) for verb in verbs)

@@ -3,10 +3,9 @@ from __future__ import annotations
 import pytest
 from builders import KEY, shard
 
+from airflow_openai_batch.engine.encoding import canonical
 from airflow_openai_batch.engine.identity import (
-    canonical,
     child_id,
-    default_custom_ids,
     digest,
     file_name,
     job_path,
@@ -16,6 +15,7 @@ from airflow_openai_batch.engine.identity import (
     spec_digest,
 )
 from airflow_openai_batch.engine.model import JobKey, Spec, State, root_id
+from airflow_openai_batch.engine.requests.lines import default_custom_ids
 
 
 def test_digest_ignores_key_order() -> None:

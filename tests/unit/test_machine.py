@@ -5,16 +5,9 @@ from typing import Any
 import pytest
 from builders import TIMING, batch, job, shard
 
-from airflow_openai_batch.engine.machine import (
-    NEXT,
-    Fact,
-    Wishes,
-    deadline_at,
-    is_done,
-    learn,
-    plan,
-)
-from airflow_openai_batch.engine.model import Job, Policy, Shard, State, Status
+from airflow_openai_batch.engine.job.planner import deadline_at, is_done, plan
+from airflow_openai_batch.engine.job.state_machine import NEXT, Fact, learn
+from airflow_openai_batch.engine.model import Job, Policy, Shard, State, Status, Wishes
 
 S = State
 NOW = 1000.0

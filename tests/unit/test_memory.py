@@ -11,7 +11,7 @@ import pytest
 
 PROGRAM = """
 import io, json, os
-from airflow_openai_batch.engine.memory import give_back
+from airflow_openai_batch.engine.concurrency import give_back
 
 give_back()
 import pyarrow as pa

@@ -11,9 +11,9 @@ import pytest
 from builders import World, answer, cut, failure
 
 from airflow_openai_batch.engine.errors import Denied, Unclear
-from airflow_openai_batch.engine.machine import Fact
+from airflow_openai_batch.engine.job.context import Change
+from airflow_openai_batch.engine.job.state_machine import Fact
 from airflow_openai_batch.engine.model import Job, Shard
-from airflow_openai_batch.engine.observer import Change
 
 WHERE = contextvars.ContextVar("where", default="nowhere")
 
@@ -130,7 +130,7 @@ def test_what_another_worker_has_committed_is_his_to_tell(world: World, witness:
 
     def interleave() -> None:
         world.api.on_create = lambda: None
-        from airflow_openai_batch.engine.advance import advance
+        from airflow_openai_batch.engine.job.advance import advance
 
         advance(other)
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from builders import CHAT, RESPONSES, failure, line, line_error, responses_body
 
+from airflow_openai_batch.engine.answers.parser import LineParser, custom_id_of
 from airflow_openai_batch.engine.model import Outcome, Status, Usage
-from airflow_openai_batch.engine.parse import LineParser, custom_id_of
-from airflow_openai_batch.engine.schema import ResponseSchema
+from airflow_openai_batch.engine.schema.validation import ResponseSchema
 
 SCHEMA = ResponseSchema(
     {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}, "x"

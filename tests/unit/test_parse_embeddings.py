@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from builders import EMBEDDINGS, line
 
+from airflow_openai_batch.engine.answers.parser import LineParser
 from airflow_openai_batch.engine.model import Outcome, Status, Usage
-from airflow_openai_batch.engine.parse import LineParser
 
 VECTOR = [0.25, -1.5, 3.0]
 BASE64 = base64.b64encode(np.array(VECTOR, dtype="<f4").tobytes()).decode()

@@ -9,16 +9,9 @@ import pytest
 from builders import TIMING, batch, job, shard
 
 from airflow_openai_batch.engine.model import Batch, Job, LineError, Shard, Spec, State, Status, Usage
-from airflow_openai_batch.engine.progress import (
-    Failed,
-    Phase,
-    Progress,
-    decoded,
-    encoded,
-    looked,
-)
-from airflow_openai_batch.engine.rate import WINDOW_S
-from airflow_openai_batch.engine.standing import progress_of, with_batches
+from airflow_openai_batch.engine.progress.compute import progress_of, with_batches
+from airflow_openai_batch.engine.progress.model import Failed, Phase, Progress, decoded, encoded, looked
+from airflow_openai_batch.engine.progress.rate import WINDOW_S
 
 S = State
 NOW = 1_000_000.0

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from builders import batch, job, shard
 
+from airflow_openai_batch.engine.job.summary import Summary, progress_line, summarize, verdict
 from airflow_openai_batch.engine.model import LineError, Policy, State, Status, Usage
-from airflow_openai_batch.engine.report import Summary, progress_line, summarize, verdict
 
 S = State
 

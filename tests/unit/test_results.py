@@ -13,8 +13,8 @@ from upath import UPath
 
 from airflow_openai_batch.engine.errors import InputError, JobNotReady, StoreError
 from airflow_openai_batch.engine.model import RESULT_COLUMNS, Policy, Status
-from airflow_openai_batch.engine.results import Written, manifest, write_results
-from airflow_openai_batch.engine.sink import FileSink, ListSink, Sink
+from airflow_openai_batch.engine.results.sinks import FileSink, ListSink, Sink
+from airflow_openai_batch.engine.results.writer import Written, manifest, write_results
 
 S = Status
 

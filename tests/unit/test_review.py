@@ -20,16 +20,16 @@ from builders import BODY, CHAT, RESPONSES, TIMING, Lost, World, answer, failure
 from openai import OpenAI
 from upath import UPath
 
-from airflow_openai_batch.engine.api import Api
+from airflow_openai_batch.engine.answers.parser import LineParser
+from airflow_openai_batch.engine.api.client import Api
 from airflow_openai_batch.engine.errors import InputError, UnknownFormat
-from airflow_openai_batch.engine.machine import deadline_at
+from airflow_openai_batch.engine.job.planner import deadline_at
+from airflow_openai_batch.engine.job.submit import take_up
 from airflow_openai_batch.engine.model import Outcome, Policy, State, Status
-from airflow_openai_batch.engine.parse import LineParser
-from airflow_openai_batch.engine.results import Written, manifest, write_results
-from airflow_openai_batch.engine.sink import FileSink, ListSink
-from airflow_openai_batch.engine.store import decode_job
-from airflow_openai_batch.engine.submit import take_up
-from airflow_openai_batch.engine.template import bodies_of
+from airflow_openai_batch.engine.requests.bodies import bodies_of
+from airflow_openai_batch.engine.results.sinks import FileSink, ListSink
+from airflow_openai_batch.engine.results.writer import Written, manifest, write_results
+from airflow_openai_batch.engine.store.job_store import decode_job
 
 S = Status
 SECRET = "patient Jane Roe"
@@ -228,7 +228,7 @@ def test_a_changed_default_of_a_lambda_is_a_changed_body() -> None:
 
 FINGERPRINTS = """
 import functools
-from airflow_openai_batch.engine.template import bodies_of
+from airflow_openai_batch.engine.requests.bodies import bodies_of
 def pick(choose, row): return {"input": choose(row)}
 def first(row): return row["t"]
 print(bodies_of(EXPRESSION, "/v1/responses").fingerprint)

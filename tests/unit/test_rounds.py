@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from builders import CHAT, EMBEDDINGS, World, answer, cut, failure, line, line_error, responses_body
 
+from airflow_openai_batch.engine.answers.outcome_files import read_part
 from airflow_openai_batch.engine.model import Policy, Shard, State, Status
-from airflow_openai_batch.engine.outcomes import read_index, read_part
+from airflow_openai_batch.engine.store.index import read_index
 
 S = Status
 SCHEMA = {

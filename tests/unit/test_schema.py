@@ -8,10 +8,11 @@ import pytest
 from builders import CHAT, EMBEDDINGS, RESPONSES
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from airflow_openai_batch.engine.encoding import canonical
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.identity import canonical
-from airflow_openai_batch.engine.schema import ResponseSchema, class_check, response_schema, with_response_format
-from airflow_openai_batch.engine.template import bodies_of
+from airflow_openai_batch.engine.requests.bodies import bodies_of
+from airflow_openai_batch.engine.schema.response_format import response_schema, with_response_format
+from airflow_openai_batch.engine.schema.validation import ResponseSchema, class_check
 
 
 class Part(BaseModel):

@@ -10,16 +10,18 @@ import pytest
 from builders import BODY, EMBEDDINGS, RESPONSES, cut, rows
 from upath import UPath
 
+from airflow_openai_batch.engine.encoding import canonical
 from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.identity import canonical, default_custom_ids, digest
+from airflow_openai_batch.engine.identity import digest
 from airflow_openai_batch.engine.model import State
-from airflow_openai_batch.engine.outcomes import read_index
-from airflow_openai_batch.engine.records import BATCH_ROWS
-from airflow_openai_batch.engine.shard import Built, build
-from airflow_openai_batch.engine.source import source_of
-from airflow_openai_batch.engine.store import JobStore
-from airflow_openai_batch.engine.template import bodies_of
+from airflow_openai_batch.engine.requests.arrow import BATCH_ROWS
+from airflow_openai_batch.engine.requests.bodies import bodies_of
+from airflow_openai_batch.engine.requests.lines import default_custom_ids
+from airflow_openai_batch.engine.requests.sharding import Built, build
+from airflow_openai_batch.engine.requests.sources import source_of
+from airflow_openai_batch.engine.store.index import read_index
+from airflow_openai_batch.engine.store.job_store import JobStore
 
 
 def built(store: JobStore, data: Any, limits: Limits | None = None, **changes: Any) -> Built:

@@ -14,7 +14,7 @@ import pytest
 from upath import UPath
 
 from airflow_openai_batch.engine.errors import InputError, StoreError
-from airflow_openai_batch.engine.sink import FileSink, ListSink
+from airflow_openai_batch.engine.results.sinks import FileSink, ListSink
 
 ROWS: list[dict[str, Any]] = [
     {"id": "007", "text": 'a,"b"\n\u2028', "n": 1, "x": 1.5, "ok": True, "list": ["a"], "map": {"k": None}},

@@ -13,8 +13,8 @@ from builders import RESPONSES
 from upath import UPath
 
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.records import BATCH_ROWS
-from airflow_openai_batch.engine.source import source_of
+from airflow_openai_batch.engine.requests.arrow import BATCH_ROWS
+from airflow_openai_batch.engine.requests.sources import source_of
 
 ROWS = [{"id": "007", "text": "a"}, {"id": "8", "text": "b\u2028c\u0085d"}]
 

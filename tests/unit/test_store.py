@@ -12,9 +12,8 @@ from builders import KEY, job, shard
 from upath import UPath
 
 from airflow_openai_batch.engine.errors import CommitRefused, StoreError, UnknownFormat
-from airflow_openai_batch.engine.machine import Wishes
-from airflow_openai_batch.engine.model import FORMAT_VERSION, Job, State, Status
-from airflow_openai_batch.engine.store import JobStore, decode_job
+from airflow_openai_batch.engine.model import FORMAT_VERSION, Job, State, Status, Wishes
+from airflow_openai_batch.engine.store.job_store import JobStore, decode_job
 
 JOB = job(shard(State.PLANNED))
 GOLDEN = Path(__file__).parent / "data" / "snapshot_v1.json"

@@ -7,8 +7,9 @@ import pytest
 from builders import BODY, RESPONSES, World, cut, rows
 
 from airflow_openai_batch.engine.errors import InputError, StoreError
+from airflow_openai_batch.engine.job.policy import check_policy
+from airflow_openai_batch.engine.job.submit import Request
 from airflow_openai_batch.engine.model import Job, Policy, State, Status
-from airflow_openai_batch.engine.submit import Request, check_policy
 
 
 def test_the_plan_is_written_and_nothing_is_sent(world: World) -> None:

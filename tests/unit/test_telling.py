@@ -7,9 +7,9 @@ import pytest
 from builders import TIMING, batch, job, shard
 
 from airflow_openai_batch.engine.model import Shard, State, Status, Usage
-from airflow_openai_batch.engine.progress import Failed, Phase, Progress
-from airflow_openai_batch.engine.standing import progress_of
-from airflow_openai_batch.engine.telling import duration, is_news, line, table
+from airflow_openai_batch.engine.progress.compute import progress_of
+from airflow_openai_batch.engine.progress.log_format import duration, is_news, line, table
+from airflow_openai_batch.engine.progress.model import Failed, Phase, Progress
 
 S = State
 NOW = 1_000_000.0

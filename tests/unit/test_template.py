@@ -9,11 +9,10 @@ import pyarrow as pa
 import pytest
 from builders import CHAT, EMBEDDINGS, RESPONSES
 
+from airflow_openai_batch.engine.encoding import canonical, rows_of
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.identity import canonical
-from airflow_openai_batch.engine.pieces import rows_of
-from airflow_openai_batch.engine.splice import TextTemplate
-from airflow_openai_batch.engine.template import bodies_of
+from airflow_openai_batch.engine.requests.bodies import bodies_of
+from airflow_openai_batch.engine.requests.template import TextTemplate
 
 
 def table(**columns: Any) -> pa.RecordBatch:

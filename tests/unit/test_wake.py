@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_openai_batch.engine.machine import Watched, wake
+from airflow_openai_batch.engine.job.planner import Watched, wake
 
 NOW, AFTER = 1000.0, 300.0
 

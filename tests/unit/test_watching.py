@@ -15,10 +15,13 @@ from typing import Any
 import pytest
 from watching_account import PAGE, Account, FakeConnection, HurriedLoop, Time, now
 
-from airflow_openai_batch import listing, news, polling, watching
 from airflow_openai_batch.engine.model import Batch
-from airflow_openai_batch.news import News, WatchingFailed
-from airflow_openai_batch.watching import watch
+from airflow_openai_batch.polling import listing
+from airflow_openai_batch.polling import poller as polling
+from airflow_openai_batch.polling import subscription as news
+from airflow_openai_batch.polling import watcher as watching
+from airflow_openai_batch.polling.subscription import News, WatchingFailed
+from airflow_openai_batch.polling.watcher import watch
 
 INTERVAL_S = 60.0
 

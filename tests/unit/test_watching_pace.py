@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from airflow_openai_batch.engine.model import Batch
-from airflow_openai_batch.pace import TOP, Outage, Pages, backoff_s, follow, is_told, pause_s
+from airflow_openai_batch.polling.schedule import TOP, Outage, Pages, backoff_s, follow, is_told, pause_s
 
 NOW = 1_800_000_000.0
 

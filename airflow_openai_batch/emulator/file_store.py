@@ -1,0 +1,86 @@
+"""Where files are kept: contents on disk, file objects in memory."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from airflow_openai_batch.emulator.api_error import ApiRefusal
+from airflow_openai_batch.emulator.clock import Clock
+from airflow_openai_batch.emulator.model import Ids, StoredFile
+
+
+class Shelf:
+    """The stored files. Safe to use from any thread."""
+
+    def __init__(self, directory: Path, clock: Clock, ids: Ids) -> None:
+        self._directory = directory
+        self._clock = clock
+        self._ids = ids
+        self._files: dict[str, StoredFile] = {}
+        self._n_paths = 0
+        self._lock = threading.Lock()
+
+    def new_path(self) -> Path:
+        """Return a path for new content."""
+        with self._lock:
+            self._n_paths += 1
+            return self._directory / f"{self._n_paths:08d}"
+
+    def add(self, path: Path, filename: str, purpose: str, life_s: float | None) -> StoredFile:
+        """Make a file object for content that is on disk already."""
+        now = self._clock.now()
+        expires_at = None if life_s is None else now + life_s
+        with self._lock:
+            stored = StoredFile(self._ids.file(), path, path.stat().st_size, now, expires_at, filename, purpose)
+            self._files[stored.id] = stored
+        return stored
+
+    def find(self, file_id: str) -> StoredFile | None:
+        """Return a file that exists and has not expired."""
+        with self._lock:
+            return self._unexpired(self._files.get(file_id))
+
+    def get(self, file_id: str) -> StoredFile:
+        """Return a file.
+
+        Raises:
+            ApiRefusal: 404, there is none.
+        """
+        stored = self.find(file_id)
+        if stored is None:
+            raise ApiRefusal(404, f"No such File object: {file_id}", param="id")
+        return stored
+
+    def all(self) -> list[StoredFile]:
+        """Return the files, oldest first."""
+        with self._lock:
+            return [stored for stored in self._files.values() if self._unexpired(stored)]
+
+    def delete(self, file_id: str, *, keep_bytes: bool) -> None:
+        """Remove a file.
+
+        Args:
+            file_id: The file.
+            keep_bytes: Leave the content on disk for a batch that reads it.
+
+        Raises:
+            ApiRefusal: 404, there is none.
+        """
+        stored = self.get(file_id)
+        with self._lock:
+            self._files.pop(file_id, None)
+        if not keep_bytes:
+            stored.path.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Remove every file."""
+        with self._lock:
+            for stored in self._files.values():
+                stored.path.unlink(missing_ok=True)
+            self._files.clear()
+
+    def _unexpired(self, stored: StoredFile | None) -> StoredFile | None:
+        if stored is None or (stored.expires_at is not None and self._clock.now() >= stored.expires_at):
+            return None
+        return stored

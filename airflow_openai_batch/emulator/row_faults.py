@@ -1,0 +1,112 @@
+"""What row faults do to a reply and to the lines made of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from airflow_openai_batch.emulator.answers import (
+    Answer,
+    Answered,
+    Filtered,
+    Fragmented,
+    HttpError,
+    LineError,
+    Malformed,
+    Missing,
+    Refusal,
+    Reply,
+    Text,
+    Truncated,
+    as_reply,
+    schema_of,
+    with_text,
+)
+from airflow_openai_batch.emulator.bodies import Asked, said_text
+from airflow_openai_batch.emulator.faults import Rule
+
+_SEPARATORS = "one\u2028two\u2029three\u0085four"
+
+_HARMLESS = frozenset({"u2028", "duplicate", "both_files", "fragmented"})
+
+
+def reply_to(asked: Asked, rule: Rule | None, answer: Answer) -> Answered:
+    """Return what a row is answered, bent by the rule that acts on it."""
+    if rule is None:
+        return answer(asked.endpoint, asked.body)
+    replies: dict[str, type[Any]] = {
+        "http_error": HttpError,
+        "line_error": LineError,
+        "missing": Missing,
+        "refusal": Refusal,
+        "filtered": Filtered,
+    }
+    if rule.name in replies:
+        made: Reply = replies[rule.name](**rule.args)
+        return made
+    if rule.name == "malformed" and "data" in rule.args:
+        return Malformed(rule.args["data"].encode())
+    return _bent(as_reply(answer(asked.endpoint, asked.body)), rule, schema_of(asked.endpoint, asked.body))
+
+
+def is_delivered(answered: Answered, rule: Rule | None) -> str:
+    """Return `ok` for an answer that is of use, else the name of what spoiled it."""
+    if rule is not None and rule.name not in _HARMLESS:
+        return rule.name
+    reply = as_reply(answered)
+    if isinstance(reply, Refusal | Truncated | Filtered | Malformed):
+        return type(reply).__name__.lower()
+    return "ok"
+
+
+def spoil_lines(
+    rule: Rule, entropy: str, custom_id: str, output: list[bytes], error: list[bytes]
+) -> tuple[list[bytes], list[bytes]]:
+    """Return the lines of both files after a fault that acts on lines rather than on the reply."""
+    if rule.name == "malformed" and "data" not in rule.args:
+        return [line[: len(line) // 2] + b"\n" for line in output], error
+    if rule.name == "duplicate":
+        return output * 2, error * 2
+    if rule.name == "both_files":
+        failure = {"code": "server_error", "message": "The request failed, says this line."}
+        line = {"id": "batch_req_" + entropy[::-1], "custom_id": custom_id, "response": None, "error": failure}
+        return output, [*error, json.dumps(line).encode() + b"\n"]
+    return output, error
+
+
+def _bent(reply: Reply, rule: Rule, schema: Any) -> Reply:
+    if not isinstance(reply, Text | Fragmented | Truncated | Refusal):
+        return reply
+    text = said_text(reply)
+    match rule.name:
+        case "truncated":
+            return Truncated(text[: int(len(text) * rule.args.get("fraction", 0.5))])
+        case "fragmented":
+            return Fragmented(text)
+        case "invalid":
+            return Text(rule.args.get("text", _wrong_text(schema)))
+        case "u2028":
+            return with_text(reply, _separated(text))
+    return reply
+
+
+def _wrong_text(schema: Any) -> str:
+    """Return JSON of another type than the schema asks for."""
+    return "{}" if isinstance(schema, dict) and schema.get("type") == "array" else "[]"
+
+
+def _separated(text: str) -> str:
+    """Put line separators into a text; in JSON into its free strings, which are those with a space."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return f"{text} {_SEPARATORS}"
+    return json.dumps(_mapped(value), ensure_ascii=False)
+
+
+def _mapped(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace(" ", "\u2028") if " " in value else value
+    if isinstance(value, list):
+        return [_mapped(item) for item in value]
+    return {name: _mapped(item) for name, item in value.items()} if isinstance(value, dict) else value

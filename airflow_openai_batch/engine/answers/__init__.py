@@ -1,0 +1,1 @@
+"""Lines of output and error files become outcomes, one for each row."""

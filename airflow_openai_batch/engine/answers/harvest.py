@@ -1,0 +1,223 @@
+"""Both files of a batch become one outcome part in row order. Every row of the shard gets an outcome.
+
+The files may lack, repeat or spoil lines. They are spooled to local disk. Memory holds the ids of one shard and a few
+blocks of outcomes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+from airflow_openai_batch.engine.answers.line_files import Lines, add_stray
+from airflow_openai_batch.engine.answers.outcome_files import AnswerColumns, PartWriter, Tally, Unusual
+from airflow_openai_batch.engine.answers.parser import LineParser, custom_id_of
+from airflow_openai_batch.engine.answers.row_order import AnswerReader, Read, Unordered
+from airflow_openai_batch.engine.api.client import Api
+from airflow_openai_batch.engine.errors import NotFound, Unavailable, Unclear
+from airflow_openai_batch.engine.model import Job, Outcome, Shard, State, Status
+from airflow_openai_batch.engine.store.index import read_index_table
+from airflow_openai_batch.engine.store.job_store import JobStore
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+_DOWNLOAD_TRIES = 3
+
+
+class Harvested(NamedTuple):
+    """What a harvest left in the store."""
+
+    outcomes: str
+    strays: str | None
+    tally: Tally
+
+
+def harvest(
+    store: JobStore, api: Api, job: Job, shard: Shard, parser: LineParser, sleep: Callable[[float], None] = time.sleep
+) -> Harvested:
+    """Write the outcome part of a shard whose batch has ended, was refused, or was never sent.
+
+    Raises:
+        ApiError: A file could not be downloaded. Nothing is lost: harvest again later.
+    """
+    index = read_index_table(store, shard.index).combine_chunks()
+    ids = index.column("custom_id").to_numpy(zero_copy_only=False).tolist()
+    folder = f"e{shard.id.partition('-')[0]}"
+    name = store.unique(f"{folder}/outcomes", shard.id, ".parquet")
+    with contextlib.ExitStack() as stack:
+        files, is_gone = _files(stack, api, shard, sleep)
+        strays = stack.enter_context(tempfile.TemporaryFile(prefix="openai-batch-"))
+        lines = [Lines(file) for file in files]
+        reader = AnswerReader(parser, AnswerColumns(job), ids, strays)
+        judge = _Judge(parser, shard, ids, job.policy.retry_on, strays, is_gone=is_gone)
+        try:
+            tally = _write(store, name, job, shard, index, reader.once(lines), judge)
+        except Unordered:
+            strays.seek(0)
+            strays.truncate()
+            tally = _write(store, name, job, shard, index, reader.twice(lines), judge)
+        kept = _keep(store, strays, f"{folder}/strays", shard.id)
+    return Harvested(outcomes=name, strays=kept, tally=tally)
+
+
+def _write(
+    store: JobStore, name: str, job: Job, shard: Shard, index: pa.Table, reads: Iterable[Read], judge: _Judge
+) -> Tally:
+    """Write all outcomes of a shard, in row order."""
+    batch_id = shard.batch.id if shard.batch is not None else None
+    with store.writing(name) as file, PartWriter(file, job, batch_id, shard.round) as writer:
+        for read in reads:
+            requests = index.slice(read.start, read.stop - read.start).to_batches()[0]
+            writer.write(requests, read.answers, read.rows - read.start, read.places, judge(read))
+    return writer.tally
+
+
+def _file_ids(shard: Shard) -> list[str]:
+    if shard.state is State.REJECTED or shard.batch is None:
+        return []
+    # Completed, expired and cancelled batches alike can have both files; each can be absent.
+    return [file_id for file_id in (shard.batch.output_file_id, shard.batch.error_file_id) if file_id]
+
+
+def _files(
+    stack: contextlib.ExitStack, api: Api, shard: Shard, sleep: Callable[[float], None]
+) -> tuple[list[IO[bytes]], bool]:
+    """Download both files. Returns them, and whether the error file is gone: some servers name one never written.
+
+    Raises:
+        NotFound: The output file is gone, or there was none and the error file is gone.
+    """
+    files: list[IO[bytes]] = []
+    is_gone = False
+    for file_id in _file_ids(shard):
+        try:
+            files.append(stack.enter_context(_downloaded(api, file_id, sleep)))
+        except NotFound:
+            if not files:  # the output file comes first: without it nothing that was paid for may be written off
+                raise
+            is_gone = True
+    return files, is_gone
+
+
+@contextlib.contextmanager
+def _downloaded(api: Api, file_id: str, sleep: Callable[[float], None]) -> Iterator[IO[bytes]]:
+    with tempfile.TemporaryFile(prefix="openai-batch-") as file:
+        for left in range(_DOWNLOAD_TRIES - 1, -1, -1):
+            try:
+                api.download(file_id, file)
+                break
+            except (NotFound, Unclear, Unavailable) as error:
+                # A first 404 may be a replica that lags.
+                if not left or (isinstance(error, NotFound) and left < _DOWNLOAD_TRIES - 1):
+                    raise
+                file.seek(0)
+                file.truncate()
+                sleep(error.retry_after_s or 2.0)
+        yield file
+
+
+def _keep(store: JobStore, strays: IO[bytes], folder: str, stem: str) -> str | None:
+    """Put the strays into the store, verbatim."""
+    if not strays.tell():
+        return None
+    strays.seek(0)
+    name = store.unique(folder, stem, ".jsonl")
+    with store.writing(name) as target:
+        shutil.copyfileobj(strays, target)
+    return name
+
+
+class _Judge:
+    """Judges lines that are not one, usual and good."""
+
+    def __init__(
+        self,
+        parser: LineParser,
+        shard: Shard,
+        custom_ids: list[str],
+        retry_on: frozenset[Status],
+        strays: IO[bytes],
+        *,
+        is_gone: bool,
+    ) -> None:
+        self._parser, self._shard, self._ids = parser, shard, custom_ids
+        self._retry_on, self._strays, self._is_gone = retry_on, strays, is_gone
+
+    def __call__(self, read: Read) -> dict[int, Unusual]:
+        """Return the outcome of each row without a good answer, by its number, counted from the first of these."""
+        import numpy as np
+
+        is_other = np.ones(read.stop - read.start, dtype=bool)
+        is_other[read.rows - read.start] = False
+        others = np.flatnonzero(is_other).tolist()
+        return {i: self._best(self._ids[read.start + i], read.lines.get(read.start + i, [])) for i in others}
+
+    def _best(self, custom_id: str, lines: list[bytes]) -> Unusual:
+        best: Outcome | None = None
+        best_line: bytes | None = None
+        for line in lines:
+            outcome = self._parser.parse(line)
+            if outcome is not None and outcome.custom_id != custom_id:
+                add_stray(self._strays, line)  # two lines ran into one: whose it is, nobody can say
+                continue
+            # Repeated lines are not documented; the better answer wins, else the last.
+            if outcome is not None and (best is None or _beats(outcome, best)):
+                best, best_line = outcome, line
+            elif outcome is None and custom_id_of(line) is None:
+                add_stray(self._strays, line)
+            elif best is None:
+                best_line = line  # it names the row and nothing else can be read: kept verbatim
+        if best is None:
+            best = _absent(custom_id, self._shard)
+            if self._is_gone:
+                best = _failed(custom_id, Status.MISSING, "file_gone", "A result file of the batch is gone at OpenAI.")
+            # A row whose line is there, however spoiled, was billed: it is not asked again.
+            best.retryable = best.retryable and best_line is None
+        if best.status is Status.SUCCEEDED:
+            return Unusual(best, None)
+        best.retryable = best.retryable or best.status in self._retry_on
+        return Unusual(best, best_line)
+
+
+_ANSWERED = frozenset({Status.INVALID, Status.REFUSED, Status.TRUNCATED})
+
+
+def _beats(later: Outcome, earlier: Outcome) -> bool:
+    return _rank(later) > _rank(earlier) or (_rank(later) == _rank(earlier) and earlier.status is not Status.SUCCEEDED)
+
+
+def _rank(outcome: Outcome) -> int:
+    """Order what two lines say of one row: a good answer, then any answer, then none."""
+    return 2 if outcome.status is Status.SUCCEEDED else int(outcome.status in _ANSWERED)
+
+
+_ABSENT: dict[str, tuple[Status, str, str]] = {
+    "expired": (Status.EXPIRED, "batch_expired", "The batch expired before this request was answered."),
+    "called_off": (Status.CANCELLED, "called_off", "The job was cancelled before this request was sent."),
+    "cancelled": (Status.CANCELLED, "batch_cancelled", "The batch was cancelled before this request was answered."),
+}
+
+
+def _absent(custom_id: str, shard: Shard) -> Outcome:
+    """Say what became of a row that no file mentions."""
+    if shard.state is State.REJECTED:
+        first = shard.rejections[0] if shard.rejections else None
+        message = f"{first.code}: {first.message}" if first else shard.problem
+        return _failed(custom_id, Status.FAILED, "batch_rejected", f"OpenAI refused the whole batch. {message}")
+    status, code, message = _ABSENT.get(
+        shard.batch.status if shard.batch is not None else "called_off",
+        (Status.MISSING, "missing", "No output line mentions this request."),
+    )
+    outcome = _failed(custom_id, status, code, message)
+    outcome.retryable = True
+    return outcome
+
+
+def _failed(custom_id: str, status: Status, code: str, message: str) -> Outcome:
+    return Outcome(custom_id=custom_id, status=status, error_code=code, error_message=message)

@@ -1,0 +1,158 @@
+"""The one call that costs money: the intent before it, and the look when it is not known what it did."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+from airflow_openai_batch.engine.api.errors import is_file_message
+from airflow_openai_batch.engine.errors import ApiError, Denied, NotFound, QueueFull, Refused, Unavailable, Unclear
+from airflow_openai_batch.engine.identity import NONCE_KEY, nonce, parse_nonce
+from airflow_openai_batch.engine.job.context import Engine, Learned
+from airflow_openai_batch.engine.job.failures import again_later, denied, queue_full, rejected
+from airflow_openai_batch.engine.job.state_machine import FRUITLESS_STATUSES, Fact, fact_of_missing_file
+from airflow_openai_batch.engine.model import ENDED_STATUSES, Batch, Job, Shard, describe
+
+_LOOK_BACK_S = 900.0
+"""How much older than our intent a batch may look, for clocks that disagree."""
+
+_CANCEL_TRIES = 5
+
+_CANCEL_PAUSE_S = 2.0
+
+
+def intend(engine: Engine, job: Job, shard: Shard) -> Learned:
+    """Name the batch that is about to be made. Committed before the call, so that a crash cannot hide it."""
+    now = engine.clock()
+    known = {
+        # By the index file, whose name is unique: a job built anew must not adopt what another build had asked.
+        "nonce": nonce(job.key, job.epoch, PurePosixPath(shard.index).stem, engine.unique()),
+        "intent_at": now,
+        "not_before": now + engine.timing.grace_s,
+        "n_looks": 0,
+        "n_creates": shard.n_creates + 1,
+    }
+    return Learned(Fact.INTENT_SAVED, known)
+
+
+def post(engine: Engine, job: Job, shard: Shard) -> Learned:
+    """Create the batch that was intended: the only paid call.
+
+    Its answer may be lost. Then nothing is known, the shard stays CREATING, and the next plan says *look*.
+    """
+    assert shard.file_id is not None and shard.nonce is not None and shard.intent_at is not None  # noqa: S101
+    # A process that was frozen since its commit may find that others have looked and gone on: too late to post.
+    # Of what the call leaves of the grace, half is for being late and half for the listing's lag.
+    if engine.clock() - shard.intent_at > (engine.timing.grace_s - engine.timing.post_timeout_s) / 2:
+        return Learned(Fact.POSTPONED, {"problem": "The process was too slow to create the batch."})
+    try:
+        batch = engine.api.create(
+            file_id=shard.file_id,
+            endpoint=job.spec.endpoint,
+            completion_window=job.policy.completion_window,
+            metadata={**job.policy.metadata, **_who(job), NONCE_KEY: shard.nonce},
+            timeout_s=engine.timing.post_timeout_s,
+        )
+    except Unclear as error:
+        engine.log.warning("Shard %s: %s It is not known whether a batch was created; looking for it.", shard.id, error)
+        # From now on: the call may have taken long, and the listing has its lag after it.
+        look_at = max(shard.not_before, engine.clock() + engine.timing.grace_s - engine.timing.post_timeout_s)
+        return Learned(Fact.POSTPONED, {"problem": str(error)[:500], "not_before": look_at})
+    except QueueFull as error:
+        return queue_full(engine, shard, str(error), None)
+    except Denied as error:
+        return Learned(Fact.NOT_CREATED, again_later(engine, shard, error, pause=0.0), hold=denied(error))
+    except Unavailable as error:
+        return Learned(Fact.NOT_CREATED, again_later(engine, shard, error))
+    except Refused as error:
+        return _refused_create(engine, shard, error)
+    engine.log.info("Shard %s: batch %s created for %d requests.", shard.id, batch.id, shard.n_requests)
+    return _known(batch)
+
+
+def _who(job: Job) -> dict[str, str]:
+    """Metadata for a person who looks at OpenAI's dashboard. Values up to 512 characters."""
+    return {"dag_id": job.key.dag_id[:512], "run_id": job.key.run_id[:512], "task_id": job.key.task_id[:512]}
+
+
+def _refused_create(engine: Engine, shard: Shard, error: ApiError) -> Learned:
+    if isinstance(error, NotFound) or is_file_message(str(error)):
+        fact = fact_of_missing_file(shard)
+        if fact is not Fact.LINES_REJECTED:
+            return Learned(fact, {**again_later(engine, shard, error), "n_misses": shard.n_misses + 1})
+    return rejected(engine, shard, error)
+
+
+def _known(batch: Batch) -> Learned:
+    return Learned(Fact.BATCH_KNOWN, {"batch": batch, "not_before": 0.0, "problem": None, "cancel_asked_at": None})
+
+
+def look(engine: Engine, job: Job, shard: Shard) -> Learned:
+    """Find out whether the intended batch exists: adopt it, cancel any extra, or learn that it is absent."""
+    assert shard.intent_at is not None  # noqa: S101
+    is_last = engine.clock() >= shard.not_before
+    listed = engine.api.batches(shard.intent_at - _LOOK_BACK_S)
+    mine = {batch.id: batch for batch in listed if _is_mine(batch, job, shard)}.values()
+    if not mine:
+        if is_last:
+            engine.log.info("Shard %s: no batch was created; creating it again costs nothing extra.", shard.id)
+            known = {"nonce": None, "intent_at": None, "n_looks": 0, "not_before": 0.0}
+            return Learned(Fact.BATCH_ABSENT, {**known, "doubt": shard.nonce, "doubt_at": shard.intent_at})
+        return Learned(Fact.POSTPONED, {"n_looks": shard.n_looks + 1})
+    adopted, *extras = sorted(mine, key=lambda b: (b.status in FRUITLESS_STATUSES, b.created_at or 0.0))
+    for extra in extras:
+        if extra.status not in ENDED_STATUSES:
+            engine.log.warning("Shard %s: batch %s is one too many; cancelling it.", shard.id, extra.id)
+            engine.api.cancel(extra.id)
+    engine.log.info("Shard %s: adopted %s.", shard.id, describe(adopted))
+    return _known(adopted)
+
+
+def cancel_extra(engine: Engine, batch_id: str) -> None:
+    """Cancel a batch that no shard will remember, so not later but now. A person is told if that fails."""
+    for _ in range(_CANCEL_TRIES):
+        try:
+            engine.api.cancel(batch_id)
+        except ApiError as error:
+            engine.log.warning("Batch %s could not be cancelled: %s", batch_id, error)
+            engine.sleep(_CANCEL_PAUSE_S)
+        else:
+            return
+    engine.log.error("Batch %s is one too many and runs on: cancel it in OpenAI's dashboard.", batch_id)
+
+
+def cancel_strangers(engine: Engine, job: Job) -> None:
+    """Cancel batches that a process made after we had concluded that it had not.
+
+    Only a process that was frozen for longer than the grace period does so; what it pays for until then is the one
+    price of an API without idempotency keys.
+    """
+    doubted = {_owner(s.doubt): s for s in job.all_shards if s.doubt is not None}
+    if not doubted:
+        return
+    since = min(shard.doubt_at or 0.0 for shard in doubted.values())
+    try:
+        for batch in engine.api.batches(since - _LOOK_BACK_S):
+            shard = doubted.get(_owner(batch.nonce)) if batch.nonce is not None else None
+            is_known = shard is None or (shard.batch is not None and shard.batch.id == batch.id)
+            if not is_known and batch.status not in ENDED_STATUSES | {"cancelling"}:
+                engine.log.warning("Batch %s was created by a process that came too late; cancelling it.", batch.id)
+                cancel_extra(engine, batch.id)
+    except ApiError as error:
+        engine.log.warning("Could not look for batches that came too late: %s Looking again next time.", error)
+
+
+def _owner(text: str | None) -> tuple[str, int, str] | None:
+    """Return job, epoch and shard of a nonce: what all tries of a shard have in common."""
+    parsed = parse_nonce(text) if text is not None else None
+    return parsed[:3] if parsed is not None else None
+
+
+def _is_mine(batch: Batch, job: Job, shard: Shard) -> bool:
+    """Match the nonce up to its unique part: a batch of an earlier try of the same shard is ours as well."""
+    if batch.nonce is None or shard.nonce is None or batch.id in shard.past_batches:
+        return False
+    # The store of a run may have been deleted and the run submitted again: a batch older than the job is not its own.
+    born_at = min(job.created_at, shard.intent_at or job.created_at)
+    if batch.created_at is not None and batch.created_at < born_at - _LOOK_BACK_S:
+        return False
+    return _owner(batch.nonce) is not None and _owner(batch.nonce) == _owner(shard.nonce)

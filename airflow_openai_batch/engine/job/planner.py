@@ -1,0 +1,177 @@
+"""What may be done now with a job, when waiting for it ends, and when waking a worker is worth it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from airflow_openai_batch.engine.job.state_machine import S, is_quiet
+from airflow_openai_batch.engine.model import (
+    AT_OPENAI,
+    ENDED_STATUSES,
+    Job,
+    Shard,
+    State,
+    Timing,
+    Value,
+    Wishes,
+)
+
+
+class Action(Value, frozen=True, kw_only=True):
+    """What may be done now with one shard."""
+
+    verb: str
+    shard: str
+
+
+def deadline_at(job: Job, timing: Timing) -> float:
+    """Return when waiting ends: as the policy says, but not before every running batch had its own chance."""
+    running = [s.batch for s in job.all_shards if s.state is S.RUNNING and s.batch is not None]
+    expiries = [batch.expires_at + timing.expiry_margin_s for batch in running if batch.expires_at is not None]
+    return max([job.deadline_from + job.policy.deadline_s, *expiries])
+
+
+def plan(job: Job, now: float, wishes: Wishes, timing: Timing, fresh: frozenset[str] = frozenset()) -> Iterator[Action]:
+    """Name what may be done now, in row order. A wait is data (``not_before``), never a sleep.
+
+    Args:
+        job: The newest snapshot.
+        now: Epoch seconds.
+        wishes: What a person asked for.
+        timing: Durations.
+        fresh: Ids of running shards whose batch was looked at just now: asking again would bring nothing new.
+    """
+    for shard in job.earlier:
+        yield from _plan_earlier(shard, now, fresh)
+    is_late = now >= deadline_at(job, timing)
+    gate = Gate(job, now, is_closed=wishes.cancel or is_late)
+    for shard in job.shards:
+        if shard.not_before > now and shard.state is not S.CREATING:
+            continue
+        verb = _verb(job, shard, now, wishes, gate, fresh)
+        if verb is not None:
+            yield Action(verb=verb, shard=shard.id)
+
+
+def _verb(job: Job, shard: Shard, now: float, wishes: Wishes, gate: Gate, fresh: frozenset[str]) -> str | None:
+    match shard.state:
+        # Even of a job that is being cancelled: what was paid for must not be asked again when it is taken up.
+        case S.DRAFTED if all(is_quiet(s) for s in job.earlier):
+            return "carry"
+        case S.PLANNED | S.UPLOADED if wishes.cancel:
+            return "call_off"
+        case S.PLANNED if gate.is_open:
+            return "upload"
+        case S.UPLOADED if gate.admits(shard):
+            return "create"
+        case S.CREATING if shard.n_looks == 0 or shard.not_before <= now:
+            return "look"
+        case S.RUNNING if wishes.cancel and shard.cancel_asked_at is None:
+            return "cancel"
+        case S.RUNNING if shard.id not in fresh:
+            return "refresh"
+        case S.ENDED | S.REJECTED:
+            return "harvest"
+        case S.SETTLED if deserves_another_round(job, shard) and gate.is_open:
+            return "reshard"
+    return None
+
+
+def _plan_earlier(shard: Shard, now: float, fresh: frozenset[str]) -> Iterator[Action]:
+    """What belongs to an earlier epoch is cancelled, and what was paid for is fetched."""
+    if shard.not_before > now and shard.state is not S.CREATING:
+        return
+    match shard.state:
+        case S.CREATING if shard.n_looks == 0 or shard.not_before <= now:
+            yield Action(verb="look", shard=shard.id)
+        case S.RUNNING if shard.cancel_asked_at is None:
+            yield Action(verb="cancel", shard=shard.id)
+        case S.RUNNING if shard.id not in fresh:
+            yield Action(verb="refresh", shard=shard.id)
+        case S.ENDED | S.REJECTED:
+            yield Action(verb="harvest", shard=shard.id)
+
+
+def deserves_another_round(job: Job, shard: Shard) -> bool:
+    """Say whether the shard has rows to ask again, and is allowed to."""
+    return (
+        shard.state is S.SETTLED
+        and shard.n_retryable > 0
+        and shard.child is None
+        and shard.round < job.policy.max_rounds
+    )
+
+
+def is_done(job: Job, wishes: Wishes) -> bool:
+    """Say whether every row has its final outcome and nothing runs any more."""
+    return all(
+        s.state is S.SETTLED and (wishes.cancel or not deserves_another_round(job, s)) for s in job.shards
+    ) and all(is_quiet(s) for s in job.earlier)
+
+
+class Watched(Value, frozen=True, kw_only=True):
+    """What the trigger knows of one batch it watches."""
+
+    id: str
+    status: str = "unknown"
+    ended_at: float | None = None
+    """When the trigger first saw it ended."""
+
+
+def wake(
+    watched: Sequence[Watched], now: float, wake_at: float | None, *, is_queued: bool, harvest_after_s: float
+) -> str | None:
+    """Decide whether waking a worker is worth it, and why. None: keep watching.
+
+    Args:
+        watched: The batches, as last seen.
+        now: Epoch seconds.
+        wake_at: When there is something to do whatever the batches say, or None.
+        is_queued: Whether more work waits for room at OpenAI.
+        harvest_after_s: Seconds after which an ended batch is fetched even while others run.
+    """
+    if wake_at is not None and now >= wake_at:
+        return "due"
+    ended = [w for w in watched if w.status in ENDED_STATUSES]
+    if watched and len(ended) == len(watched):
+        return "all ended"
+    if any(w.status == "failed" for w in ended):
+        return "failed"
+    if ended and is_queued:
+        return "room for more"
+    if any(w.ended_at is not None and now - w.ended_at >= harvest_after_s for w in ended):
+        return "harvest"
+    return None
+
+
+class Gate:
+    """Decides which shards may enter OpenAI's queue: the stated token budget, and what a full queue taught us."""
+
+    def __init__(self, job: Job, now: float, *, is_closed: bool) -> None:
+        self.is_open = not is_closed
+        everything = job.all_shards
+        budget = job.policy.max_enqueued_tokens
+        used = sum(s.n_tokens for s in everything if s.state in AT_OPENAI)
+        self._room = None if budget is None else budget - used
+        self._is_empty = not used
+        # Not those of earlier epochs: they are never sent again.
+        waiting = [s for s in job.shards if s.state is State.UPLOADED and s.n_waits]
+        self._is_shut = any(s.not_before > now for s in waiting)
+        # After a full queue one batch at a time tries the door: each refused try is a failed batch in the dashboard.
+        self._is_probing = bool(waiting)
+        running = [s.batch for s in everything if s.state is State.RUNNING]
+        self._is_probed = any(batch is not None and batch.status == "validating" for batch in running)
+
+    def admits(self, shard: Shard) -> bool:
+        """Say whether the shard may be sent now, and count it as sent if so."""
+        if not self.is_open or self._is_shut or (self._is_probing and self._is_probed):
+            return False
+        # Cut for a larger budget, or grown by a conversation: what exceeds even the whole budget goes alone.
+        if self._room is not None and shard.n_tokens > self._room and not self._is_empty:
+            self._room = 0  # a later, smaller shard must not overtake for ever
+            return False
+        self._is_empty = False
+        if self._room is not None:
+            self._room -= shard.n_tokens
+        self._is_probed = True
+        return True

@@ -1,0 +1,143 @@
+"""The state machine: what can become known of a shard, and what follows from it.
+
+Facts change state (``learn``), plan names actions (``planner``), executing an action yields facts. This module has no
+I/O, no clock, no sleep and no client; times are arguments. ``NEXT`` is the whole table, and the picture in
+``docs/architecture.md`` is checked against it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from airflow_openai_batch.engine.api.errors import ACCOUNT_CODES, is_file_message, is_queue_message
+from airflow_openai_batch.engine.model import ENDED_STATUSES, UNSENT, Batch, Shard, State, Timing
+
+
+class Fact(StrEnum):
+    """What can become known of a shard."""
+
+    ANSWERS_CARRIED = "answers_carried"
+    NOTHING_LEFT = "nothing_left"
+    FILE_UPLOADED = "file_uploaded"
+    FILE_NOT_FOUND = "file_not_found"
+    FILE_LOST = "file_lost"
+    INTENT_SAVED = "intent_saved"
+    NOT_CREATED = "not_created"
+    BATCH_KNOWN = "batch_known"
+    BATCH_ABSENT = "batch_absent"
+    QUEUE_FULL = "queue_full"
+    STILL_RUNNING = "still_running"
+    CANCEL_ASKED = "cancel_asked"
+    CALLED_OFF = "called_off"
+    LINES_REJECTED = "lines_rejected"
+    BATCH_ENDED = "batch_ended"
+    OUTCOMES_SAVED = "outcomes_saved"
+    CHILD_MADE = "child_made"
+    GIVEN_UP = "given_up"
+    POSTPONED = "postponed"
+
+
+S, F = State, Fact
+
+NEXT: dict[tuple[State, Fact], State] = {
+    (S.DRAFTED, F.ANSWERS_CARRIED): S.PLANNED,  # the rest still has to be asked
+    (S.DRAFTED, F.NOTHING_LEFT): S.SETTLED,  # every answer was there already
+    (S.PLANNED, F.FILE_UPLOADED): S.UPLOADED,
+    (S.PLANNED, F.LINES_REJECTED): S.REJECTED,  # the upload itself was refused
+    (S.UPLOADED, F.INTENT_SAVED): S.CREATING,  # committed before the paid call
+    (S.CREATING, F.BATCH_KNOWN): S.RUNNING,  # answered, or found later by its nonce
+    (S.CREATING, F.BATCH_ABSENT): S.UPLOADED,  # an empty look, past the grace period
+    (S.CREATING, F.NOT_CREATED): S.UPLOADED,  # the API said no: nothing exists
+    (S.CREATING, F.QUEUE_FULL): S.UPLOADED,
+    (S.CREATING, F.FILE_NOT_FOUND): S.UPLOADED,
+    (S.CREATING, F.FILE_LOST): S.PLANNED,
+    (S.CREATING, F.LINES_REJECTED): S.REJECTED,
+    (S.RUNNING, F.STILL_RUNNING): S.RUNNING,
+    (S.RUNNING, F.CANCEL_ASKED): S.RUNNING,
+    (S.RUNNING, F.QUEUE_FULL): S.UPLOADED,  # failed and unbilled: the same file, later
+    (S.RUNNING, F.FILE_NOT_FOUND): S.UPLOADED,
+    (S.RUNNING, F.FILE_LOST): S.PLANNED,
+    (S.RUNNING, F.LINES_REJECTED): S.REJECTED,
+    (S.RUNNING, F.BATCH_ENDED): S.ENDED,  # completed, expired and cancelled alike
+    (S.DRAFTED, F.CALLED_OFF): S.ENDED,
+    (S.PLANNED, F.CALLED_OFF): S.ENDED,
+    (S.UPLOADED, F.CALLED_OFF): S.ENDED,
+    (S.ENDED, F.OUTCOMES_SAVED): S.SETTLED,
+    (S.REJECTED, F.OUTCOMES_SAVED): S.SETTLED,
+    (S.SETTLED, F.CHILD_MADE): S.SETTLED,
+    (S.RUNNING, F.GIVEN_UP): S.SETTLED,  # of an earlier epoch, and OpenAI no longer knows it
+    (S.ENDED, F.GIVEN_UP): S.SETTLED,
+    **{(s, F.POSTPONED): s for s in (S.DRAFTED, S.PLANNED, S.UPLOADED, S.CREATING, S.RUNNING, S.ENDED, S.REJECTED)},
+}
+
+FRUITLESS_STATUSES = frozenset({"failed", "cancelling", "cancelled"})
+"""Of two batches of one shard, the one not to keep: perhaps itself an extra that was cancelled."""
+
+MAX_FILE_RETRIES = 3
+"""Creates with the same file after "cannot find file", before it is uploaded anew."""
+
+MAX_UPLOADS = 2
+
+
+def learn(shard: Shard, fact: Fact, **known: Any) -> Shard:
+    """Return the shard after a fact.
+
+    Raises:
+        KeyError: The table has no such transition. That is a defect of the engine, never the user's.
+    """
+    return msgspec.structs.replace(shard, state=NEXT[shard.state, fact], **known)
+
+
+def backoff_s(n: int, timing: Timing) -> float:
+    """Return the pause after the n-th failure in a row, n from 1."""
+    return min(timing.backoff_s * 2.0 ** min(n - 1, 16), timing.backoff_max_s)
+
+
+def is_quiet(shard: Shard) -> bool:
+    """Say whether nothing of the shard is at OpenAI and nothing paid is left to fetch."""
+    return shard.state in UNSENT or shard.state is S.SETTLED
+
+
+def fact_of(batch: Batch, shard: Shard, now: float, timing: Timing) -> Fact:
+    """Translate what OpenAI says of a batch into a fact about its shard."""
+    if batch.status == "failed" and not (batch.output_file_id or batch.error_file_id):
+        return _fact_of_failure(batch, shard)
+    if batch.status not in ENDED_STATUSES:
+        return F.STILL_RUNNING
+    if _lacks_file(batch) and now - (batch.ended_at or now) < timing.late_file_s:
+        return F.STILL_RUNNING  # the id can appear some time after the status
+    return F.BATCH_ENDED
+
+
+def _lacks_file(batch: Batch) -> bool:
+    """Say whether an ended batch should have an output file and has none. Counts can lie, so they decide little."""
+    if batch.output_file_id is not None:
+        return False
+    if batch.status == "completed":
+        return not 0 < batch.n_total <= batch.n_failed
+    return batch.n_completed > 0  # an expired or cancelled batch may well have answered nothing
+
+
+def _fact_of_failure(batch: Batch, shard: Shard) -> Fact:
+    """Code first, then words; anything unknown is the user's to read. A failed batch has cost nothing."""
+    for error in batch.errors:
+        if error.code in ACCOUNT_CODES or is_queue_message(error.code, error.message):
+            return F.QUEUE_FULL
+        if is_file_message(error.message):
+            return fact_of_missing_file(shard)
+    return F.LINES_REJECTED
+
+
+def fact_of_missing_file(shard: Shard) -> Fact:
+    """Decide what "cannot find file" means: try again, upload again, or give up and name the platform."""
+    if (shard.n_misses + 1) % MAX_FILE_RETRIES:
+        return F.FILE_NOT_FOUND
+    return F.FILE_LOST if shard.n_uploads < MAX_UPLOADS else F.LINES_REJECTED
+
+
+def account_problem(batch: Batch) -> str | None:
+    """Return the message of an error that only a person with the account can mend."""
+    return next((e.message for e in batch.errors if e.code in ACCOUNT_CODES), None)

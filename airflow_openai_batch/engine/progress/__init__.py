@@ -1,0 +1,1 @@
+"""Where a job stands, as people see it. Pure."""

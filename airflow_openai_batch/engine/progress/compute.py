@@ -1,0 +1,181 @@
+"""How a job stands. Pure: no clock and no call; times are arguments.
+
+A worker makes a ``Progress`` of the job it has just moved. While nobody moves the job, the trigger lays over it what
+it sees of the batches that run. Both leave it where the UI finds it. How fast it goes is measured in ``rate``; there
+is no rate while nothing runs or all batches are still validating.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from airflow_openai_batch.engine.job.planner import deadline_at
+from airflow_openai_batch.engine.job.summary import summarize
+from airflow_openai_batch.engine.model import ENDED_STATUSES, UNSENT, Batch, Job, Shard, State, Timing, model_of
+from airflow_openai_batch.engine.progress.model import (
+    MAX_BATCHES,
+    MAX_ID,
+    MAX_PROBLEM,
+    OVER,
+    Look,
+    Owner,
+    Phase,
+    Progress,
+    Seen,
+    Tokens,
+)
+from airflow_openai_batch.engine.progress.rate import moved, rate_per_h
+
+PHASE_OF_VERB = {"upload": "upload", "create": "create", "look": "create"} | dict.fromkeys(
+    ("harvest", "reshard", "carry"), "harvest"
+)
+"""Which phase of a job an action's seconds belong to; those of any other are moments, and count as waiting."""
+
+
+def progress_of(
+    job: Job,
+    now: float,
+    timing: Timing,
+    *,
+    before: Progress | Look | None = None,
+    results_s: float | None = None,
+    **known: Any,
+) -> Progress:
+    """Return where a job stands.
+
+    Args:
+        job: The newest snapshot.
+        now: Epoch seconds.
+        timing: Durations.
+        before: What was seen when the job was looked at last, for the rate.
+        results_s: Seconds that writing the results took.
+        known: Values that only the caller knows: ``phase`` (by default waiting or queued), ``problem``, ``live``,
+            ``host``, ``output``, ``errors``.
+    """
+    running = [s.batch for s in job.shards if _runs(s) and s.batch is not None]
+    values: dict[str, Any] = {"phase": Phase.WAITING if running else Phase.QUEUED, **known}
+    phases = phases_s(job, max(job.committed_at, job.created_at) if values["phase"] in OVER else now)
+    if results_s is not None:
+        phases["results"] = round(results_s, 1)
+    problem = next((s.problem for s in job.shards if s.problem and s.state is not State.SETTLED), None)
+    values["problem"] = _cut(known.get("problem") or problem)
+    made = Progress(
+        job=Owner(**msgspec.structs.asdict(job.key)),
+        updated_at=now,
+        created_at=job.created_at,
+        deadline_at=deadline_at(job, timing),
+        cancel_on_kill=job.policy.cancel_on_kill,
+        expires_at=max((batch.expires_at for batch in running if batch.expires_at is not None), default=None),
+        endpoint=job.spec.endpoint,
+        model=(model_of(job.spec) or "")[:MAX_ID] or None,
+        batches=_chosen(_seen(batch) for batch in running),
+        n_running=len(running),
+        phases_s=phases,
+        **_counts(job),
+        **values,
+    )
+    return _measured(made, before)
+
+
+def _counts(job: Job) -> dict[str, Any]:
+    summary = summarize(job)
+    n_running_done = sum(_n_done(shard) for shard in job.shards if _runs(shard))
+    n_ended_done = sum(_n_done(shard) for shard in job.shards if _has_batch(shard) and not _runs(shard))
+    return {
+        "n_rows": job.n_rows,
+        "n_done": min(sum(summary.by_status.values()) + n_running_done + n_ended_done, job.n_rows),
+        "n_running_done": n_running_done,
+        "by_status": {status.value: n for status, n in summary.by_status.items()},
+        "n_shards": summary.n_shards,
+        "n_settled": summary.n_settled,
+        "n_unsent": sum(shard.state in UNSENT for shard in job.shards),
+        "n_batches": len(summary.batch_ids),
+        "round": summary.rounds,
+        "usage": Tokens(**msgspec.structs.asdict(summary.usage)),
+    }
+
+
+def with_batches(base: Progress, batches: Mapping[str, Batch], now: float, before: Progress) -> Progress:
+    """Return the progress of a job that nobody moves, with what is seen of its batches.
+
+    Args:
+        base: What the worker left.
+        batches: The batches that ran then, as they are seen now, by id; without those not yet looked at.
+        now: Epoch seconds.
+        before: What this returned last; at first ``base``.
+    """
+    seen = {batch.id: _seen(batch) for batch in batches.values()}
+    known = {found.id: found for found in base.batches} | seen
+    n_running_done = sum(found.n_done for found in known.values())
+    if len(known) < base.n_running:  # the others have done something too, as far as the worker could see
+        n_running_done = max(n_running_done, base.n_running_done)
+    phases = {**base.phases_s, "wait": round(base.phases_s.get("wait", 0.0) + max(0.0, now - base.updated_at), 1)}
+    made = msgspec.structs.replace(
+        base,
+        updated_at=now,
+        n_done=min(base.n_done - base.n_running_done + n_running_done, base.n_rows),
+        n_running_done=n_running_done,
+        batches=_chosen(found for found in known.values() if found.status not in ENDED_STATUSES),
+        n_running=max(0, base.n_running - sum(found.status in ENDED_STATUSES for found in seen.values())),
+        phases_s=phases,
+    )
+    return _measured(made, before)
+
+
+def phases_s(job: Job, until: float) -> dict[str, float]:
+    """Return the seconds of own work by phase, and as ``wait`` the rest of the time since the job was planned."""
+    own = dict.fromkeys(("build", "upload", "create", "wait", "harvest"), 0.0)
+    for verb, seconds in job.work_s.items():
+        phase = verb if verb == "build" else PHASE_OF_VERB.get(verb)
+        if phase is not None:
+            own[phase] += seconds
+    own["wait"] = max(0.0, until - job.created_at - sum(own.values()) + own["build"])
+    return {phase: round(seconds, 1) for phase, seconds in own.items()}
+
+
+def _has_batch(shard: Shard) -> bool:
+    return shard.batch is not None and shard.state in (State.RUNNING, State.ENDED)
+
+
+def _runs(shard: Shard) -> bool:
+    return shard.state is State.RUNNING and shard.batch is not None and shard.batch.status not in ENDED_STATUSES
+
+
+def _n_done(shard: Shard) -> int:
+    return min(_seen(shard.batch).n_done, shard.n_requests) if shard.batch is not None else 0
+
+
+def _seen(batch: Batch) -> Seen:
+    return Seen(
+        id=batch.id,
+        status=batch.status,
+        n_total=batch.n_total,
+        n_completed=batch.n_completed,
+        n_failed=batch.n_failed,
+    )
+
+
+def _chosen(found: Iterable[Seen]) -> tuple[Seen, ...]:
+    """Return as many batches as are shown, those that have begun first."""
+    return tuple(sorted(found, key=lambda seen: seen.status == "validating")[:MAX_BATCHES])
+
+
+def _cut(problem: str | None) -> str | None:
+    return problem if problem is None or len(problem) <= MAX_PROBLEM else problem[: MAX_PROBLEM - 1] + "…"
+
+
+def _measured(made: Progress, before: Progress | Look | None) -> Progress:
+    now = made.updated_at
+    moments = moved(before.moments, before.n_done, made.n_done, now) if before is not None else ()
+    rate = rate_per_h(moments, now) if _is_moving(made) else None
+    left = made.n_rows - made.n_done
+    eta_at = None if rate is None or not left else now + left / rate * 3600
+    told_at = before.told_at if isinstance(before, Progress) else None
+    return msgspec.structs.replace(made, moments=moments, rate_per_h=rate, eta_at=eta_at, told_at=told_at)
+
+
+def _is_moving(made: Progress) -> bool:
+    return made.phase is Phase.WAITING and any(seen.status != "validating" for seen in made.batches)

@@ -1,0 +1,127 @@
+"""Progress as text for a task's log: a line when something has changed, and a table at the end. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from airflow_openai_batch.engine.job.summary import counted
+from airflow_openai_batch.engine.model import Status
+from airflow_openai_batch.engine.progress.model import OVER, Failed, Look, Progress
+
+STEP_PERCENT, STEP_S = 5, 600.0
+"""Counts alone are told again after so many percent, or seconds."""
+
+
+def is_news(told: Progress | Look | None, now: Progress) -> bool:
+    """Say whether the log should be told how the job stands.
+
+    Args:
+        told: What it was told last, or what has been seen since then; without that, it should.
+        now: How it stands.
+    """
+    if not isinstance(told, Progress) or _what_counts(told) != _what_counts(now):
+        return True
+    if told.n_done == now.n_done:
+        return False
+    since_s = now.updated_at - (told.updated_at if now.told_at is None else now.told_at)
+    return int(told.percent // STEP_PERCENT) != int(now.percent // STEP_PERCENT) or since_s >= STEP_S
+
+
+def _what_counts(progress: Progress) -> tuple[object, ...]:
+    """Return all but the counts of rows."""
+    n_s = (progress.n_shards, progress.n_settled, progress.n_unsent, progress.n_batches, progress.n_running)
+    return (progress.phase, progress.round, n_s, _statuses(progress), progress.by_status)
+
+
+def _statuses(progress: Progress) -> Counter[str]:
+    return Counter(seen.status for seen in progress.batches)
+
+
+def line(progress: Progress) -> str:
+    """Return how a job stands, as one line."""
+    rows = f"{progress.n_done:,} of {counted(progress.n_rows, 'row')} ({_percent(progress.percent)})"
+    if progress.rate_per_h is not None:
+        rows += f", {progress.rate_per_h:,.0f}/h"
+    if progress.eta_at is not None:
+        left_s = progress.eta_at - progress.updated_at
+        rows += f", about {duration(left_s)} left" if left_s >= 60 else ", under a minute left"
+    ended = f"{progress.n_ended:,} of {counted(progress.n_batches, 'batch', 'batches')} ended"
+    if progress.n_running == len(progress.batches):  # of more, only some are known one by one
+        ended += "".join(f", {n} {status}" for status, n in _statuses(progress).most_common())
+    parts = [rows, ended]
+    if progress.n_unsent and progress.phase not in OVER:
+        parts.append(f"{counted(progress.n_unsent, 'shard')} {_plural(progress.n_unsent, 'waits')} for room")
+    parts.append(f"round {progress.round}")
+    if progress.by_status:
+        parts.append(", ".join(f"{n:,} {status}" for status, n in progress.by_status.items()))
+    return "; ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in the words of its size: ``40 s``, ``12 min``, ``3 h 50 min``, ``2 d 4 h``."""
+    whole = int(max(0.0, seconds))
+    if whole < 10:
+        return f"{max(0.0, seconds):.1f} s".replace(".0 s", " s")
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min"  # seconds beside minutes are more than anybody knows
+    size, unit, small, smaller = (3600, "h", 60, "min") if whole < 86_400 else (86_400, "d", 3600, "h")
+    n, rest = whole // size, whole % size // small
+    return f"{n} {unit} {rest} {smaller}" if rest else f"{n} {unit}"
+
+
+def table(progress: Progress) -> str:
+    """Return what became of a job whose results are written, as lines of one log record."""
+    where = f"written to {progress.output}" if progress.output else "returned through XCom"
+    lines = [f"{counted(progress.n_rows, 'row')}, {where}", "", *_outcomes(progress)]
+    if progress.errors:
+        lines += ["", *_errors(progress.errors)]
+    lines += ["", *(f"{name:<10}{text}" for name, text in _facts(progress))]
+    return "\n".join(lines)
+
+
+def _outcomes(progress: Progress) -> list[str]:
+    # A good answer first, then what there is most of.
+    ranked = sorted(progress.by_status.items(), key=lambda item: (item[0] != Status.SUCCEEDED, -item[1]))
+    lines = [f"{'outcome':<12}{'rows':>14}{'share':>9}"]
+    for status, n in ranked:
+        lines.append(f"{status:<12}{n:>14,}{_share(n, progress.n_rows):>9}")
+    return lines
+
+
+def _errors(errors: tuple[Failed, ...]) -> list[str]:
+    names = [f"{error.status} {error.code}" for error in errors]
+    width = max(len("error"), *map(len, names))
+    lines = [f"{'error':<{width}}{'rows':>12}  for example"]
+    for name, error in zip(names, errors, strict=True):
+        lines.append(f"{name:<{width}}{error.n:>12,}  {', '.join(error.custom_ids)}")
+    return lines
+
+
+def _facts(progress: Progress) -> list[tuple[str, str]]:
+    usage = progress.usage
+    rounds = f", {counted(progress.round, 'round')} of asking again" if progress.round else ""
+    spent = [f"{phase} {duration(seconds)}" for phase, seconds in progress.phases_s.items() if seconds]
+    return [
+        (
+            "tokens",
+            f"input {usage.input_tokens:,} (cached {usage.cached_tokens:,}), "
+            f"output {usage.output_tokens:,} (reasoning {usage.reasoning_tokens:,})",
+        ),
+        ("batches", f"{progress.n_batches:,}{rounds}"),
+        ("time", ", ".join(spent)),
+    ]
+
+
+def _percent(percent: float) -> str:
+    return f"{percent:.0f}%" if percent in (0, 100) else f"{percent:.1f}%"
+
+
+def _share(n: int, n_rows: int) -> str:
+    share = n / n_rows
+    return "< 0.1%" if 0 < share < 0.001 else f"{share:.1%}" if n == n_rows else f"{min(share, 0.999):.1%}"
+
+
+def _plural(n: int, verb: str) -> str:
+    return verb if n == 1 else verb.removesuffix("s")

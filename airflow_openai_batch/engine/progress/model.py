@@ -1,0 +1,185 @@
+"""Where a job stands, as a person wants to see it: a value for Airflow's XCom and a trigger's arguments."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from airflow_openai_batch.engine.model import JobKey, Usage, Value
+from airflow_openai_batch.engine.progress.rate import Moments
+
+VERSION = 1
+
+MAX_BATCHES, MAX_ERRORS, MAX_EXAMPLES = 20, 10, 3
+
+MAX_PROBLEM = 500
+
+MAX_ID = 64
+
+
+class Phase(StrEnum):
+    """What a job is doing."""
+
+    WAITING = "waiting"
+    """Batches run."""
+    QUEUED = "queued"
+    """Nothing runs: what is left waits for room or for its time."""
+    HELD = "held"
+    """A person must act."""
+    DONE = "done"
+    """Every row has its outcome."""
+    WRITTEN = "written"
+    """The results are written."""
+    BAD = "bad"
+    """They are written, and worse than the thresholds allow."""
+
+
+OVER = (Phase.DONE, Phase.WRITTEN, Phase.BAD)
+"""Phases in which nothing is left to wait for."""
+
+
+class Owner(JobKey, frozen=True, kw_only=True, omit_defaults=False):
+    """The task that the job belongs to."""
+
+
+class Tokens(Usage, frozen=True, kw_only=True, omit_defaults=False):
+    """What was used."""
+
+
+class Seen(Value, frozen=True, kw_only=True, omit_defaults=False):
+    """A batch that runs, as it was last seen."""
+
+    id: str
+    status: str
+    n_total: int
+    n_completed: int
+    n_failed: int
+
+    @property
+    def n_done(self) -> int:
+        """Requests that OpenAI reports as finished; counts can lie, and must not exceed their own total."""
+        n_done = max(0, self.n_completed) + max(0, self.n_failed)
+        return min(n_done, self.n_total) if self.n_total > 0 else n_done
+
+
+class Failed(Value, frozen=True, kw_only=True, omit_defaults=False):
+    """How often an error ended a row."""
+
+    status: str
+    code: str
+    n: int
+    custom_ids: tuple[str, ...]
+
+
+class Look(Value, frozen=True, kw_only=True, omit_defaults=False):
+    """What a look at a job leaves for the next one, to measure the rate."""
+
+    n_done: int
+    moments: Moments = ()
+
+
+class Progress(Value, frozen=True, kw_only=True, omit_defaults=False):
+    """Where a job stands. Small enough for a trigger's arguments, and without content of rows."""
+
+    version: int = VERSION
+    job: Owner
+    phase: Phase
+    problem: str | None = None
+    """The last thing that went wrong, for a person; of a held job, what to do."""
+    updated_at: float
+    created_at: float
+    deadline_at: float
+    expires_at: float | None = None
+    """The latest expiry of the batches that run."""
+    live: bool = False
+    """Whether it is kept up to date while the job waits."""
+    cancel_on_kill: bool = True
+    """Whether marking the waiting task failed cancels the batches."""
+    endpoint: str
+    model: str | None = None
+    """None if it differs from row to row."""
+    n_rows: int
+    n_done: int
+    """Rows with an outcome, and rows that OpenAI reports as finished."""
+    n_running_done: int = 0
+    """Of these, the rows in batches that still run."""
+    by_status: dict[str, int]
+    """Rows with an outcome."""
+    rate_per_h: float | None = None
+    """Rows in an hour, as the counts were seen to move in the last minutes."""
+    eta_at: float | None = None
+    n_shards: int
+    n_settled: int
+    n_unsent: int
+    """Shards that wait for room at OpenAI, or for their turn."""
+    round: int
+    usage: Tokens
+    batches: tuple[Seen, ...] = ()
+    """Those that run, at most ``MAX_BATCHES``."""
+    n_batches: int
+    n_running: int
+    errors: tuple[Failed, ...] = ()
+    phases_s: dict[str, float]
+    """Seconds of own work, by phase; ``wait`` is what is left of the time."""
+    output: str | None = None
+    host: str = ""
+    moments: Moments = ()
+    """When the counts were seen to move in the last minutes, and ``n_done`` then."""
+    told_at: float | None = None
+    """When the log was last told."""
+
+    @property
+    def percent(self) -> float:
+        """Finished rows of a hundred, rounded down to a tenth: 100 means all."""
+        return self.n_done * 1000 // self.n_rows / 10 if self.n_rows else 100.0
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the results are written."""
+        return self.phase in (Phase.WRITTEN, Phase.BAD)
+
+    @property
+    def n_ended(self) -> int:
+        """Batches that ended."""
+        return self.n_batches - self.n_running
+
+    @property
+    def look(self) -> Look:
+        """What the next look at the job needs."""
+        return Look(n_done=self.n_done, moments=self.moments)
+
+    def told(self, now: float) -> Progress:
+        """Return the same, with the log told of it now."""
+        return msgspec.structs.replace(self, told_at=now)
+
+    def is_other_than(self, before: Progress) -> bool:
+        """Say whether anything has changed but the time: a rate counts if it is lost, or a fifth lower."""
+        if (self.n_done, self.n_running, self.batches) != (before.n_done, before.n_running, before.batches):
+            return True
+        return before.rate_per_h is not None and (self.rate_per_h or 0.0) < 0.8 * before.rate_per_h
+
+
+def encoded(value: Any) -> dict[str, Any]:
+    """Return a value as Airflow's XCom and a trigger's arguments take it: lists, dicts, texts and numbers."""
+    # Through JSON: a tuple in XCom shows as a wrapped class in Airflow's API and UI.
+    found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
+    return found
+
+
+def decoded(value: Any) -> Progress | None:
+    """Return what ``encoded`` made of a progress; None if it is nothing of the kind, or of a version to come."""
+    try:
+        found = msgspec.convert(value, Progress)
+    except msgspec.ValidationError:
+        return None
+    return found if found.version == VERSION else None
+
+
+def looked(value: Any) -> Look | None:
+    """Return what ``encoded`` made of a look; None if it is nothing of the kind."""
+    try:
+        return msgspec.convert(value, Look)
+    except msgspec.ValidationError:
+        return None

@@ -1,0 +1,231 @@
+"""Many files as one source: a list of paths, a glob pattern, or a directory.
+
+Files are read one after the other, those of a pattern or directory by name, so the order of rows is the same at every
+reading. Names that begin with ``_`` or ``.`` are left out, as Spark and Hive do: ``_SUCCESS``, manifests, checksums.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from airflow_openai_batch.engine.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+ENDINGS = ("parquet", "csv", "jsonl", "ndjson")
+
+_LOOSE = ("jsonl", "ndjson")
+"""Formats in which a row simply leaves out what it does not have."""
+
+# Texts, which `re` compiles at first use: a Dag file that imports the operators does not pay for it.
+_MAGIC = r"[*?\[]"
+
+_SCHEME = r"[a-z][a-z0-9+.-]*://\S+\Z"
+
+_MARKS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
+
+
+class Found(NamedTuple):
+    """A file, and what its store says of it."""
+
+    path: Any
+    info: Mapping[str, Any]
+
+    @property
+    def version(self) -> str:
+        """Path, size, and the store's own mark of a change (ETag or modification time)."""
+        mark = next((str(self.info[key]) for key in _MARKS if self.info.get(key)), "")
+        return f"file:{self.path}|{self.info.get('size')}|{mark}"
+
+
+def lists_files(rows: Any) -> bool:
+    """Say whether rows are a list of paths.
+
+    A text that has neither one of the endings nor a scheme is no path but a row of the wrong kind, and must not be told
+    in an error message.
+    """
+    if not isinstance(rows, Sequence) or isinstance(rows, str | bytes):
+        return False
+    return bool(rows) and all(_is_path(e) and (not isinstance(e, str) or _looks_like_path(e)) for e in rows)
+
+
+def names_files(rows: Any) -> bool:
+    """Say whether the ``rows`` parameter is what ``FilesSource`` reads: a list of paths, a pattern or a directory."""
+    if not _is_path(rows):
+        return lists_files(rows)
+    return _has_magic(rows) or (_ending(str(rows)) not in ENDINGS and _is_directory(_path(rows)))
+
+
+class FilesSource:
+    """Rows of several files, one after the other.
+
+    Args:
+        rows: A path object, the text of a path or URI, or a list of either. Each may hold ``*``, ``?``, ``[…]`` and
+            ``**``, or name a directory, which stands for all files below it.
+        open_file: Returns the source of one file.
+    """
+
+    def __init__(self, rows: Any, open_file: Callable[[Any], Any]) -> None:
+        named = rows if isinstance(rows, Sequence) and not isinstance(rows, str) else [rows]
+        self._named = [_path(entry) for entry in named]
+        self._open_file = open_file
+        self._found: list[Found] | None = None
+
+    @property
+    def files(self) -> list[Found]:
+        """The files, in the order of reading. Listed once.
+
+        Raises:
+            InputError: There is none, or one that is named twice: its rows would be paid for twice.
+        """
+        if self._found is None:
+            found = [file for path in self._named for file in find_files(path)]
+            names = [str(file.path) for file in found]
+            if len(set(names)) < len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise InputError(f"rows names {twice!r} twice; its rows would be asked, and paid for, twice.")
+            self._found = found
+        return self._found
+
+    @property
+    def version(self) -> str:
+        """How many files there are, and the hash of their versions."""
+        hasher = hashlib.blake2b("\n".join(file.version for file in self.files).encode(), digest_size=16)
+        return f"files:{len(self.files)}|{hasher.hexdigest()}"
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Read the files."""
+        first: Found | None = None
+        schema: pa.Schema | None = None
+        for file in self.files:
+            is_begun = False
+            for batch in self._open_file(file.path).batches():
+                if not is_begun and batch.num_rows:
+                    is_begun = True
+                    schema = _unified(schema, batch.schema, file, first)
+                    first = first or file
+                yield batch
+
+
+def find_files(path: Any) -> list[Found]:
+    """Return the files that a path stands for.
+
+    Args:
+        path: A path object: of a file, a directory, or a pattern.
+
+    Raises:
+        InputError: There is none, or the storage cannot be reached.
+    """
+    try:
+        if not _has_magic(path) or path.fs.exists(path.path):
+            info = dict(path.fs.info(path.path))
+            if info.get("type") != "directory":
+                return [Found(path, info)]
+            return _directory(path)
+        return _matching(path)
+    except FileNotFoundError:
+        raise InputError(f"rows={str(path)!r}: there is no such file. Nothing was uploaded.") from None
+    except InputError:
+        raise
+    except Exception as error:  # every storage library has its own errors
+        raise InputError(f"rows={str(path)!r} cannot be reached: {error!r}") from error
+
+
+def _directory(path: Any) -> list[Found]:
+    path.fs.invalidate_cache()  # a listing from a cache would hide the newest files
+    found = _visible(path, path.fs.find(path.path, detail=True))
+    endings = sorted({_ending(file.path.name) for file in found})
+    if not found:
+        raise InputError(f"rows={str(path)!r}: there is no file in this directory. Nothing was uploaded.")
+    if len(endings) > 1:
+        raise InputError(
+            f"rows={str(path)!r}: the directory holds files of several kinds ({', '.join(endings)}). Say which you "
+            f"mean with a pattern, for example {str(path).rstrip('/')}/**/*.{endings[-1]}"
+        )
+    return found
+
+
+def _matching(pattern: Any) -> list[Found]:
+    base = pattern
+    while _has_magic(base):
+        base = base.parent
+    base.fs.invalidate_cache()
+    found = _visible(base, base.fs.glob(pattern.path, detail=True))
+    if not found:
+        raise InputError(f"rows={str(pattern)!r}: no file has a name like this. Nothing was uploaded.")
+    return found
+
+
+def _visible(base: Any, listing: Mapping[str, Mapping[str, Any]]) -> list[Found]:
+    """Return the files of a listing by name, as path objects made from ``base``, which knows the connection."""
+    top = str(base.path).rstrip("/") + "/"
+    found = []
+    for name in sorted(listing):
+        steps = [step for step in name.removeprefix(top).split("/") if step]
+        # Some stores list a directory as an object of its own, whose name ends in a slash.
+        is_file = listing[name].get("type") == "file" and not name.endswith("/")
+        if is_file and not any(step.startswith(("_", ".")) for step in steps):
+            found.append(Found(base.joinpath(*steps), listing[name]))
+    return found
+
+
+def _unified(known: pa.Schema | None, new: pa.Schema, file: Found, first: Found | None) -> pa.Schema:
+    """Refuse now, by the file's name, what would make one table of results impossible or leave prompts empty."""
+    import pyarrow as pa
+
+    new = new.remove_metadata()
+    if known is None or first is None:
+        return new
+    missing = [name for name in known.names if name not in new.names]
+    if missing and _ending(file.path.name) not in _LOOSE:
+        raise InputError(
+            f"rows: {str(file.path)!r} lacks {', '.join(map(repr, missing))}, which the files before it have, from "
+            f"{str(first.path)!r} on. Nothing was uploaded."
+        )
+    try:
+        return pa.unify_schemas([known, new], promote_options="permissive")
+    except pa.ArrowException as error:
+        raise InputError(
+            f"rows: {str(file.path)!r} has other column types than the files before it: {error}. Nothing was uploaded."
+        ) from None
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str | Path) or (
+        hasattr(value, "open") and hasattr(value, "name") and not hasattr(value, "__arrow_c_stream__")
+    )
+
+
+def _looks_like_path(text: str) -> bool:
+    return bool(re.match(_SCHEME, text)) or (_ending(text) in ENDINGS and "\n" not in text)
+
+
+def _is_directory(path: Any) -> bool:
+    try:
+        return bool(path.fs.isdir(path.path))
+    except Exception:  # every storage library has its own errors; `find_files` will meet it again, and tell
+        return True
+
+
+def _path(value: Any) -> Any:
+    if value == "":
+        raise InputError("rows is an empty text, or names a file by one.")  # to a path object, the current directory
+    if isinstance(value, str | Path):
+        from upath import UPath
+
+        return UPath(value)
+    return value
+
+
+def _has_magic(path: Any) -> bool:
+    return bool(re.search(_MAGIC, str(path)))
+
+
+def _ending(name: str) -> str:
+    return name.rpartition(".")[2].lower()

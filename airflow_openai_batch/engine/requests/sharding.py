@@ -1,0 +1,232 @@
+"""Requests are cut into shards: contiguous ranges of rows that fit into one batch each.
+
+For each shard the store gets the row parts (input columns), an index (ordinal, custom_id and digest of each request)
+and the batch input file. All are written as streams: requests as soon as they are made, while the processor still has
+them at hand, the rest by threads. Memory holds a few record batches and the ids of two shards.
+"""
+
+from __future__ import annotations
+
+import array
+import itertools
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from airflow_openai_batch.engine.concurrency import Behind, FileWriter
+from airflow_openai_batch.engine.endpoints import Limits
+from airflow_openai_batch.engine.errors import InputError
+from airflow_openai_batch.engine.identity import shard_id
+from airflow_openai_batch.engine.model import Shard, State, Value
+from airflow_openai_batch.engine.requests.arrow import LINE_ID
+from airflow_openai_batch.engine.requests.bodies import Bodies
+from airflow_openai_batch.engine.requests.lines import Requests
+from airflow_openai_batch.engine.requests.shard_writer import OpenShard, first_duplicate
+from airflow_openai_batch.engine.requests.sources import Source
+from airflow_openai_batch.engine.requests.template import TextTemplate
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from airflow_openai_batch.engine.store.job_store import JobStore
+
+
+_PIECE_BYTES = 4 * 1024 * 1024
+
+_WAITING = 2
+
+
+class Built(Value, frozen=True, kw_only=True):
+    """What became of the rows."""
+
+    shards: tuple[Shard, ...]
+    n_rows: int
+    embeds_many: bool
+
+
+def build(
+    store: JobStore,
+    source: Source,
+    bodies: Bodies,
+    *,
+    endpoint: str,
+    custom_id: str | None,
+    limits: Limits,
+    epoch: int = 0,
+    state: State = State.PLANNED,
+) -> Built:
+    """Write the rows of a source to the store as shards.
+
+    Raises:
+        InputError: No rows, a column that does not exist, a duplicate custom_id, a request over a limit.
+    """
+    ids: TextTemplate | None = None
+    with _Cutter(store, limits, epoch, state) as cutter:
+        for batch in source.batches():
+            if not cutter.n_rows and batch.num_rows:
+                bodies.check(batch.schema.names)
+                ids = _custom_ids(custom_id, batch.schema.names)
+            for rows in _pieces(batch):
+                first_row = cutter.n_rows
+                given = list(ids.render(rows, first_row)) if ids is not None else None
+                rendered = bodies.render(rows, first_row)
+                requests = Requests(rendered, given, endpoint=endpoint, first_row=first_row, n_rows=rows.num_rows)
+                cutter.add(rows, requests)
+    if not cutter.n_rows:
+        raise InputError("There are no rows. Nothing was uploaded.")
+    if ids is not None:
+        _check_unique(store, cutter)
+    return Built(shards=cutter.shards, n_rows=cutter.n_rows, embeds_many=cutter.embeds_many)
+
+
+def _custom_ids(custom_id: str | None, columns: list[str]) -> TextTemplate | None:
+    if LINE_ID in columns:
+        return TextTemplate(f"{{{LINE_ID}}}")
+    if custom_id is None:
+        return None
+    template = TextTemplate(custom_id)
+    template.check("custom_id", columns)
+    return template
+
+
+def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Cut a record batch of long rows so that its rendered requests stay small in memory."""
+    n = max(1, -(-batch.nbytes // _PIECE_BYTES))
+    rows = max(1, -(-batch.num_rows // n))
+    for start in range(0, batch.num_rows, rows):
+        yield batch.slice(start, rows)
+
+
+class _Cutter:
+    """Adds rows to the open shard and starts the next one where a limit would be passed."""
+
+    def __init__(self, store: JobStore, limits: Limits, epoch: int, state: State) -> None:
+        self._store, self._limits, self._epoch, self._state = store, limits, epoch, state
+        self._requests, self._rows = Behind(1), FileWriter(_WAITING)
+        self._begun: list[OpenShard] = []
+        self._schema: pa.Schema | None = None
+        self.n_rows = 0
+        self.embeds_many = False
+        self.id_hashes = array.array("q")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._close_last()
+                self._requests.wait()
+                self._rows.wait()
+        finally:
+            self._requests.stop()
+            self._rows.stop()
+            for shard in self._begun:
+                shard.abandon()
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """The shards, once the block has ended."""
+        return tuple(shard.described(self._state) for shard in self._begun)
+
+    def add(self, rows: pa.RecordBatch, requests: Requests) -> None:
+        """Add the rows of a record batch."""
+        self._schema = _unified(self._schema, rows.schema, self.n_rows)
+        if requests.has_given_ids:
+            self.id_hashes.extend(map(hash, requests.ids))
+        self.embeds_many |= bool((requests.n_inputs > 1).any())
+        start = 0
+        for model, end in _runs(requests.models, rows.num_rows):
+            while start < end:
+                shard, n = self._place(requests, start, end, model)
+                shard.add(requests, start, start + n, rows.slice(start, n))
+                start += n
+        self.n_rows += rows.num_rows
+
+    def _place(self, requests: Requests, start: int, end: int, model: str) -> tuple[OpenShard, int]:
+        """Return a shard that takes the next rows, and how many of them."""
+        if self._begun and (n := self._begun[-1].room(requests, start, end, model)):
+            return self._begun[-1], n
+        self._close_last()
+        name = shard_id(self._epoch, len(self._begun))
+        first_row = requests.first_row + start
+        writers = (self._requests, self._rows)
+        self._begun.append(OpenShard(self._store, name, self._epoch, first_row, model, self._limits, writers))
+        n = self._begun[-1].room(requests, start, end, model)
+        if not n:
+            raise _too_large(requests, start, self._limits)
+        return self._begun[-1], n
+
+    def _close_last(self) -> None:
+        if self._begun:
+            self._begun[-1].close()
+
+
+def _runs(models: str | list[str], n_rows: int) -> Iterator[tuple[str, int]]:
+    """Yield each model with the end of the rows in a row that have it."""
+    if isinstance(models, str):
+        yield models, n_rows
+        return
+    end = 0
+    for model, group in itertools.groupby(models):
+        end += sum(1 for _ in group)
+        yield model, end
+
+
+def _too_large(requests: Requests, at: int, limits: Limits) -> InputError:
+    """Say which limit a request passes all alone."""
+    row = f"row {requests.first_row + at}"
+    n_bytes, n_inputs, n_tokens = requests.n_bytes[at], requests.n_inputs[at], requests.n_tokens[at]
+    if n_bytes > limits.max_bytes:
+        return InputError(
+            f"{row}: the request has {n_bytes:,} bytes; a batch input file may have {limits.max_bytes:,}. "
+            "Nothing was uploaded."
+        )
+    if n_inputs > limits.max_inputs:
+        return InputError(f"{row}: {n_inputs} inputs; a batch may have {limits.max_inputs}.")
+    return InputError(
+        f"{row}: about {n_tokens:,} tokens; max_enqueued_tokens is {limits.max_tokens:,}, so the request could "
+        "never be sent. Nothing was uploaded."
+    )
+
+
+def _unified(known: pa.Schema | None, new: pa.Schema, first_row: int) -> pa.Schema:
+    """Refuse now what could not be written as one table of results after everything was paid for."""
+    import pyarrow as pa
+
+    if known is None or known == new:
+        twice = {name for name in new.names if new.names.count(name) > 1}
+        if twice:
+            raise InputError(f"The rows have several columns named {', '.join(sorted(twice))}.")
+        return new
+    try:
+        return pa.unify_schemas([known, new], promote_options="permissive")
+    except pa.ArrowException as error:
+        raise InputError(
+            f"From row {first_row} on, a column changes its type: {error}. Give every row the same types."
+        ) from None
+
+
+def _check_unique(store: JobStore, cutter: _Cutter) -> None:
+    """Refuse custom_ids that repeat across shards. Eight bytes a row; ids are read again only if a hash repeats."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    hashes = np.frombuffer(cutter.id_hashes, dtype=np.int64)
+    hashes.sort()  # in its place: a copy would be as large again
+    suspects = {int(value) for value in hashes[1:][hashes[1:] == hashes[:-1]]}
+    if not suspects:
+        return
+
+    def suspicious() -> Iterator[tuple[str, int]]:
+        for shard in cutter.shards:
+            with store.open(shard.index) as file:
+                for row in pq.read_table(file, columns=["ordinal", "custom_id"]).to_pylist():
+                    if hash(row["custom_id"]) in suspects:
+                        yield row["custom_id"], row["ordinal"]
+
+    error = first_duplicate(suspicious())
+    if error is not None:
+        raise error

@@ -1,0 +1,259 @@
+"""Rows in, as Arrow record batches, and the version of where they came from.
+
+A source is a list of dicts, a DataFrame or other Arrow table, a callable, or a Parquet, CSV or JSONL file behind any
+path object, or many such files (``files``). With ready-made request lines (``body=None``) a row is one line of a batch
+input file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from airflow_openai_batch.engine.concurrency import ahead
+from airflow_openai_batch.engine.errors import InputError
+from airflow_openai_batch.engine.requests.arrow import BATCH_ROWS, from_arrow, from_python, json_row, python_batch
+from airflow_openai_batch.engine.requests.files import FilesSource, Found, find_files, names_files
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+_READ_BYTES = 256 * 1024
+
+_COLUMN_BYTES = 1024 * 1024
+
+_MOST_PLACES = 100
+
+
+class Source(Protocol):
+    """Where rows come from."""
+
+    @property
+    def version(self) -> str | None:
+        """A text that changes when the rows change; None if that cannot be known without reading them."""
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the rows in order. May be called once for each reading of the source."""
+
+
+def source_of(rows: Any, *, endpoint: str, ready: bool = False) -> Source:
+    """Read the ``rows`` parameter.
+
+    Args:
+        rows: A list of dicts, anything that exports an Arrow stream (pandas, polars, pyarrow), an iterator, a callable
+            that returns or yields such, a path object, the text of a path or URI, or a list of either; a path may be
+            a pattern or a directory.
+        endpoint: The endpoint, against which ready-made lines are checked.
+        ready: Whether rows are ready-made request lines.
+
+    Raises:
+        InputError: It is something else, or a file that is not there or has an unknown ending.
+    """
+    if isinstance(rows, str | Path):
+        from upath import UPath
+
+        rows = UPath(rows)
+    # A table first: a data frame has its columns as attributes, and they may be called `open` and `name`.
+    if hasattr(rows, "__arrow_c_stream__"):
+        return MemorySource(rows, endpoint=endpoint, ready=ready)
+    if names_files(rows):
+        return FilesSource(rows, lambda path: FileSource(path, endpoint=endpoint, ready=ready))
+    if hasattr(rows, "open") and hasattr(rows, "name"):
+        return FileSource(rows, endpoint=endpoint, ready=ready)
+    if isinstance(rows, Iterator):
+        return CallableSource(lambda: rows, endpoint=endpoint, ready=ready)
+    if callable(rows):
+        return CallableSource(rows, endpoint=endpoint, ready=ready)
+    if isinstance(rows, Mapping) or not isinstance(rows, Sequence):
+        raise InputError(f"rows must be a list of dicts, a DataFrame, a path or a callable, not {type(rows).__name__}.")
+    return MemorySource(rows, endpoint=endpoint, ready=ready)
+
+
+def places_of(rows: Any) -> tuple[str, ...]:
+    """Return the first paths or URIs that the ``rows`` parameter names; none if the rows themselves were given."""
+    entries = rows if isinstance(rows, list | tuple) else [rows]
+    # A list of paths holds nothing else.
+    return tuple(str(entry) for entry in entries[:_MOST_PLACES]) if entries and _is_place(entries[0]) else ()
+
+
+def _is_place(entry: Any) -> bool:
+    if isinstance(entry, str | Path):
+        return True
+    return hasattr(entry, "open") and hasattr(entry, "name") and not hasattr(entry, "__arrow_c_stream__")
+
+
+class MemorySource:
+    """Rows that are in memory already."""
+
+    def __init__(self, rows: Any, *, endpoint: str, ready: bool) -> None:
+        import pyarrow as pa
+
+        if not hasattr(rows, "__arrow_c_stream__"):
+            # One batch: a column that is empty in the first thousand rows still gets the type of the later ones.
+            batches = [python_batch(rows, 0, endpoint, ready)] if len(rows) else []
+        else:
+            batches = list(from_arrow(rows, ready))
+        self._table = pa.Table.from_batches(batches) if batches else pa.table({})
+
+    @property
+    def version(self) -> str:
+        """The hash of the content."""
+        import pyarrow as pa
+
+        hasher = _HashFile()
+        with pa.ipc.new_stream(pa.PythonFile(hasher, mode="w"), self._table.schema) as writer:
+            writer.write_table(self._table.combine_chunks(), max_chunksize=BATCH_ROWS)
+        return f"content:{hasher.hexdigest()}"
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the rows."""
+        yield from self._table.to_batches(max_chunksize=BATCH_ROWS)
+
+
+class CallableSource:
+    """Rows from the user's function, called once a submission. They have no version."""
+
+    version = None
+
+    def __init__(self, function: Callable[[], Any], *, endpoint: str, ready: bool) -> None:
+        self._function = function
+        self._endpoint = endpoint
+        self._ready = ready
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Call the function and yield what it gives, in chunks."""
+        rows = self._function()
+        if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
+            raise InputError(f"The rows function must return or yield dicts, it returned {type(rows).__name__}.")
+        yield from from_python(rows, endpoint=self._endpoint, ready=self._ready)
+
+
+class FileSource:
+    """Rows of a ``.parquet``, ``.csv`` or ``.jsonl`` file behind a path object, read as a stream.
+
+    A CSV file has no types, so its columns stay text: a postal code keeps its leading zero.
+    """
+
+    def __init__(self, path: Any, *, endpoint: str, ready: bool) -> None:
+        self._path = path
+        self._endpoint = endpoint
+        self._ready = ready
+        suffix = f".{path.name.rpartition('.')[2].lower()}"
+        readers = {".parquet": self._parquet, ".csv": self._csv, ".jsonl": self._jsonl, ".ndjson": self._jsonl}
+        if suffix not in readers:
+            raise InputError(f"rows={str(path)!r}: the name must end in .parquet, .csv or .jsonl.")
+        if ready and suffix not in (".jsonl", ".ndjson"):
+            raise InputError(f"rows={str(path)!r}: ready-made request lines (body=None) come in a .jsonl file.")
+        self._suffix = suffix
+        self._read = readers[suffix]
+
+    @property
+    def version(self) -> str:
+        """Path, size, and the store's own mark of a change (ETag or modification time)."""
+        return self._found().version
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Read the file."""
+        self._found()
+        import pyarrow as pa
+
+        try:
+            yield from ahead(self._read())
+        except (pa.ArrowException, UnicodeDecodeError, ValueError) as error:
+            raise InputError(f"rows={str(self._path)!r} cannot be read: {error}") from error
+
+    def _found(self) -> Found:
+        found = find_files(self._path)
+        if [file.path for file in found] != [self._path]:
+            raise InputError(
+                f"rows={str(self._path)!r} is a directory. Name its files with a pattern: "
+                f"{str(self._path).rstrip('/')}/*{self._suffix}"
+            )
+        return found[0]
+
+    def _parquet(self) -> Iterator[pa.RecordBatch]:
+        import pyarrow.parquet as pq
+
+        with self._path.open("rb") as file:
+            # pre_buffer would keep the raw columns of the whole file in memory, and without a buffer size those of a
+            # row group: pandas writes a million rows into one.
+            parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=_COLUMN_BYTES)
+            yield from parquet.iter_batches(batch_size=BATCH_ROWS)
+
+    def _csv(self) -> Iterator[pa.RecordBatch]:
+        import pandas as pd
+        import pyarrow as pa
+
+        with self._path.open("rb") as file:
+            try:
+                # Without index_col=False a surplus field would shift every column by one.
+                frames = pd.read_csv(
+                    file,
+                    dtype=str,
+                    keep_default_na=False,
+                    chunksize=BATCH_ROWS,
+                    encoding="utf-8-sig",
+                    index_col=False,
+                )
+            except pd.errors.EmptyDataError:
+                return
+            with frames:
+                for frame in _whole(frames):
+                    yield from pa.Table.from_pandas(frame, preserve_index=False).combine_chunks().to_batches()
+
+    def _jsonl(self) -> Iterator[pa.RecordBatch]:
+        with self._path.open("rb") as file:
+            rows = (json_row(line, number) for number, line in enumerate(_lines(file)) if line.strip())
+            yield from from_python(rows, endpoint=self._endpoint, ready=self._ready)
+
+
+def _whole(frames: Iterator[Any]) -> Iterator[Any]:
+    """Refuse rows with more fields than the header, of which pandas would drop some with a warning."""
+    import pandas as pd
+
+    while True:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            try:
+                frame = next(frames, None)
+            except pd.errors.ParserWarning:
+                raise ValueError("its rows have more fields than its header") from None
+        if frame is None:
+            return
+        yield frame
+
+
+def _lines(file: Any) -> Iterator[bytes]:
+    r"""Split at ``\n`` only: other line separators are legal inside JSON strings."""
+    rest = file.read(3).removeprefix(b"\xef\xbb\xbf")  # the byte order mark that some editors put first
+    while block := file.read(_READ_BYTES):
+        *whole, rest = (rest + block).split(b"\n")
+        yield from whole
+    if rest:
+        yield rest
+
+
+class _HashFile:
+    """A file object that only hashes what is written to it."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self._hash = hashlib.blake2b(digest_size=16)
+
+    def write(self, data: Any) -> int:
+        self._hash.update(data)
+        return len(data)
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()

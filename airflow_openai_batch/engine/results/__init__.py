@@ -1,0 +1,1 @@
+"""Rows and outcomes become one table, written to a sink."""

@@ -1,0 +1,93 @@
+"""The columns of the result table: the input columns, the fixed ones, and the fields of a structured answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from airflow_openai_batch.engine.answers.outcome_files import FIELD, part_schema
+from airflow_openai_batch.engine.errors import StoreError
+from airflow_openai_batch.engine.model import RESULT_COLUMNS, Job
+from airflow_openai_batch.engine.schema.arrow_types import field_types
+from airflow_openai_batch.engine.store.job_store import JobStore
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each column of a result row comes from.
+
+    A name belongs to the fixed columns first, then to the input, then to the answer's fields: an input column that
+    would hide a fixed one becomes ``input_<name>``, a field that would hide either becomes ``output_<name>``.
+    """
+
+    schema: pa.Schema
+    inputs: pa.Schema
+    fields: tuple[str, ...]
+    """The fields of a structured answer."""
+
+    def arrange(self, rows: pa.RecordBatch, outcomes: pa.RecordBatch) -> pa.RecordBatch:
+        """Put the columns of some rows and their outcomes side by side."""
+        import pyarrow as pa
+
+        arrays = []
+        for field in self.inputs:
+            at = rows.schema.get_field_index(field.name)
+            column = rows.column(at) if at >= 0 else pa.nulls(rows.num_rows, field.type)
+            arrays.append(column if column.type == field.type else _cast(column, field.type))
+        arrays += [outcomes.column(name) for name in RESULT_COLUMNS]
+        arrays += [outcomes.column(FIELD + name) for name in self.fields]
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+
+def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    import pyarrow as pa
+
+    try:
+        # Unsafe: what was paid for must not be lost over a whole number that a column of fractions rounds.
+        return column.cast(kind, safe=False)
+    except pa.ArrowException:
+        return pa.array(column.to_pylist(), kind)  # older versions do not cast a struct that lacks a field
+
+
+def layout_of(store: JobStore, job: Job) -> Layout:
+    """Return the columns of a job's results, from its row parts, its endpoint and its schema."""
+    import pyarrow as pa
+
+    inputs = _input_schema(store, job)
+    fields = field_types(job.spec.schema)
+    fixed = part_schema(job)
+    names = set(inputs.names)
+    columns = [
+        pa.field(_free(f.name, "input_", {*RESULT_COLUMNS, *(names if f.name in RESULT_COLUMNS else ())}), f.type)
+        for f in inputs
+    ]
+    columns += [fixed.field(name) for name in RESULT_COLUMNS]
+    for name, kind in fields.items():
+        columns.append(pa.field(_free(name, "output_", {c.name for c in columns}), kind))
+    return Layout(schema=pa.schema(columns), inputs=inputs, fields=tuple(fields))
+
+
+def _free(name: str, prefix: str, taken: set[str]) -> str:
+    while name in taken:
+        name = prefix + name
+    return name
+
+
+def _input_schema(store: JobStore, job: Job) -> pa.Schema:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schemas: list[pa.Schema] = []
+    for shard in job.shards:
+        for name in shard.row_parts:
+            with store.open(name) as file:
+                schema = pq.read_schema(file).remove_metadata()
+            if schema not in schemas:
+                schemas.append(schema)
+    try:
+        return pa.unify_schemas(schemas, promote_options="permissive") if schemas else pa.schema([])
+    except pa.ArrowException as error:
+        raise StoreError(f"The row parts in {store} do not fit together: {error}") from error

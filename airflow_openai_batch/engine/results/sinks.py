@@ -1,0 +1,285 @@
+"""Where results go: a Parquet, JSONL or CSV file that appears whole or not at all, or a list for XCom."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import csv
+import datetime
+import decimal
+import io
+import os
+import tempfile
+from collections.abc import Callable
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Protocol, Self
+
+import msgspec
+
+from airflow_openai_batch.engine.concurrency import Behind
+from airflow_openai_batch.engine.errors import InputError, StoreError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+DEFAULT_XCOM_BYTES = 1_000_000
+
+_GROUP_ROWS, _GROUP_BYTES = 65_536, 8 * 1024 * 1024
+
+
+class Sink(Protocol):
+    """Takes the result table as record batches."""
+
+    uri: str | None
+    dead_letter_uri: str | None
+    n_dead_letter: int
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def begin(self, schema: pa.Schema) -> None:
+        """Take the schema, before the first batch."""
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Take some rows."""
+
+    def dead_letter(self, line: bytes) -> None:
+        """Take a raw line of a row that was given up."""
+
+    def finish(self) -> None:
+        """Publish. What was not finished never appears."""
+
+
+class FileSink:
+    """A file behind a path object, by its ending ``.parquet``, ``.jsonl`` or ``.csv``.
+
+    Rows are written to a file of this machine first and published in one step, the dead letter before the table, so
+    whoever sees the table sees all of it. The dead letter stands beside it as ``<name>.dead_letter.jsonl``; none is
+    written, and an older one removed, when there is nothing for it.
+
+    Raises:
+        InputError: The ending is unknown.
+    """
+
+    def __init__(self, path: Any) -> None:
+        self._path = path
+        suffix = path.name.rpartition(".")[2].lower()
+        if suffix not in _WRITERS:
+            raise InputError(
+                f"output={str(path)!r}: the name must end in {', '.join('.' + name for name in _WRITERS)}."
+            )
+        self._make = _WRITERS[suffix]
+        self._writer: Any = None
+        self.uri: str | None = str(path)
+        self.dead_letter_uri: str | None = None
+        self.n_dead_letter = 0
+
+    def __enter__(self) -> Self:
+        self._folder = _folder_for(self._path)
+        self._table = os.path.join(self._folder.name, "table")
+        self._dead = os.path.join(self._folder.name, "dead")
+        self._dead_file: IO[bytes] = open(self._dead, "wb")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._dead_file.close()
+        if self._writer is not None:
+            with contextlib.suppress(Exception):  # closed already, or as broken as what it was to write
+                self._writer.close()
+        self._folder.cleanup()
+
+    def begin(self, schema: pa.Schema) -> None:
+        """Take the schema."""
+        self._writer = self._make(self._table, schema)
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Take some rows."""
+        self._writer.write(batch)
+
+    def dead_letter(self, line: bytes) -> None:
+        """Keep a raw line."""
+        self._dead_file.write(line + b"\n")
+        self.n_dead_letter += 1
+
+    def finish(self) -> None:
+        """Publish the dead letter, then the table."""
+        self._writer.close()
+        self._writer = None
+        self._dead_file.close()
+        dead = self._path.with_name(f"{self._path.name}.dead_letter.jsonl")
+        if self.n_dead_letter:
+            _publish(self._dead, dead)
+            self.dead_letter_uri = str(dead)
+        _publish(self._table, self._path)
+        if not self.n_dead_letter and dead.exists():
+            dead.unlink()
+
+
+def _is_local(path: Any) -> bool:
+    protocol = path.fs.protocol
+    return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+
+
+def _folder_for(path: Any) -> tempfile.TemporaryDirectory[str]:
+    """Return a folder to write in: beside a file of this machine, so that it need not be copied to its place."""
+    if not _is_local(path):
+        return tempfile.TemporaryDirectory(prefix="openai-batch-")
+    parent = os.path.dirname(str(path.path)) or "."
+    try:
+        os.makedirs(parent, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix=".openai-batch-", dir=parent)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _publish(source: str, target: Any) -> None:
+    """Put a file that was written in ``_folder_for`` in its place in one step, replacing what is there."""
+    try:
+        if _is_local(target):
+            os.replace(source, str(target.path))
+        else:
+            target.fs.put_file(source, str(target.path))
+    except Exception as error:  # every storage library has its own errors
+        raise _unwritable(target, error) from error
+
+
+def _unwritable(target: Any, error: Exception) -> StoreError:
+    return StoreError(
+        f"The results cannot be written to {target}: {error!r}. No answer is lost, they are in the job store: mend "
+        "`output` or its connection and clear this task; nothing is paid again."
+    )
+
+
+class ListSink:
+    """Rows as a list of dicts, for XCom.
+
+    Args:
+        max_bytes: The largest size as JSON.
+
+    Raises:
+        InputError: From ``write``, when the rows are larger. With advice.
+    """
+
+    def __init__(self, max_bytes: int = DEFAULT_XCOM_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._n_bytes = 0
+        self.rows: list[dict[str, Any]] = []
+        self.uri: str | None = None
+        self.dead_letter_uri: str | None = None
+        self.n_dead_letter = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def begin(self, schema: pa.Schema) -> None:
+        """Nothing to prepare."""
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Take some rows, while they fit."""
+        data = msgspec.json.encode(batch.to_pylist(), enc_hook=_plain)
+        self._n_bytes += len(data)
+        if self._n_bytes > self._max_bytes:
+            raise InputError(
+                f"The results are larger than {self._max_bytes:,} bytes, too much for XCom, which lives in Airflow's "
+                "database. No answer is lost. Give output='s3://…/labels.parquet' (or .jsonl, .csv) and clear this "
+                "task: nothing is paid again."
+            )
+        self.rows += msgspec.json.decode(data)
+
+    def dead_letter(self, line: bytes) -> None:
+        """Only counted: the lines stay in the job store."""
+        self.n_dead_letter += 1
+
+    def finish(self) -> None:
+        """Nothing to publish."""
+
+
+class _Parquet:
+    """Row groups of a size that readers like; they are made in a thread."""
+
+    def __init__(self, path: str, schema: pa.Schema) -> None:
+        import pyarrow.parquet as pq
+
+        self._schema = schema
+        self._writer = pq.ParquetWriter(path, schema)
+        self._behind = Behind(1)
+        self._group: list[pa.RecordBatch] = []
+        self._n_rows = self._n_bytes = 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._group.append(batch)
+        self._n_rows += batch.num_rows
+        self._n_bytes += batch.nbytes
+        if self._n_rows >= _GROUP_ROWS or self._n_bytes >= _GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        self._behind(self._writer.write_table, pa.Table.from_batches(self._group, self._schema))
+        self._group, self._n_rows, self._n_bytes = [], 0, 0
+
+    def close(self) -> None:
+        try:
+            if self._group:
+                self._flush()
+            self._behind(self._writer.close)
+            self._behind.wait()
+        finally:
+            self._behind.stop()
+
+
+class _Jsonl:
+    def __init__(self, path: str, schema: pa.Schema) -> None:
+        self._file = open(path, "wb")  # noqa: SIM115 - closed in close
+        self._encode = msgspec.json.Encoder(enc_hook=_plain).encode
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._file.writelines(self._encode(row) + b"\n" for row in batch.to_pylist())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Csv:
+    def __init__(self, path: str, schema: pa.Schema) -> None:
+        self._file = io.TextIOWrapper(open(path, "wb"), encoding="utf-8", newline="")  # noqa: SIM115 - closed in close
+        self._writer = csv.writer(self._file)
+        self._writer.writerow(schema.names)
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        columns = [map(_cell, column.to_pylist()) for column in batch.columns]
+        self._writer.writerows(zip(*columns, strict=True))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+_WRITERS: dict[str, Callable[[str, Any], Any]] = {"parquet": _Parquet, "jsonl": _Jsonl, "csv": _Csv}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    return str(value)
+
+
+def _cell(value: Any) -> Any:
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        return str(value)
+    return msgspec.json.encode(value, enc_hook=_plain).decode()

@@ -1,0 +1,1 @@
+"""Strict structured output: the schema of an answer, its check, and its types as columns."""

@@ -1,0 +1,56 @@
+"""The index of a shard: ordinal, custom_id and digest of each request, in the order of the request file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from airflow_openai_batch.engine.store.job_store import JobStore
+
+
+def index_schema() -> pa.Schema:
+    """Return the schema of an index: one line for each request, in the order of the request file."""
+    import pyarrow as pa
+
+    return pa.schema([("ordinal", pa.int64()), ("custom_id", pa.string()), ("digest", pa.binary(16))])
+
+
+def write_index(
+    store: JobStore, folder: str, name: str, ordinals: Sequence[int], ids: list[str], digests: list[bytes]
+) -> str:
+    """Write the index of a shard and return its name."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    index = store.unique(f"{folder}/index", name, ".parquet")
+    table = pa.table([pa.array(ordinals, pa.int64()), ids, pa.array(digests, pa.binary(16))], schema=index_schema())
+    with store.writing(index) as file:
+        pq.write_table(table, file, use_dictionary=False)  # nothing in it repeats
+    return index
+
+
+class Index(NamedTuple):
+    """The requests of a shard, in the order of its request file."""
+
+    ordinals: list[int]
+    custom_ids: list[str]
+    digests: list[bytes]
+
+
+def read_index(store: JobStore, name: str) -> Index:
+    """Read an index from the store."""
+    return Index(*(column.to_pylist() for column in read_index_table(store, name).columns))
+
+
+def read_index_table(store: JobStore, name: str) -> pa.Table:
+    """Read an index from the store, as Arrow has it: ordinal, custom_id, digest."""
+    import pyarrow.parquet as pq
+
+    with store.open(name) as file:
+        # A thread of Arrow's that still lets go of a Python file when the interpreter ends would abort the process.
+        # Not `pq.read_table`: it imports all of `pyarrow.dataset`.
+        index = pq.ParquetFile(file, pre_buffer=False)
+        return index.read(columns=["ordinal", "custom_id", "digest"], use_threads=False)

@@ -1,0 +1,271 @@
+"""The job store: one directory a job, readable with ``ls`` and ``cat``. The only code that knows file names.
+
+``state/000017.json`` is a full snapshot; the highest number is the truth. A snapshot is made by exclusive create,
+so of two processes that want to move the job one wins. Everything else is write-once under a unique name; what no
+snapshot names is garbage. Nothing is renamed, overwritten or locked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from airflow_openai_batch.engine.errors import CommitRefused, StoreError, UnknownFormat
+from airflow_openai_batch.engine.identity import job_path
+from airflow_openai_batch.engine.model import FORMAT_VERSION, Job, JobKey, Wishes
+
+_SNAPSHOT = re.compile(r"(\d{6})\.json\Z")
+
+_WISH = re.compile(r"(cancel|start_over)-[0-9a-f]+\.json\Z")
+
+_COPY_BYTES = 256 * 1024
+
+_ADVICE = "Check the option [openai_batch] storage (or the parameter `storage`)."
+
+
+class JobStore:
+    """The directory of one job.
+
+    Args:
+        root: The storage root: any path object with universal-pathlib's interface.
+        key: The job.
+
+    Raises:
+        StoreError: From every method, when the storage cannot be reached, with the setting to check.
+    """
+
+    def __init__(self, root: Any, key: JobKey) -> None:
+        self.key = key
+        self._path = root.joinpath(*job_path(key))
+        self._fs = self._path.fs
+        protocol = self._fs.protocol
+        self.is_local = "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    # -- snapshots ---------------------------------------------------------------------------------------------
+
+    def load(self) -> tuple[int, Job] | None:
+        """Return number and content of the newest snapshot, or None for a job that does not exist.
+
+        Raises:
+            UnknownFormat: A newer version of this package wrote it.
+        """
+        numbers = [int(found[1]) for name in self._list("state") if (found := _SNAPSHOT.match(name))]
+        if not numbers:
+            return None
+        number = max(numbers)
+        return number, decode_job(self.read(_snapshot(number)))
+
+    def commit(self, number: int, job: Job, now: float) -> tuple[int, Job]:
+        """Make snapshot ``number``. Returns the number and the job as committed.
+
+        Raises:
+            CommitRefused: Another process has made this snapshot: load again and go on from there.
+        """
+        job = msgspec.structs.replace(job, writer=uuid.uuid4().hex, committed_at=now)
+        data = msgspec.json.format(msgspec.json.encode(job), indent=1)
+        # Refused with our own file there: the storage client repeated a request whose answer was lost.
+        if not self.create(_snapshot(number), data) and decode_job(self.read(_snapshot(number))).writer != job.writer:
+            raise CommitRefused(f"Snapshot {number} of {self} was made by another process.")
+        return number, job
+
+    def check(self) -> None:
+        """Prove, before anything is paid for, that the store refuses to create a file twice.
+
+        Raises:
+            StoreError: It does not: two workers could both submit.
+        """
+        name = f"probe-{uuid.uuid4().hex}"
+        try:
+            first, second = self.create(name, b"1"), self.create(name, b"2")
+            with self._guard("read from"):
+                content = self.read(name)
+        finally:
+            with contextlib.suppress(Exception):
+                self._fs.rm_file(self._at(name))
+        if not first or second or content != b"1":
+            raise StoreError(
+                f"The storage {self._path} lets a file be created twice, so it cannot protect a job from being "
+                f"submitted twice. Nothing was sent to OpenAI. Use local disk, S3, GCS or Azure. {_ADVICE}"
+            )
+
+    # -- wishes ------------------------------------------------------------------------------------------------
+
+    def wish(self, what: str) -> None:
+        """Note a person's wish: ``cancel`` or ``start_over``."""
+        name = f"{what}-{uuid.uuid4().hex}.json"
+        if not _WISH.match(name):
+            raise ValueError(f"Unknown wish {what!r}.")
+        self.create(f"wishes/{name}", b"{}")
+
+    def wishes(self, granted: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """Return the names of the wishes that were not granted yet."""
+        return tuple(sorted(name for name in self._list("wishes") if _WISH.match(name) and name not in granted))
+
+    def standing_wishes(self, job: Job) -> Wishes:
+        """Return what is wished for now."""
+        return Wishes(cancel=any(name.startswith("cancel-") for name in self.wishes(job.granted)))
+
+    # -- files -------------------------------------------------------------------------------------------------
+
+    def unique(self, folder: str, stem: str, suffix: str) -> str:
+        """Return a new name for a write-once file, relative to the job."""
+        return f"{folder}/{stem}-{uuid.uuid4().hex[:12]}{suffix}"
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Create a small file if it does not exist. Returns False, and changes nothing, if it does."""
+        with self._guard("write to"):
+            if self.is_local:
+                return self._link(name, data)
+            try:
+                with self._fs.open(self._at(name), "xb") as file:
+                    file.write(data)
+            except FileExistsError:
+                return False
+        return True
+
+    def read(self, name: str) -> bytes:
+        """Return the whole of a small file."""
+        with self._guard("read from"):
+            return bytes(self._fs.cat_file(self._at(name)))
+
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[IO[bytes]]:
+        """Open a file of the job for reading, seekable."""
+        with self._guard("read from"):
+            file = self._fs.open(self._at(name), "rb")
+        with file:
+            yield file
+
+    @contextlib.contextmanager
+    def writing(self, name: str, *, is_checked: bool = False) -> Iterator[IO[bytes]]:
+        """Write a large file as a stream. It appears under its name whole, or not at all.
+
+        It is written to local disk first, so the disk needs room for one file, whatever the storage.
+
+        Args:
+            name: Its name.
+            is_checked: Whether the size is checked before the file is used. Then a disk need not be waited for.
+        """
+        spool = self._spool(name)
+        try:
+            with spool:
+                yield spool
+                spool.flush()
+                if not is_checked:
+                    os.fsync(spool.fileno())  # a snapshot may name it from now on, and survives a power cut
+            with self._guard("write to"):
+                self._publish(spool.name, name)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(spool.name)
+
+    def size(self, name: str) -> int:
+        """Return the size of a file in bytes."""
+        with self._guard("read from"):
+            return int(self._fs.info(self._at(name))["size"])
+
+    # -- inside ------------------------------------------------------------------------------------------------
+
+    def _at(self, name: str) -> str:
+        return str(self._path.joinpath(*name.split("/")).path)
+
+    def _list(self, folder: str) -> list[str]:
+        path = self._at(folder)
+        with self._guard("read from"):
+            self._fs.invalidate_cache()  # a listing from a cache would hide the newest snapshot
+            try:
+                return [entry.rstrip("/").rpartition("/")[2] for entry in self._fs.ls(path, detail=False)]
+            except FileNotFoundError:
+                return []
+
+    def _link(self, name: str, data: bytes) -> bool:
+        """Create a local file by hard link from a temporary one: exclusive, and never half-written."""
+        target = Path(self._at(name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".new-")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(temporary, target)
+        except FileExistsError:
+            return False
+        finally:
+            os.unlink(temporary)
+        return True
+
+    def _spool(self, name: str) -> Any:
+        """Open a file of this machine to write to: beside its place, where that is on this machine too."""
+        folder = None
+        if self.is_local:
+            folder = Path(self._at(name)).parent
+            with self._guard("write to"):
+                folder.mkdir(parents=True, exist_ok=True)
+        return tempfile.NamedTemporaryFile(prefix=".new-", dir=folder, delete=False)
+
+    def _publish(self, source: str, name: str) -> None:
+        if not self.is_local:
+            self._fs.put_file(source, self._at(name))
+            return
+        os.link(source, self._at(name))
+
+    @contextlib.contextmanager
+    def _guard(self, what: str) -> Iterator[None]:
+        """Turn whatever a storage library raises into one error that names the setting."""
+        try:
+            yield
+        except (StoreError, FileExistsError):
+            raise
+        except Exception as error:  # fsspec back ends raise botocore, aiohttp, google and OS errors alike
+            raise StoreError(f"Cannot {what} the job store {self._path}: {error!r}. {_ADVICE}") from error
+
+
+def decode_job(data: bytes) -> Job:
+    """Read a snapshot.
+
+    Raises:
+        UnknownFormat: It has another format version.
+        StoreError: It is no snapshot.
+    """
+    try:
+        version = _decode_version(data).format_version
+    except msgspec.MsgspecError as error:
+        raise StoreError(f"A snapshot of the job cannot be read: {error}. {_ADVICE}") from error
+    if version != FORMAT_VERSION:
+        raise UnknownFormat(
+            f"The job was written in state format {version}, this version reads {FORMAT_VERSION}. Nothing is lost: "
+            "finish it with the version of airflow-openai-batch that began it."
+        )
+    try:
+        return _decode_job(data)
+    except msgspec.ValidationError as error:
+        raise UnknownFormat(
+            f"The job was written by another version of airflow-openai-batch: {error}. Nothing is lost: finish it with "
+            "the version that began it."
+        ) from error
+
+
+class _Versioned(msgspec.Struct):
+    format_version: int
+
+
+# Made here and not at the first use: msgspec 0.22 crashes the process if two threads decode a type for the first time.
+_decode_version = msgspec.json.Decoder(_Versioned).decode
+
+_decode_job = msgspec.json.Decoder(Job).decode
+
+
+def _snapshot(number: int) -> str:
+    return f"state/{number:06d}.json"

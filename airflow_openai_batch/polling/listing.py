@@ -1,0 +1,165 @@
+"""Finding awaited batches on pages of the account's listing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from airflow_openai_batch.engine.errors import Refused
+from airflow_openai_batch.polling.schedule import TOP, Pages, Track
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+    from airflow_openai_batch.engine.model import Batch
+    from airflow_openai_batch.polling.subscription import Watch
+
+
+TIMEOUT_S, HARD_TIMEOUT_S = 30.0, 45.0
+"""Longest silence and longest duration of a request."""
+
+
+@dataclass(slots=True, eq=False)
+class Awaited:
+    """A batch that somebody waits for.
+
+    Attributes:
+        id: Its id.
+        longest_s: The longest pause between two looks.
+        due_at: When to look next; monotonic clock.
+        early_at: From when on it may be looked at along with others.
+        watches: Who waits for it.
+        track: What is known of it; None before the first look.
+        page: The page of the listing that showed it last.
+        is_asked: Whether a look is under way.
+        n_failures: Looks in a row that failed.
+        n_refused: Looks in a row that were denied or found nothing.
+    """
+
+    id: str
+    longest_s: float
+    due_at: float
+    early_at: float
+    watches: tuple[Watch, ...] = ()
+    track: Track | None = None
+    page: str | None = None
+    is_asked: bool = False
+    n_failures: int = 0
+    n_refused: int = 0
+
+    @property
+    def created_at(self) -> float | None:
+        """When it was created, once that is known."""
+        return None if self.track is None else self.track.batch.created_at
+
+    def postpone(self, seconds: float) -> None:
+        """Look again after so many seconds, and not earlier."""
+        self.due_at = self.early_at = time.monotonic() + seconds
+
+
+class ListingFailed(Exception):
+    """A page cannot be read.
+
+    Attributes:
+        reason: What went wrong.
+    """
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+class Listener(Protocol):
+    """Who is told what the looks have found."""
+
+    def saw(self, batches: Sequence[Batch], page: str | None = None) -> None:
+        """Batches as they stand now; those on a page of the listing include some that nobody awaits."""
+
+    def missed(self, what: Awaited | str, error: Exception) -> None:
+        """A look failed: at a batch, or at something else that is named."""
+
+
+class Reading:
+    """What one poll reads of the listing.
+
+    Args:
+        client: The client.
+        pages: Decides how far to read.
+        listener: Who is told.
+        left: The batches to look at; those that are shown are dropped.
+    """
+
+    def __init__(self, client: AsyncOpenAI, pages: Pages, listener: Listener, left: dict[str, Awaited]) -> None:
+        self.n_pages = 0
+        self._client = client
+        self._pages = pages
+        self._listener = listener
+        self._left = left
+        self._expected: defaultdict[str | None, list[Awaited]] = defaultdict(list)
+        for awaited in left.values():
+            self._expected[awaited.page].append(awaited)
+        self._unknown: dict[str, float | None] = {a.id: a.created_at for a in self._expected[None]}
+        self._done: set[str] = set()
+
+    async def read(self, page: str) -> None:
+        """Read a page and those that follow, as far as that is worth it.
+
+        Raises:
+            ListingFailed: It cannot be read.
+        """
+        following: str | None = page
+        while following is not None and self._is_worth_it(following):
+            following = await self._read(following)
+
+    def _is_worth_it(self, page: str) -> bool:
+        """Say whether the page may still show something: other pages may have shown the same batches."""
+        if page in self._done:
+            return False
+        if page not in self._expected:
+            return len(self._unknown) > 1
+        n_left = sum(awaited.id in self._left for awaited in self._expected[page])
+        return n_left >= min(2, len(self._expected[page])) or (page == TOP and len(self._unknown) > 1)
+
+    async def _read(self, page: str) -> str | None:
+        """Read one page. Returns the one to read next."""
+        from airflow_openai_batch.engine.api.client import list_async
+
+        self._done.add(page)
+        try:
+            async with asyncio.timeout(HARD_TIMEOUT_S):
+                batches, has_more = await list_async(self._client, page or None, TIMEOUT_S)
+        except Exception as error:  # judged by the poller
+            if page == TOP or not isinstance(error, Refused):
+                raise ListingFailed(error) from error
+            self._pages.can_page = False
+            return None
+        self.n_pages += 1
+        shown = {batch.id for batch in batches}
+        if page in shown:  # what follows a batch does not show it: the cursor is ignored
+            self._pages.can_page = False
+            page = TOP
+        found = [batch_id for batch_id in shown if self._left.pop(batch_id, None) is not None]
+        n_unknown_found = sum(self._unknown.pop(batch_id, self) is not self for batch_id in found)
+        n_pushed = self._push_down(page)
+        self._listener.saw(batches, page)
+        is_past = not batches or self._is_older_than_unknown(batches[-1].created_at)
+        goes_on = self._pages.goes_on(
+            len(self._unknown), n_found=len(found), n_unknown_found=n_unknown_found + n_pushed, is_past=is_past
+        )
+        return batches[-1].id if goes_on and has_more else None
+
+    def _push_down(self, page: str) -> int:
+        """Note that batches are no longer on the page where they were. Returns their number."""
+        pushed = [awaited for awaited in self._expected.pop(page, ()) if awaited.id in self._left]
+        for awaited in pushed:
+            awaited.page = None
+            self._unknown[awaited.id] = awaited.created_at
+        return len(pushed)
+
+    def _is_older_than_unknown(self, created_at: float | None) -> bool:
+        ages = self._unknown.values()
+        return created_at is not None and all(age is not None and created_at < age for age in ages)

@@ -1,0 +1,302 @@
+"""One watcher for all waits of a connection on an event loop: one schedule, one back-off, few requests.
+
+A trigger says what it awaits (``watch``) and gets news when something has changed or its time has come. Whatever is
+to be logged, the trigger logs, as Airflow binds a trigger's log to its task. The watcher exists from the first wait to
+the last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+import random
+import time
+import weakref
+from collections.abc import Collection, Iterable, Sequence
+from itertools import islice
+from math import inf
+
+from airflow_openai_batch.engine.errors import Denied, NotFound
+from airflow_openai_batch.engine.model import ENDED_STATUSES, Batch
+from airflow_openai_batch.polling.listing import Awaited
+from airflow_openai_batch.polling.poller import Connection, Counted, Poller, uncounted
+from airflow_openai_batch.polling.schedule import EARLY, backoff_s, follow, is_told, pause_s
+from airflow_openai_batch.polling.subscription import Failure, Watch
+
+_TICK_S, _LONGEST_TICK_S = 0.05, 60.0
+
+_CONNECTION_TRIES = 5
+
+_REFUSALS_BELIEVED = 2
+
+_DENIED_BATCHES = 3
+
+_WOKEN_AT_ONCE = 8
+
+_log = logging.getLogger(__name__)
+
+_watchers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Watcher]] = weakref.WeakKeyDictionary()
+
+
+def watch(
+    connection: Connection,
+    batch_ids: Collection[str],
+    *,
+    longest_s: float,
+    delay_s: float = 0.0,
+    counted: Counted = uncounted,
+) -> Watch:
+    """Begin to watch batches; the wait lasts as long as the ``async with`` of what is returned.
+
+    Args:
+        connection: The connection's hook.
+        batch_ids: What to await; may be empty.
+        longest_s: The longest pause between two looks at a batch.
+        delay_s: Seconds during which nothing is told.
+        counted: Told of the requests; the first wait's is heeded.
+    """
+    return _watcher_of(connection, counted).join(batch_ids, longest_s, delay_s)
+
+
+def _watcher_of(connection: Connection, counted: Counted) -> Watcher:
+    loop = asyncio.get_running_loop()
+    if loop not in _watchers:
+        for closed in [other for other in _watchers if other.is_closed()]:
+            del _watchers[closed]
+    known = _watchers.setdefault(loop, {})
+    if connection.conn_id not in known:
+        known[connection.conn_id] = Watcher(connection, counted)
+    return known[connection.conn_id]
+
+
+class Watcher:
+    """Looks at what all waits of a connection await, and tells them. Its arguments are those of ``watch``."""
+
+    def __init__(self, connection: Connection, counted: Counted = uncounted) -> None:
+        self.conn_id = connection.conn_id
+        self._poller = Poller(connection, self, counted)
+        self._awaited: dict[str, Awaited] = {}
+        self._watches: set[Watch] = set()
+        self._waking: dict[Watch, None] = {}
+        self._denied: set[str] = set()
+        self._n_polls = 0
+        self._next_look_at, self._next_ring_at = inf, inf
+        self._poked = asyncio.Event()
+        # Not in the context of the trigger that happens to be first: this would write into that one's log.
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(self._run(), name=f"watch {self.conn_id}", context=contextvars.Context())
+
+    # -- who waits
+
+    def join(self, batch_ids: Collection[str], longest_s: float, delay_s: float) -> Watch:
+        """Take on a wait."""
+        now, longest_s = time.monotonic(), max(longest_s, _TICK_S)
+        joined = Watch(self, batch_ids, longest_s, time.time() + delay_s)
+        self._watches.add(joined)
+        for batch_id in joined.batch_ids:
+            awaited = self._awaited.get(batch_id)
+            if awaited is None:
+                due_at = now + delay_s
+                awaited = self._awaited[batch_id] = Awaited(batch_id, longest_s, due_at, due_at - delay_s * EARLY)
+            elif awaited.track is not None:
+                joined.changed(awaited.track.batch)
+            awaited.watches = (*awaited.watches, joined)
+            awaited.longest_s = min(awaited.longest_s, longest_s)
+            awaited.due_at = min(awaited.due_at, now + max(longest_s, delay_s))
+            awaited.early_at = min(awaited.early_at, awaited.due_at)
+            self._look_by(awaited.due_at)
+        return joined
+
+    async def leave(self, watch: Watch) -> None:
+        """End a wait, and with the last one the watcher."""
+        self._watches.discard(watch)
+        self._waking.pop(watch, None)
+        for batch_id in watch.batch_ids:
+            awaited = self._awaited.get(batch_id)
+            if awaited is None or watch not in awaited.watches:
+                continue
+            awaited.watches = tuple(other for other in awaited.watches if other is not watch)
+            if awaited.watches:
+                awaited.longest_s = min(other.longest_s for other in awaited.watches)
+            else:
+                del self._awaited[batch_id]
+        if not self._watches:
+            self._forget()
+            self._task.cancel()
+            await asyncio.wait([self._task])  # a loop that is closed now finds nothing pending
+
+    def _forget(self) -> None:
+        """Let the next wait begin with another watcher."""
+        known = _watchers.get(self._loop, {})
+        if known.get(self.conn_id) is self:
+            del known[self.conn_id]
+
+    def ring_by(self, at: float) -> None:
+        """See to it that waits whose time has come are woken at a time, epoch seconds."""
+        if at < self._next_ring_at:
+            self._next_ring_at = at
+            self._poked.set()
+
+    def _look_by(self, at: float) -> None:
+        if at < self._next_look_at:
+            self._next_look_at = at
+            self._poked.set()
+
+    # -- the schedule
+
+    async def _run(self) -> None:
+        error: Exception = RuntimeError("it was cancelled")
+        try:
+            async with asyncio.TaskGroup() as polls:
+                while True:
+                    self._poked.clear()
+                    self._ring()
+                    self._start_poll(polls)
+                    await self._wake()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(self._pause_s()):
+                            await self._poked.wait()
+        except Exception as caught:
+            _log.exception("The watcher of %s stopped; its waits begin anew.", self.conn_id)
+            error = caught
+        finally:
+            self._forget()
+            for watch in self._watches:  # nobody waits for what does not come
+                watch.stopped(error)
+
+    def _pause_s(self) -> float:
+        look_at = inf if self._is_probing() else max(self._next_look_at, self._poller.outage.until)
+        pause_s = min(look_at - time.monotonic(), self._next_ring_at - time.time())
+        return min(max(pause_s, _TICK_S), _LONGEST_TICK_S)
+
+    def _is_probing(self) -> bool:
+        """Say whether the one look of an outage is under way."""
+        return self._poller.outage.n > 0 and self._n_polls > 0
+
+    def _ring(self) -> None:
+        now = time.time()
+        if now < self._next_ring_at:
+            return
+        self._next_ring_at = inf
+        for watch in self._watches:
+            if watch.ring_at <= now:
+                watch.ring_at = inf
+                self._waking[watch] = None
+            self._next_ring_at = min(self._next_ring_at, watch.ring_at)
+
+    async def _wake(self) -> None:
+        """Wake waits a few at a time: each has something to do, and others use the event loop too."""
+        while self._waking:
+            for watch in list(islice(self._waking, _WOKEN_AT_ONCE)):
+                del self._waking[watch]
+                watch.wake()
+            await asyncio.sleep(0)
+
+    def _start_poll(self, polls: asyncio.TaskGroup) -> None:
+        now = time.monotonic()
+        if now < max(self._next_look_at, self._poller.outage.until) or self._is_probing():
+            return
+        free = [awaited for awaited in self._awaited.values() if not awaited.is_asked]
+        self._next_look_at = min((awaited.due_at for awaited in free), default=inf)
+        if now < self._next_look_at:
+            return
+        due = [awaited for awaited in free if awaited.early_at <= now]
+        if self._poller.outage.n:
+            due = [min(due, key=lambda awaited: awaited.due_at)]
+        for awaited in due:
+            awaited.is_asked = True
+        self._n_polls += 1
+        self._next_look_at = min((awaited.due_at for awaited in free if not awaited.is_asked), default=inf)
+        polls.create_task(self._poll(due))
+
+    async def _poll(self, due: Sequence[Awaited]) -> None:
+        await self._poller.poll(due)
+        for awaited in due:
+            awaited.is_asked = False
+        self._n_polls -= 1
+        self._look_by(-inf)
+
+    # -- what the looks have found
+
+    def saw(self, batches: Sequence[Batch], page: str | None = None) -> None:
+        """Take note of batches as they stand now."""
+        now, wall = time.monotonic(), time.time()
+        self._poller.outage.succeeded()
+        self._denied.clear()
+        for batch in batches:
+            awaited = self._awaited.get(batch.id)
+            if awaited is not None:
+                awaited.page = awaited.page if page is None else page
+                self._see(awaited, batch, now, wall)
+
+    def _see(self, awaited: Awaited, batch: Batch, now: float, wall: float) -> None:
+        awaited.n_failures = awaited.n_refused = 0
+        before, awaited.track = awaited.track, follow(awaited.track, batch, wall)
+        if batch.status in ENDED_STATUSES:
+            del self._awaited[awaited.id]
+        else:
+            pause = pause_s(awaited.track, wall, awaited.longest_s)
+            awaited.due_at, awaited.early_at = now + pause, now + pause * (1 - EARLY)
+        for watch in awaited.watches:
+            if awaited.track is not before:
+                watch.changed(batch)
+            elif not watch.is_troubled:
+                continue
+            if watch.is_troubled:
+                watch.recovered()
+            self._waking[watch] = None
+        self._poked.set()
+
+    def missed(self, what: Awaited | str, error: Exception) -> None:
+        """Judge a look that failed: nothing is ever concluded of a batch but on OpenAI's word."""
+        if isinstance(what, Awaited) and isinstance(error, Denied | NotFound):
+            self._doubt(what, error)
+            return
+        outage = self._poller.outage
+        longest_s = min((watch.longest_s for watch in self._watches), default=inf)
+        n_needed = 1 if what == "connection" else len(self._awaited)
+        asked_s: float | None = getattr(error, "retry_after_s", None)
+        has_failed = outage.failed(
+            what.id if isinstance(what, Awaited) else what,
+            n_needed,
+            time.monotonic(),
+            _jittered(backoff_s(outage.n + 1, longest_s)),
+            asked_s,
+        )
+        if isinstance(what, Awaited):
+            what.n_failures += 1
+            what.postpone(_jittered(backoff_s(what.n_failures, what.longest_s)))
+            if not outage.n and is_told(what.n_failures):
+                self._tell(what.watches, Failure(what.n_failures, error))
+        if has_failed and what == "connection" and outage.n >= _CONNECTION_TRIES:
+            self._tell(self._watches, "the connection cannot be read")
+        elif has_failed and is_told(outage.n):
+            self._tell(self._watches, Failure(outage.n, error))
+
+    def _doubt(self, awaited: Awaited, error: Exception) -> None:
+        """Believe a refusal when it is repeated, with the connection read anew."""
+        self._poller.outage.succeeded()
+        awaited.n_refused += 1
+        if not self._poller.renew() and isinstance(error, Denied):
+            self._denied.add(awaited.id)
+        if awaited.n_refused < _REFUSALS_BELIEVED:
+            awaited.postpone(0.0 if isinstance(error, Denied) else backoff_s(1, awaited.longest_s))
+        else:
+            awaited.postpone(awaited.longest_s)
+            self._tell(awaited.watches, "OpenAI refuses to answer")
+        if len(self._denied) >= _DENIED_BATCHES:
+            self._poller.outage.hold(time.monotonic() + backoff_s(1, awaited.longest_s))
+            self._tell(self._watches, "OpenAI refuses to answer")
+
+    def _tell(self, watches: Iterable[Watch], what: Failure | str) -> None:
+        for watch in watches:
+            if watch.batch_ids:
+                watch.failed(what) if isinstance(what, Failure) else watch.refused(what)
+                self._waking[watch] = None
+        self._poked.set()
+
+
+def _jittered(seconds: float) -> float:
+    return seconds * random.uniform(0.8, 1.2)  # noqa: S311 - spreads requests, guards nothing

@@ -1,0 +1,1 @@
+"""What people, metrics, traces and catalogues learn of a job."""

@@ -1,0 +1,201 @@
+"""What Airflow's metrics and traces learn of a job: the engine's observer.
+
+Facts are counted when they are committed to the job's store, and the end of a job by a write-once file in it, so a
+retry, a clear or a second worker counts nothing again. Spans nest under the task's own; they carry ids and numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from opentelemetry import trace
+
+from airflow_openai_batch.engine.job.context import Change
+from airflow_openai_batch.engine.job.planner import deserves_another_round
+from airflow_openai_batch.engine.job.state_machine import Fact
+from airflow_openai_batch.engine.job.status import Done, Held, Wait
+from airflow_openai_batch.engine.job.summary import verdict
+from airflow_openai_batch.engine.model import Job, Shard, State, model_of
+from airflow_openai_batch.reporting.metrics import count, took
+
+if TYPE_CHECKING:
+    from airflow_openai_batch.engine.job.context import Engine
+
+
+PREFIX = "openai_batch."
+"""What names of spans and of their attributes begin with."""
+
+
+_UNRUN = {Fact.QUEUE_FULL, Fact.FILE_NOT_FOUND, Fact.FILE_LOST, Fact.LINES_REJECTED}
+"""What becomes known of a running batch when OpenAI has failed it before it ran."""
+
+_POLLS = "refresh"
+
+_log = logging.getLogger(__name__)
+
+
+class TaskObserver:
+    """Tells Airflow's metrics and traces what the engine does for a task.
+
+    Args:
+        conn_id: The connection that the engine uses.
+    """
+
+    def __init__(self, conn_id: str) -> None:
+        self._conn_id = conn_id
+        self._tracer = trace.get_tracer("airflow_openai_batch")
+
+    def acting(self, verb: str, shard: Shard | None = None) -> Action:
+        """Begin a span."""
+        return Action(self._tracer, self._conn_id, verb, shard)
+
+    def planned(self, job: Job) -> None:
+        """Count a plan."""
+        tags = job_tags(job)
+        count("jobs.submitted", 1, tags)
+        count("rows.submitted", job.n_rows, tags)
+
+    def committed(self, job: Job, changes: Sequence[Change]) -> None:
+        """Count facts."""
+        tags = job_tags(job)
+        current = {shard.id for shard in job.shards}
+        for change in changes:
+            _count_batch(change, tags)
+            _count_work(change, tags)
+            if change.fact is Fact.OUTCOMES_SAVED:
+                _count_answers(job, change.after, tags, is_current=change.after.id in current)
+
+
+class Action:
+    """A span of one action.
+
+    Args:
+        tracer: Makes it.
+        conn_id: The connection.
+        verb: What is done.
+        shard: What it is done to.
+    """
+
+    def __init__(self, tracer: trace.Tracer, conn_id: str, verb: str, shard: Shard | None) -> None:
+        self._verb = verb
+        self._conn_id = conn_id
+        self._has_failed = False
+        # Neither the message nor the traceback of an error: OpenAI's words may quote a row.
+        self._opening = tracer.start_as_current_span(
+            PREFIX + verb,
+            attributes=_attributes(_of_shard(shard)) if shard is not None else None,
+            record_exception=False,
+            set_status_on_exception=False,
+        )
+
+    def __enter__(self) -> Self:
+        self._span = self._opening.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace_: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._fail(kind.__name__)
+        if self._verb == _POLLS:
+            tags = {"conn_id": self._conn_id, "by": "worker"}
+            count("polls", 1, tags)
+            count("poll_errors", int(self._has_failed), tags)
+        self._opening.__exit__(kind, error, trace_)
+
+    def tell(self, **what: str | int) -> None:
+        """Add attributes."""
+        if what.pop("failed", False):
+            self._fail(str(what.get("fact", "")))
+        self._span.set_attributes(_attributes(what))
+
+    def _fail(self, why: str) -> None:
+        self._has_failed = True
+        self._span.set_status(trace.StatusCode.ERROR, why)
+
+
+def _of_shard(shard: Shard) -> dict[str, str | int]:
+    known: dict[str, str | int] = {
+        "shard": shard.id,
+        "round": shard.round,
+        "rows": shard.n_rows,
+        "requests": shard.n_requests,
+        "bytes": shard.n_bytes,
+    }
+    if shard.batch is not None:
+        known["batch_id"] = shard.batch.id
+    return known
+
+
+def _attributes(what: Mapping[str, str | int]) -> dict[str, str | int]:
+    return {PREFIX + name: value for name, value in what.items()}
+
+
+def job_tags(job: Job) -> dict[str, str]:
+    """Return the tags of a job's metrics: a bounded number of values each."""
+    tags = {"dag_id": job.key.dag_id, "task_id": job.key.task_id, "endpoint": job.spec.endpoint}
+    model = model_of(job.spec)
+    return {**tags, "model": model} if model else tags
+
+
+def _count_batch(change: Change, tags: Mapping[str, str]) -> None:
+    """Count a batch that came to be, or that has ended."""
+    if change.fact is Fact.BATCH_KNOWN:
+        count("batches.created", 1, tags)
+    elif change.fact is Fact.BATCH_ENDED and change.after.batch is not None:
+        batch = change.after.batch
+        count("batches.<status>", 1, tags, batch.status)
+        if batch.created_at is not None and batch.ended_at is not None:
+            took("batches.duration", max(0.0, batch.ended_at - batch.created_at), tags)
+    elif change.fact in _UNRUN and change.before.state is State.RUNNING:
+        count("batches.<status>", 1, tags, "failed")
+    elif change.fact is Fact.GIVEN_UP and change.before.state is State.RUNNING:
+        count("batches.<status>", 1, tags, "given_up")
+
+
+def _count_work(change: Change, tags: Mapping[str, str]) -> None:
+    if change.fact is Fact.QUEUE_FULL:
+        count("queue_waits", 1, tags)
+    elif change.fact is Fact.CHILD_MADE and change.child is not None:
+        count("rounds", 1, tags)
+        count("rows.asked_again", change.child.n_rows, tags)
+    elif change.fact in (Fact.ANSWERS_CARRIED, Fact.NOTHING_LEFT):
+        count("rows.carried_over", change.after.n_carried, tags)
+
+
+def _count_answers(job: Job, shard: Shard, tags: Mapping[str, str], *, is_current: bool) -> None:
+    usage = shard.usage
+    for kind in ("input", "cached", "output", "reasoning"):
+        count("tokens.<kind>", getattr(usage, f"{kind}_tokens"), tags, kind)
+    if not is_current:
+        return  # the rows belong to another asking now; what it cost was paid all the same
+    is_asked_again = deserves_another_round(job, shard)
+    for status, n in shard.tally.items():
+        count("rows.<status>", n - (shard.retryable.get(status, 0) if is_asked_again else 0), tags, status)
+
+
+def ended(engine: Engine, reached: Wait | Done | Held) -> None:
+    """Count the end of a job, or that it is held: each once, until the job starts over. Never raises."""
+    if isinstance(reached, Wait):
+        return
+    job, tags = reached.job, job_tags(reached.job)
+    status = "held" if isinstance(reached, Held) else "bad" if verdict(reached.summary, job.policy) else "good"
+    try:
+        is_first = engine.store.create(f"told/e{job.epoch}-{status}.json", b"{}")
+    except Exception as error:  # the job stands as it stands, counted or not
+        _log.debug("The end of the job is not counted: %s", error)
+        return
+    if not is_first:
+        return
+    count("jobs.<status>", 1, tags, status)
+    if isinstance(reached, Held):
+        return
+    took("jobs.duration", max(0.0, job.committed_at - job.created_at), tags)
+    # Rows that the policy would ask again, in a job that a person has cancelled.
+    for shard in job.shards:
+        if deserves_another_round(job, shard):
+            for row_status, n in shard.retryable.items():
+                count("rows.<status>", n, tags, row_status)

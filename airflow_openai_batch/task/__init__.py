@@ -1,0 +1,1 @@
+"""From a running task's context to its job in the engine."""

@@ -1,0 +1,228 @@
+"""From an Airflow task to its job in the engine: what submit, sensor, results and the single operator share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import msgspec
+from airflow.providers.common.compat.sdk import conf
+
+from airflow_openai_batch.engine.errors import InputError
+from airflow_openai_batch.exceptions import OpenAIBatchFailure, airflow_errors
+from airflow_openai_batch.hooks import SECTION, OpenAIBatchHook, as_path, storage_root
+
+if TYPE_CHECKING:
+    from airflow_openai_batch.engine.job.context import Engine
+    from airflow_openai_batch.engine.job.status import Done, Wait
+    from airflow_openai_batch.engine.model import Job, Timing
+    from airflow_openai_batch.engine.progress.model import Look, Progress
+    from airflow_openai_batch.triggers import OpenAIBatchTrigger
+
+
+class JobHandle(TypedDict):
+    """The small value in XCom that points at a job's store."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    conn_id: str
+    storage: str
+
+
+def handle_of(context: Mapping[str, Any], conn_id: str, storage: str | None) -> JobHandle:
+    """Return the handle of the running task's own job. The try number is no part of it."""
+    ti = context["ti"]
+    with airflow_errors():
+        root = storage_root(storage)
+    return JobHandle(
+        dag_id=ti.dag_id,
+        run_id=ti.run_id,
+        task_id=ti.task_id,
+        map_index=-1 if ti.map_index is None else ti.map_index,
+        conn_id=conn_id,
+        storage=str(root),
+    )
+
+
+def checked_handle(job: Any) -> JobHandle:
+    """Return what came through XCom as a handle.
+
+    Raises:
+        OpenAIBatchFailure: It is something else.
+    """
+    try:
+        return msgspec.convert(job, JobHandle)
+    except msgspec.ValidationError as error:
+        raise OpenAIBatchFailure(
+            "job must be the output of OpenAIBatchSubmitOperator (job=submit.output), not "
+            f"{type(job).__name__}: {error}"
+        ) from None
+
+
+def engine_for(handle: JobHandle, log: Any, response_model: Any = None) -> Engine:
+    """Return the engine of a job.
+
+    Args:
+        handle: The job.
+        log: The task's logger.
+        response_model: The user's Pydantic class, if at hand: its own validators then check the answers too.
+    """
+    from airflow_openai_batch.engine.api.client import Api
+    from airflow_openai_batch.engine.concurrency import give_back
+    from airflow_openai_batch.engine.job.context import Engine
+    from airflow_openai_batch.engine.model import JobKey
+    from airflow_openai_batch.engine.schema.validation import class_check
+    from airflow_openai_batch.engine.store.job_store import JobStore
+    from airflow_openai_batch.reporting.tracing import TaskObserver
+
+    give_back()
+    key = JobKey(
+        dag_id=handle["dag_id"], run_id=handle["run_id"], task_id=handle["task_id"], map_index=handle["map_index"]
+    )
+    return Engine(
+        store=JobStore(as_path(handle["storage"]), key),
+        api=Api(OpenAIBatchHook(handle["conn_id"]).get_conn()),
+        timing=_timing(),
+        check=class_check(response_model),
+        parallel=max(1, conf.getint(SECTION, "parallel_transfers", fallback=4)),
+        log=log,
+        observer=TaskObserver(handle["conn_id"]),
+    )
+
+
+def _timing() -> Timing:
+    from airflow_openai_batch.engine.model import Timing
+
+    grace_s = conf.getfloat(SECTION, "create_grace", fallback=180.0)
+    # The grace period must outlast the call by far, so a short one shortens the call too.
+    return Timing(grace_s=grace_s, post_timeout_s=min(Timing().post_timeout_s, grace_s / 3))
+
+
+def move(
+    engine: Engine, context: Mapping[str, Any], before: Progress | Look | None = None
+) -> tuple[Wait | Done, Progress]:
+    """Advance the job once, and leave where it stands where the UI finds it.
+
+    Args:
+        engine: The job's engine.
+        context: The running task's context.
+        before: What this task, or its trigger, saw of the job last.
+
+    Returns:
+        What the engine said last, and where the job stands.
+
+    Raises:
+        OpenAIBatchFailure: A person must act.
+        OpenAIBatchError: A retry may mend it.
+    """
+    from airflow_openai_batch.engine.job.advance import advance
+    from airflow_openai_batch.engine.job.status import Held
+    from airflow_openai_batch.reporting.openlineage import remember
+    from airflow_openai_batch.reporting.tracing import ended
+    from airflow_openai_batch.reporting.worker_progress import Meanwhile, phase_of, show
+
+    with airflow_errors(), Meanwhile(engine, context, before) as meanwhile:
+        reached = advance(engine)
+    ended(engine, reached)
+    remember(context["ti"].task, reached.job)
+    progress = show(engine, reached.job, context, meanwhile.seen, **phase_of(reached))
+    if isinstance(reached, Held):
+        raise OpenAIBatchFailure(reached.reason)
+    return reached, progress
+
+
+def seen_by(event: Any) -> Look | None:
+    """Return what a trigger saw when it looked last, from its event."""
+    from airflow_openai_batch.engine.progress.model import looked
+
+    return looked(event.get("seen")) if isinstance(event, dict) else None
+
+
+def trigger_for(
+    wait: Wait, progress: Progress, handle: JobHandle, *, poll_interval_s: float, cancel_on_kill: bool
+) -> OpenAIBatchTrigger:
+    """Return the trigger that watches while a job waits."""
+    from airflow_openai_batch.engine.progress.model import encoded
+    from airflow_openai_batch.triggers import OpenAIBatchTrigger
+
+    return OpenAIBatchTrigger(
+        conn_id=handle["conn_id"],
+        batch_ids=list(wait.batch_ids),
+        wake_at=wait.wake_at,
+        is_queued=wait.is_queued,
+        poll_interval_s=poll_interval_s,
+        cancel_on_kill=cancel_on_kill,
+        progress=encoded(progress),
+    )
+
+
+def cancels_on_kill(engine: Engine) -> bool:
+    """Say whether the job's policy wants its batches cancelled when the waiting task is marked failed."""
+    found = engine.store.load()
+    return found is None or found[1].policy.cancel_on_kill
+
+
+def pause_s(wait: Wait, poll_interval_s: float) -> float:
+    """Return how long a task that does not defer sleeps before it looks again."""
+    return max(1.0, min(poll_interval_s, wait.wake_at - time.time()))
+
+
+def poll_interval(given: float | None) -> float:
+    """Return the seconds between two looks: the argument or the option ``[openai_batch] poll_interval``."""
+    return given if given is not None else conf.getfloat(SECTION, "poll_interval", fallback=60.0)
+
+
+def deliver(engine: Engine, output: str | None, context: Mapping[str, Any]) -> Any:
+    """Write the results of a finished job and judge them.
+
+    Returns:
+        A manifest; or the rows themselves if ``output`` is None.
+
+    Raises:
+        OpenAIBatchFailure: The rows are worse than the thresholds allow. They were written all the same.
+    """
+    from airflow_openai_batch.engine.job.advance import load
+    from airflow_openai_batch.engine.job.summary import verdict
+    from airflow_openai_batch.engine.results.sinks import DEFAULT_XCOM_BYTES, FileSink, ListSink
+    from airflow_openai_batch.engine.results.writer import manifest, write_results
+    from airflow_openai_batch.reporting.assets import tell_assets
+    from airflow_openai_batch.reporting.openlineage import remember
+    from airflow_openai_batch.reporting.worker_progress import show_results
+
+    began_at = engine.clock()
+    with airflow_errors():
+        job: Job = load(engine)[1]
+        sink: FileSink | ListSink
+        if output is None:
+            sink = ListSink(conf.getint(SECTION, "xcom_max_bytes", fallback=DEFAULT_XCOM_BYTES))
+        else:
+            sink = FileSink(as_path(output))
+        with engine.observer.acting("results") as act:
+            written = write_results(engine.store, job, sink)
+            act.tell(rows=written.n_rows, shards=len(job.shards), round=written.summary.rounds)
+    remember(context["ti"].task, job, written)
+    problem = verdict(written.summary, job.policy)
+    show_results(engine, job, context, written, problem=problem, results_s=engine.clock() - began_at)
+    if problem is not None:
+        where = f"All rows are in {written.output}" if written.output else f"All outcomes are in {engine.store}"
+        raise OpenAIBatchFailure(f"{problem} {where}; nothing is paid again if this task is cleared.")
+    tell_assets(engine, context, job, written)
+    return sink.rows if isinstance(sink, ListSink) else manifest(written)
+
+
+def check_output(output: str | None) -> None:
+    """Refuse an output that cannot be written, before the job is waited for.
+
+    Raises:
+        OpenAIBatchFailure: Its ending is unknown.
+    """
+    from airflow_openai_batch.engine.results.sinks import FileSink
+
+    if output is not None:
+        try:
+            FileSink(as_path(output))
+        except InputError as error:
+            raise OpenAIBatchFailure(str(error)) from error
