@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"There is no job in {store}.", file=sys.stderr)
         return 1
     if given.command != "show":
-        store.wish(given.command.replace("-", "_"))
+        store.command(given.command.replace("-", "_"))
         print(f"Noted in {store}. Now clear the task.")
         return 0
     number, job = found

@@ -17,16 +17,16 @@ from airflow_openai_batch.links import LINKS
 from airflow_openai_batch.reporting.openlineage import WithLineage
 from airflow_openai_batch.task.job import (
     JobHandle,
+    advance_and_report,
     check_output,
     checked_handle,
-    deliver,
     engine_for,
     handle_of,
-    move,
     pause_s,
     poll_interval,
     seen_by,
     trigger_for,
+    write_results,
 )
 
 # What only a running task needs is imported where it is used: a Dag file is parsed again and again.
@@ -131,7 +131,7 @@ class _Submitting(WithLineage, BaseOperator):
                 custom_id=self.custom_id,
                 limits=self._limits(),
             )
-            submit(engine, request, self._policy(), start_over=_wish(context))
+            submit(engine, request, self._policy(), start_over=_start_over_text(context))
         return engine, handle
 
     def _rows(self) -> Any:
@@ -179,7 +179,7 @@ def _is_shown(rows: Any) -> bool:
     return isinstance(rows, str) or lists_files(rows) or (hasattr(rows, "resolve") and hasattr(rows, "iter_references"))
 
 
-def _wish(context: Mapping[str, Any]) -> str | None:
+def _start_over_text(context: Mapping[str, Any]) -> str | None:
     conf = getattr(context.get("dag_run"), "conf", None) or {}
     wish = conf.get(START_OVER)
     return str(wish) if wish else None
@@ -226,7 +226,7 @@ class OpenAIBatchSubmitOperator(_Submitting):
 
         engine, handle = self._submit(context)
         check_returned_rows(engine, returning_tasks(self, OpenAIBatchResultsOperator), context)
-        move(engine, context)
+        advance_and_report(engine, context)
         return handle
 
 
@@ -257,7 +257,7 @@ class OpenAIBatchResultsOperator(WithLineage, BaseOperator):
     def execute(self, context: Any) -> Any:
         """Write and judge."""
         check_output(self.output_uri)
-        return deliver(engine_for(checked_handle(self.job), self.log), self.output_uri, context)
+        return write_results(engine_for(checked_handle(self.job), self.log), self.output_uri, context)
 
 
 class OpenAIBatchOperator(_Submitting):
@@ -308,9 +308,9 @@ class OpenAIBatchOperator(_Submitting):
 
         progress: Progress | None = None
         while True:
-            reached, progress = move(engine, context, progress or seen)
+            reached, progress = advance_and_report(engine, context, progress or seen)
             if isinstance(reached, Done):
-                return deliver(engine, self.output_uri, context)
+                return write_results(engine, self.output_uri, context)
             if self.deferrable:
                 self._defer(reached, progress, handle)
             time.sleep(pause_s(reached, poll_interval(self.poll_interval)))

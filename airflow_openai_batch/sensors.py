@@ -19,10 +19,10 @@ from airflow.providers.common.compat.sdk import (
 from airflow_openai_batch.links import LINKS
 from airflow_openai_batch.task.job import (
     JobHandle,
+    advance_and_report,
     cancels_on_kill,
     checked_handle,
     engine_for,
-    move,
     poll_interval,
     seen_by,
     trigger_for,
@@ -69,16 +69,16 @@ class OpenAIBatchSensor(BaseSensorOperator):
         from airflow_openai_batch.engine.job.status import Done
 
         engine, _ = self._engine()
-        reached, self._progress = move(engine, context, self._progress)
+        reached, self._progress = advance_and_report(engine, context, self._progress)
         if not isinstance(reached, Done):
             return PokeReturnValue(is_done=False)
         return PokeReturnValue(is_done=True, xcom_value=_summary(reached))
 
     def execute(self, context: Any) -> Any:
         """Wait, the way that ``deferrable`` says."""
-        from airflow_openai_batch.engine.job.submit import take_up
+        from airflow_openai_batch.engine.job.submit import extend_deadline
 
-        take_up(self._engine()[0])
+        extend_deadline(self._engine()[0])
         if not self.deferrable:
             return super().execute(context)
         try:
@@ -98,7 +98,7 @@ class OpenAIBatchSensor(BaseSensorOperator):
         from airflow_openai_batch.engine.job.status import Done
 
         engine, handle = self._engine()
-        reached, progress = move(engine, context, seen)
+        reached, progress = advance_and_report(engine, context, seen)
         if isinstance(reached, Done):
             return _summary(reached)
         return self._defer(engine, reached, progress, handle, since)

@@ -18,7 +18,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_openai_batch.engine.job.planner import Watched, wake
 from airflow_openai_batch.engine.model import ENDED_STATUSES, Timing
 from airflow_openai_batch.hooks import SECTION, OpenAIBatchHook
-from airflow_openai_batch.polling.subscription import News, WatchingFailed
+from airflow_openai_batch.polling.subscription import SubscriptionFailed, Update
 from airflow_openai_batch.polling.watcher import watch
 from airflow_openai_batch.reporting.metrics import PollCounts
 from airflow_openai_batch.reporting.trigger_progress import REFRESH_S, Live
@@ -38,7 +38,7 @@ _unfinished: set[asyncio.Future[None]] = set()
 
 
 class OpenAIBatchTrigger(BaseTrigger):
-    """Watch batches until waking a worker is worth it.
+    """Subscription batches until waking a worker is worth it.
 
     Args:
         conn_id: The connection.
@@ -114,7 +114,7 @@ class OpenAIBatchTrigger(BaseTrigger):
         for attempt in range(_WATCHER_TRIES):
             try:
                 return await self._watch_until_worth_it(delay_s + attempt * _WATCHER_PAUSE_S)
-            except WatchingFailed as error:
+            except SubscriptionFailed as error:
                 self.log.warning("%s Beginning anew; the batches run on.", error)
         return "watching failed"
 
@@ -125,7 +125,7 @@ class OpenAIBatchTrigger(BaseTrigger):
         async with waiting as shared, self._live() as live:
             await self._warm_up()
             while True:
-                news = await shared.news(self._next_moment())
+                news = await shared.next_update(self._next_moment())
                 self._take(news)
                 if news.changed:
                     live.changed()
@@ -155,7 +155,7 @@ class OpenAIBatchTrigger(BaseTrigger):
         moments = [ended_at + Timing().harvest_after_s for ended_at in self._ended_at.values()]
         return min(moments if self.wake_at is None else [self.wake_at, *moments], default=None)
 
-    def _take(self, news: News) -> None:
+    def _take(self, news: Update) -> None:
         """Remember what has changed, and tell it in this task's log."""
         if news.failure is not None:
             self.log.warning("Look %d in a row failed, the batches run on: %s", *news.failure)

@@ -60,12 +60,12 @@ def write(source: Any, columns: list[str], target: Path) -> None:
     import pyarrow as pa
     from upath import UPath
 
-    from airflow_openai_batch.engine.concurrency import ahead
+    from airflow_openai_batch.engine.concurrency import prefetch
     from airflow_openai_batch.engine.results.sinks import FileSink
 
     with FileSink(UPath(target)) as sink:
         sink.begin(pa.schema([source.schema_arrow.field(name) for name in columns]))
-        for batch in ahead(source.iter_batches(batch_size=_BATCH_ROWS, columns=columns)):
+        for batch in prefetch(source.iter_batches(batch_size=_BATCH_ROWS, columns=columns)):
             sink.write(batch)
         sink.finish()
 

@@ -98,9 +98,9 @@ class LocalOpenAI:
 
 def begin_task() -> None:
     """Load what a task loads, in its order: what Arrow gives memory back with is chosen before Arrow is there."""
-    from airflow_openai_batch.engine.concurrency import give_back
+    from airflow_openai_batch.engine.concurrency import use_releasing_allocator
 
-    give_back()
+    use_releasing_allocator()
     import pandas as pd  # noqa: F401 - Arrow imports it when it makes its first array
     import pyarrow.parquet as pq  # noqa: F401
 

@@ -19,7 +19,7 @@ WRITE_BEHIND = "write-behind"
 """What the names of threads that write begin with."""
 
 
-def ahead(items: Iterable[T]) -> Iterator[T]:
+def prefetch(items: Iterable[T]) -> Iterator[T]:
     """Yield the items, while a thread makes the next one."""
     iterator = iter(items)
     with ThreadPoolExecutor(1, "read-ahead") as pool:
@@ -29,7 +29,7 @@ def ahead(items: Iterable[T]) -> Iterator[T]:
             yield item
 
 
-class Behind:
+class SerialExecutor:
     """Does calls in their order in one thread. When too many are undone, the next one has to wait.
 
     After a call that failed nothing more is done: a file that lacks a block is not to be published.
@@ -85,8 +85,8 @@ class FileWriter:
     """
 
     def __init__(self, most: int) -> None:
-        self.write = Behind(most)
-        self._finish = Behind(1)
+        self.write = SerialExecutor(most)
+        self._finish = SerialExecutor(1)
 
     def finish(self, function: Callable[[], Any]) -> None:
         """Let a file be finished once all that was given before is written."""
@@ -106,7 +106,7 @@ class FileWriter:
 _CHOICE = "ARROW_DEFAULT_MEMORY_POOL"
 
 
-def give_back() -> None:
+def use_releasing_allocator() -> None:
     """Let Arrow give memory back to the system soon after use, unless the user has chosen its allocator.
 
     The one that Arrow chooses by itself keeps some 100 MB more, for a speed that does not show here. For the process
@@ -128,7 +128,7 @@ def give_back() -> None:
 
 
 @contextlib.contextmanager
-def uncollected() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """Keep the cyclic collector from looking through what is made inside: many objects, soon gone, and no cycles."""
     was_enabled = gc.isenabled()
     gc.disable()

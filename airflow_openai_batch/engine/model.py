@@ -210,7 +210,7 @@ class Shard(Value, frozen=True, kw_only=True):
     """Outcome part in the store, in row order."""
     is_unwanted: bool = False
     """Whether a person has asked since to start over: answers are not carried over."""
-    strays: str | None = None
+    unmatched: str | None = None
     """Output lines that belong to no row of the shard or could not be read, verbatim."""
     row_index: str | None = None
     """Index of all rows of the shard, where answers were carried over and ``index`` lists only the rest."""
@@ -254,8 +254,8 @@ class Job(Value, frozen=True, kw_only=True):
     """Whether a request of an embeddings job holds several inputs."""
     earlier: tuple[Shard, ...] = ()
     """Shards of earlier epochs that still have to be cancelled or harvested, or whose answers may be carried over."""
-    granted: tuple[str, ...] = ()
-    """Names of wishes that were obeyed, so that they are not obeyed twice."""
+    acknowledged: tuple[str, ...] = ()
+    """Names of commands that were obeyed, so that they are not obeyed twice."""
     writer: str = ""
     """Who made this snapshot: tells a repeated write of the storage client from another process."""
     committed_at: float = 0.0
@@ -315,7 +315,7 @@ class Timing(Value, frozen=True, kw_only=True):
     """An ended batch is fetched at the latest after this time, even while others run."""
 
 
-class Wishes(Value, frozen=True, kw_only=True):
+class Commands(Value, frozen=True, kw_only=True):
     """What a person asked for, read from the store's marker files."""
 
     cancel: bool = False

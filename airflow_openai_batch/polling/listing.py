@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
     from airflow_openai_batch.engine.model import Batch
-    from airflow_openai_batch.polling.subscription import Watch
+    from airflow_openai_batch.polling.subscription import Subscription
 
 
 TIMEOUT_S, HARD_TIMEOUT_S = 30.0, 45.0
@@ -44,7 +44,7 @@ class Awaited:
     longest_s: float
     due_at: float
     early_at: float
-    watches: tuple[Watch, ...] = ()
+    watches: tuple[Subscription, ...] = ()
     track: Track | None = None
     page: str | None = None
     is_asked: bool = False

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, Self
 from airflow_openai_batch.engine.model import Batch
 
 
-class WatchingFailed(Exception):
+class SubscriptionFailed(Exception):
     """The shared watcher has stopped for a reason that nobody foresaw: watch again."""
 
 
@@ -23,7 +23,7 @@ class Failure(NamedTuple):
     error: Exception
 
 
-class News(NamedTuple):
+class Update(NamedTuple):
     """What a trigger has not been told yet; nothing if only its time has come."""
 
     changed: tuple[Batch, ...]
@@ -34,17 +34,17 @@ class News(NamedTuple):
     """Why looking again would not help."""
 
 
-class Host(Protocol):
+class Hub(Protocol):
     """The watcher that a wait belongs to."""
 
-    def ring_by(self, at: float) -> None:
+    def wake_by(self, at: float) -> None:
         """Call ``wake`` at a time, epoch seconds."""
 
-    async def leave(self, watch: Watch) -> None:
+    async def leave(self, watch: Subscription) -> None:
         """End the wait."""
 
 
-class Watch:
+class Subscription:
     """One wait: what a trigger awaits, and what it has yet to be told. It ends with its ``async with``.
 
     Args:
@@ -54,7 +54,7 @@ class Watch:
         opens_at: Nothing is told before this time, epoch seconds.
 
     Attributes:
-        ring_at: When it wants to be woken whatever happens, epoch seconds.
+        wake_at: When it wants to be woken whatever happens, epoch seconds.
         is_troubled: Whether it was told of a failure, and not yet that all is well.
     """
 
@@ -70,14 +70,14 @@ class Watch:
         "is_troubled",
         "longest_s",
         "opens_at",
-        "ring_at",
+        "wake_at",
     )
 
-    def __init__(self, host: Host, batch_ids: Collection[str], longest_s: float, opens_at: float) -> None:
+    def __init__(self, host: Hub, batch_ids: Collection[str], longest_s: float, opens_at: float) -> None:
         self.batch_ids = tuple(dict.fromkeys(batch_ids))
         self.longest_s = longest_s
         self.opens_at = opens_at
-        self.ring_at = inf
+        self.wake_at = inf
         self.is_troubled = False
         self._host = host
         self._changed: dict[str, Batch] = {}
@@ -95,24 +95,24 @@ class Watch:
     async def __aexit__(self, *_: object) -> None:
         await self._host.leave(self)
 
-    async def news(self, until: float | None = None) -> News:
+    async def next_update(self, until: float | None = None) -> Update:
         """Wait until there is something to tell, or until a time (epoch seconds), and return what there is.
 
         Raises:
-            WatchingFailed: There will be no news any more.
+            SubscriptionFailed: There will be no news any more.
         """
         until = max(inf if until is None else until, self.opens_at)
         while self._error is None and time.time() < (self.opens_at if self._has_any() else until):
-            self.ring_at = self.opens_at if self._has_any() else until
-            self._host.ring_by(self.ring_at)
+            self.wake_at = self.opens_at if self._has_any() else until
+            self._host.wake_by(self.wake_at)
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
         if self._error is not None:
-            raise WatchingFailed(f"The watcher stopped: {self._error!r}") from self._error
-        told = News(tuple(self._changed.values()), self._failure, self._is_well_again, self._refusal)
+            raise SubscriptionFailed(f"The watcher stopped: {self._error!r}") from self._error
+        told = Update(tuple(self._changed.values()), self._failure, self._is_well_again, self._refusal)
         self._changed, self._failure, self._is_well_again = {}, None, False
         return told
 

@@ -23,7 +23,7 @@ from airflow_openai_batch.engine.model import ENDED_STATUSES, Batch
 from airflow_openai_batch.polling.listing import Awaited
 from airflow_openai_batch.polling.poller import Connection, Counted, Poller, uncounted
 from airflow_openai_batch.polling.schedule import EARLY, backoff_s, follow, is_told, pause_s
-from airflow_openai_batch.polling.subscription import Failure, Watch
+from airflow_openai_batch.polling.subscription import Failure, Subscription
 
 _TICK_S, _LONGEST_TICK_S = 0.05, 60.0
 
@@ -47,7 +47,7 @@ def watch(
     longest_s: float,
     delay_s: float = 0.0,
     counted: Counted = uncounted,
-) -> Watch:
+) -> Subscription:
     """Begin to watch batches; the wait lasts as long as the ``async with`` of what is returned.
 
     Args:
@@ -78,11 +78,11 @@ class Watcher:
         self.conn_id = connection.conn_id
         self._poller = Poller(connection, self, counted)
         self._awaited: dict[str, Awaited] = {}
-        self._watches: set[Watch] = set()
-        self._waking: dict[Watch, None] = {}
+        self._watches: set[Subscription] = set()
+        self._waking: dict[Subscription, None] = {}
         self._denied: set[str] = set()
         self._n_polls = 0
-        self._next_look_at, self._next_ring_at = inf, inf
+        self._next_look_at, self._next_wake_at = inf, inf
         self._poked = asyncio.Event()
         # Not in the context of the trigger that happens to be first: this would write into that one's log.
         self._loop = asyncio.get_running_loop()
@@ -90,10 +90,10 @@ class Watcher:
 
     # -- who waits
 
-    def join(self, batch_ids: Collection[str], longest_s: float, delay_s: float) -> Watch:
+    def join(self, batch_ids: Collection[str], longest_s: float, delay_s: float) -> Subscription:
         """Take on a wait."""
         now, longest_s = time.monotonic(), max(longest_s, _TICK_S)
-        joined = Watch(self, batch_ids, longest_s, time.time() + delay_s)
+        joined = Subscription(self, batch_ids, longest_s, time.time() + delay_s)
         self._watches.add(joined)
         for batch_id in joined.batch_ids:
             awaited = self._awaited.get(batch_id)
@@ -109,7 +109,7 @@ class Watcher:
             self._look_by(awaited.due_at)
         return joined
 
-    async def leave(self, watch: Watch) -> None:
+    async def leave(self, watch: Subscription) -> None:
         """End a wait, and with the last one the watcher."""
         self._watches.discard(watch)
         self._waking.pop(watch, None)
@@ -133,10 +133,10 @@ class Watcher:
         if known.get(self.conn_id) is self:
             del known[self.conn_id]
 
-    def ring_by(self, at: float) -> None:
+    def wake_by(self, at: float) -> None:
         """See to it that waits whose time has come are woken at a time, epoch seconds."""
-        if at < self._next_ring_at:
-            self._next_ring_at = at
+        if at < self._next_wake_at:
+            self._next_wake_at = at
             self._poked.set()
 
     def _look_by(self, at: float) -> None:
@@ -152,7 +152,7 @@ class Watcher:
             async with asyncio.TaskGroup() as polls:
                 while True:
                     self._poked.clear()
-                    self._ring()
+                    self._wake_due()
                     self._start_poll(polls)
                     await self._wake()
                     with contextlib.suppress(TimeoutError):
@@ -168,23 +168,23 @@ class Watcher:
 
     def _pause_s(self) -> float:
         look_at = inf if self._is_probing() else max(self._next_look_at, self._poller.outage.until)
-        pause_s = min(look_at - time.monotonic(), self._next_ring_at - time.time())
+        pause_s = min(look_at - time.monotonic(), self._next_wake_at - time.time())
         return min(max(pause_s, _TICK_S), _LONGEST_TICK_S)
 
     def _is_probing(self) -> bool:
         """Say whether the one look of an outage is under way."""
         return self._poller.outage.n > 0 and self._n_polls > 0
 
-    def _ring(self) -> None:
+    def _wake_due(self) -> None:
         now = time.time()
-        if now < self._next_ring_at:
+        if now < self._next_wake_at:
             return
-        self._next_ring_at = inf
+        self._next_wake_at = inf
         for watch in self._watches:
-            if watch.ring_at <= now:
-                watch.ring_at = inf
+            if watch.wake_at <= now:
+                watch.wake_at = inf
                 self._waking[watch] = None
-            self._next_ring_at = min(self._next_ring_at, watch.ring_at)
+            self._next_wake_at = min(self._next_wake_at, watch.wake_at)
 
     async def _wake(self) -> None:
         """Wake waits a few at a time: each has something to do, and others use the event loop too."""
@@ -290,7 +290,7 @@ class Watcher:
             self._poller.outage.hold(time.monotonic() + backoff_s(1, awaited.longest_s))
             self._tell(self._watches, "OpenAI refuses to answer")
 
-    def _tell(self, watches: Iterable[Watch], what: Failure | str) -> None:
+    def _tell(self, watches: Iterable[Subscription], what: Failure | str) -> None:
         for watch in watches:
             if watch.batch_ids:
                 watch.failed(what) if isinstance(what, Failure) else watch.refused(what)

@@ -17,7 +17,7 @@ from airflow_openai_batch.engine.job.context import Change
 from airflow_openai_batch.engine.job.planner import deserves_another_round
 from airflow_openai_batch.engine.job.state_machine import Fact
 from airflow_openai_batch.engine.job.status import Done, Held, Wait
-from airflow_openai_batch.engine.job.summary import verdict
+from airflow_openai_batch.engine.job.summary import check_thresholds
 from airflow_openai_batch.engine.model import Job, Shard, State, model_of
 from airflow_openai_batch.reporting.metrics import count, took
 
@@ -182,7 +182,7 @@ def ended(engine: Engine, reached: Wait | Done | Held) -> None:
     if isinstance(reached, Wait):
         return
     job, tags = reached.job, job_tags(reached.job)
-    status = "held" if isinstance(reached, Held) else "bad" if verdict(reached.summary, job.policy) else "good"
+    status = "held" if isinstance(reached, Held) else "bad" if check_thresholds(reached.summary, job.policy) else "good"
     try:
         is_first = engine.store.create(f"told/e{job.epoch}-{status}.json", b"{}")
     except Exception as error:  # the job stands as it stands, counted or not

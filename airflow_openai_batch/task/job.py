@@ -71,14 +71,14 @@ def engine_for(handle: JobHandle, log: Any, response_model: Any = None) -> Engin
         response_model: The user's Pydantic class, if at hand: its own validators then check the answers too.
     """
     from airflow_openai_batch.engine.api.client import Api
-    from airflow_openai_batch.engine.concurrency import give_back
+    from airflow_openai_batch.engine.concurrency import use_releasing_allocator
     from airflow_openai_batch.engine.job.context import Engine
     from airflow_openai_batch.engine.model import JobKey
     from airflow_openai_batch.engine.schema.validation import class_check
     from airflow_openai_batch.engine.store.job_store import JobStore
     from airflow_openai_batch.reporting.tracing import TaskObserver
 
-    give_back()
+    use_releasing_allocator()
     key = JobKey(
         dag_id=handle["dag_id"], run_id=handle["run_id"], task_id=handle["task_id"], map_index=handle["map_index"]
     )
@@ -101,7 +101,7 @@ def _timing() -> Timing:
     return Timing(grace_s=grace_s, post_timeout_s=min(Timing().post_timeout_s, grace_s / 3))
 
 
-def move(
+def advance_and_report(
     engine: Engine, context: Mapping[str, Any], before: Progress | Look | None = None
 ) -> tuple[Wait | Done, Progress]:
     """Advance the job once, and leave where it stands where the UI finds it.
@@ -175,7 +175,7 @@ def poll_interval(given: float | None) -> float:
     return given if given is not None else conf.getfloat(SECTION, "poll_interval", fallback=60.0)
 
 
-def deliver(engine: Engine, output: str | None, context: Mapping[str, Any]) -> Any:
+def write_results(engine: Engine, output: str | None, context: Mapping[str, Any]) -> Any:
     """Write the results of a finished job and judge them.
 
     Returns:
@@ -185,9 +185,9 @@ def deliver(engine: Engine, output: str | None, context: Mapping[str, Any]) -> A
         OpenAIBatchFailure: The rows are worse than the thresholds allow. They were written all the same.
     """
     from airflow_openai_batch.engine.job.advance import load
-    from airflow_openai_batch.engine.job.summary import verdict
+    from airflow_openai_batch.engine.job.summary import check_thresholds
+    from airflow_openai_batch.engine.results import writer
     from airflow_openai_batch.engine.results.sinks import DEFAULT_XCOM_BYTES, FileSink, ListSink
-    from airflow_openai_batch.engine.results.writer import manifest, write_results
     from airflow_openai_batch.reporting.assets import tell_assets
     from airflow_openai_batch.reporting.openlineage import remember
     from airflow_openai_batch.reporting.worker_progress import show_results
@@ -201,16 +201,16 @@ def deliver(engine: Engine, output: str | None, context: Mapping[str, Any]) -> A
         else:
             sink = FileSink(as_path(output))
         with engine.observer.acting("results") as act:
-            written = write_results(engine.store, job, sink)
+            written = writer.write_results(engine.store, job, sink)
             act.tell(rows=written.n_rows, shards=len(job.shards), round=written.summary.rounds)
     remember(context["ti"].task, job, written)
-    problem = verdict(written.summary, job.policy)
+    problem = check_thresholds(written.summary, job.policy)
     show_results(engine, job, context, written, problem=problem, results_s=engine.clock() - began_at)
     if problem is not None:
         where = f"All rows are in {written.output}" if written.output else f"All outcomes are in {engine.store}"
         raise OpenAIBatchFailure(f"{problem} {where}; nothing is paid again if this task is cleared.")
     tell_assets(engine, context, job, written)
-    return sink.rows if isinstance(sink, ListSink) else manifest(written)
+    return sink.rows if isinstance(sink, ListSink) else writer.manifest(written)
 
 
 def check_output(output: str | None) -> None:

@@ -246,7 +246,7 @@ def test_two_workers_at_once_count_each_fact_once(statsd: StatsdListener, world:
 def test_rows_of_a_cancelled_job_are_counted_although_its_policy_would_ask_again(statsd, world: Told) -> None:
     world.submit(3)
     world.waits()
-    world.store.wish("cancel")
+    world.store.command("cancel")
     world.waits()
     world.api.finish("batch_0", lambda i: answer(i) if i == "t0" else None, status="cancelled")
     world.done()

@@ -26,7 +26,7 @@ from airflow_openai_batch.engine.job.advance import advance
 from airflow_openai_batch.engine.job.context import Engine
 from airflow_openai_batch.engine.job.status import Done, Held, Wait
 from airflow_openai_batch.engine.job.submit import Request, submit
-from airflow_openai_batch.engine.job.summary import Summary, verdict
+from airflow_openai_batch.engine.job.summary import Summary, check_thresholds
 from airflow_openai_batch.engine.model import Job, JobKey, Policy, Timing
 from airflow_openai_batch.engine.results.sinks import FileSink
 from airflow_openai_batch.engine.results.writer import Written, write_results
@@ -233,8 +233,8 @@ class World:
     def statuses(self) -> dict[str, str]:
         return {row["custom_id"]: row["status"] for row in self.table()}
 
-    def verdict(self) -> str | None:
-        return verdict(self.write().summary, self.job.policy)
+    def check_thresholds(self) -> str | None:
+        return check_thresholds(self.write().summary, self.job.policy)
 
     def assert_accounted(self, n: int) -> None:
         """Rows in are rows out, in order and once each, and the counts say the same."""

@@ -32,7 +32,7 @@ def test_a_file_that_cannot_be_found_is_retried_then_uploaded_once_more_then_giv
     assert w.n_calls("POST", "/v1/files") == 2
     assert len(w.batches) == 6
     assert summary.by_status == {"failed": 6}
-    assert "Cannot find file" in w.verdict()
+    assert "Cannot find file" in w.check_thresholds()
     assert w.billed() == {}
 
 
@@ -70,7 +70,7 @@ def test_bad_lines_fail_the_job_name_the_rows_group_the_errors_and_cost_nothing(
     ]
     assert len(w.batches) == 1, "not retried"
     assert w.billed() == {}
-    assert "3 x invalid_url" in w.verdict()
+    assert "3 x invalid_url" in w.check_thresholds()
     w.assert_accounted(6)
 
 
@@ -80,7 +80,7 @@ def test_fifty_thousand_errors_stay_a_short_message(world):
     errors = [{"code": "invalid_json_line", "message": f"Line {n} is bad.", "line": n} for n in range(5000)]
     w.fault("batch", {"fail": {"errors": errors}})
     w.done()
-    assert len(w.verdict()) < 2000
+    assert len(w.check_thresholds()) < 2000
     assert len(w.store.read(f"state/{w.store.load()[0]:06d}.json")) < 50_000
 
 
@@ -89,7 +89,7 @@ def test_an_upload_that_is_refused_rejects_the_shard_and_costs_nothing(world):
     w.submit(3)
     w.fault("POST /v1/files", {"status": {"code": 400, "error": {"message": "Invalid file format."}}})
     assert w.done().by_status == {"failed": 3}
-    assert "Invalid file format." in w.verdict()
+    assert "Invalid file format." in w.check_thresholds()
     assert w.batches == []
 
 
@@ -100,7 +100,7 @@ def test_a_create_that_is_refused_rejects_the_shard_and_costs_nothing(world):
         "POST /v1/batches", {"status": {"code": 400, "error": {"code": "invalid_value", "message": "Bad endpoint."}}}
     )
     assert w.done().by_status == {"failed": 3}
-    assert "Bad endpoint." in w.verdict()
+    assert "Bad endpoint." in w.check_thresholds()
     assert w.n_calls("POST", "/v1/batches") == 1
     assert w.batches == []
 
@@ -110,7 +110,7 @@ def test_a_failed_batch_without_any_reason_is_told_as_such(world):
     w.submit(3)
     w.fault("batch", {"fail": {"code": "", "message": ""}})
     assert w.done().by_status == {"failed": 3}
-    assert w.verdict().startswith("OpenAI refused a whole batch")
+    assert w.check_thresholds().startswith("OpenAI refused a whole batch")
 
 
 def test_lines_given_up_are_reported_verbatim_and_not_retried(world):

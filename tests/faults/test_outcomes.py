@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from airflow_openai_batch.emulator import Limits, Refusal, Text, Truncated
-from airflow_openai_batch.engine.job.summary import verdict
+from airflow_openai_batch.engine.job.summary import check_thresholds
 from airflow_openai_batch.engine.model import Policy
 from airflow_openai_batch.engine.results.sinks import FileSink, ListSink
 from airflow_openai_batch.engine.results.writer import manifest, write_results
@@ -107,7 +107,7 @@ def test_every_kind_of_row_has_its_own_outcome_and_the_counts_add_up(mixed):
 )
 def test_the_verdict_follows_the_thresholds(mixed, policy, is_green):
     w, summary = mixed(policy)
-    assert (verdict(summary, w.job.policy) is None) is is_green
+    assert (check_thresholds(summary, w.job.policy) is None) is is_green
 
 
 def test_the_dead_letter_holds_the_raw_lines_verbatim(mixed):

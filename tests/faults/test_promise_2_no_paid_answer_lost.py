@@ -53,7 +53,7 @@ def test_cancelling_is_waited_out_and_its_answers_fetched(world):
     w.submit(10)
     w.advance()
     w.clock.advance(1800)
-    w.store.wish("cancel")
+    w.store.command("cancel")
     assert isinstance(w.advance(), Wait)
     assert w.batches[0].status == "cancelling"
     assert w.job.shards[0].state is State.RUNNING
@@ -68,7 +68,7 @@ def test_a_cancel_that_loses_the_race_against_completion_keeps_every_answer(worl
     w = world()
     w.submit(10)
     w.advance()
-    w.store.wish("cancel")
+    w.store.command("cancel")
     w.clock.advance(3600)
     assert w.done().n_succeeded == 10
     w.assert_paid_once(10)

@@ -12,7 +12,7 @@ def _with_bad_rows(world, n, n_bad, policy):
     w.fault("row", {"http_error": {"status": 400, "code": "invalid_value"}}, times=n_bad)
     w.submit(n, policy=policy)
     w.done()
-    return w.verdict()
+    return w.check_thresholds()
 
 
 def test_a_job_whose_rows_are_all_good_is_green(world):
@@ -46,7 +46,7 @@ def test_no_kind_of_useless_answer_counts_as_good(world, fault):
     w.submit(5, policy=Policy(max_rounds=0, max_bad_ratio=1.0))
     w.fault("row", fault)
     w.done()
-    assert w.verdict().startswith("No row has a good answer")
+    assert w.check_thresholds().startswith("No row has a good answer")
 
 
 def test_answers_that_break_the_schema_are_not_good(world):
@@ -60,7 +60,7 @@ def test_answers_that_break_the_schema_are_not_good(world):
     w.submit(5, response_model=schema, policy=Policy(max_bad_ratio=1.0))
     w.fault("row", "invalid")
     w.done()
-    assert w.verdict() == "No row has a good answer: 5 invalid."
+    assert w.check_thresholds() == "No row has a good answer: 5 invalid."
 
 
 def test_counts_of_the_api_do_not_make_a_job_green(world):
@@ -69,7 +69,7 @@ def test_counts_of_the_api_do_not_make_a_job_green(world):
     w.fault("row", {"http_error": {"status": 400, "code": "invalid_value"}})
     w.fault("batch", {"counts_lie": {"completed": 5, "failed": 0}})
     w.done(step_s=1000)
-    assert w.verdict() == "No row has a good answer: 5 failed."
+    assert w.check_thresholds() == "No row has a good answer: 5 failed."
 
 
 def test_a_refused_batch_is_red_even_if_others_succeeded(world):
@@ -77,6 +77,6 @@ def test_a_refused_batch_is_red_even_if_others_succeeded(world):
     w.submit(100, per_shard=98, policy=Policy(max_bad_ratio=1.0))
     w.fault("batch", {"fail": {"code": "invalid_url", "message": "Wrong URL.", "line": 2}}, match={"batch": 2})
     w.done()
-    why = w.verdict()
+    why = w.check_thresholds()
     assert "invalid_url" in why and "t-99" in why and "unbilled" in why
     assert len(w.billed()) == 98

@@ -16,7 +16,7 @@ def test_a_wish_to_cancel_cancels_every_running_batch_and_sends_no_other(world):
     w.clock.advance(400)
     w.advance()
     n_made = len(w.batches)
-    w.store.wish("cancel")
+    w.store.command("cancel")
     summary = w.done()
     assert summary.by_status == {"cancelled": 12}
     assert len(w.batches) == n_made
@@ -32,7 +32,7 @@ def test_what_was_finished_before_the_cancel_is_kept(world):
     w.advance()
     w.clock.advance(4000)
     w.advance()
-    w.store.wish("cancel")
+    w.store.command("cancel")
     summary = w.done()
     assert summary.n_succeeded >= 6
     assert summary.n_succeeded == len(w.billed())
@@ -44,7 +44,7 @@ def test_clearing_a_cancelled_task_asks_only_what_is_open(world):
     w.submit(10)
     w.advance()
     w.clock.advance(1800)
-    w.store.wish("cancel")
+    w.store.command("cancel")
     first = w.done()
     assert 0 < first.n_succeeded < 10
     w.submit(10)
@@ -58,7 +58,7 @@ def test_a_cancel_during_a_lost_create_finds_the_batch_and_cancels_it(world):
     w.fault("POST /v1/batches", "drop_response", times=1)
     w.fault("GET /v1/batches", {"status": 500}, times=1)
     w.advance()
-    w.store.wish("cancel")
+    w.store.command("cancel")
     assert w.done().by_status == {"cancelled": 6}
     assert [b.status for b in w.batches] == ["cancelled"]
 
@@ -69,7 +69,7 @@ def test_a_cancel_call_that_fails_is_repeated(world, fault):
     w.submit(6)
     w.advance()
     w.fault("POST /v1/batches/*/cancel", fault, times=2)
-    w.store.wish("cancel")
+    w.store.command("cancel")
     assert w.done().by_status == {"cancelled": 6}
     assert [b.status for b in w.batches] == ["cancelled"]
 
@@ -78,7 +78,7 @@ def test_a_cancelled_job_is_not_asked_again_by_its_own_rounds(world):
     w = world()
     w.submit(6, policy=Policy(max_rounds=5))
     w.advance()
-    w.store.wish("cancel")
+    w.store.command("cancel")
     w.done()
     for _ in range(3):
         w.clock.advance(5000)

@@ -137,7 +137,7 @@ def test_a_shard_that_is_refused_again_ends_again(world):
     for n in (1, 2, 3):
         assert w.done().by_status == {"failed": 3}
         assert len(w.batches) == n
-        assert "Wrong URL." in w.verdict()
+        assert "Wrong URL." in w.check_thresholds()
         w.submit(3)
     assert w.billed() == {}
 

@@ -206,7 +206,7 @@ def test_a_wish_left_in_the_store_is_obeyed_once(world):
     w = world()
     w.submit(6)
     w.done()
-    w.store.wish("start_over")
+    w.store.command("start_over")
     w.submit(6)
     w.done()
     w.submit(6)

@@ -80,7 +80,7 @@ def shown(tmp_path: Path) -> Iterator[Shown]:
         shown.process.wait(30)
 
 
-def test_jobs_in_all_states_are_there_to_look_at_and_nothing_is_left_behind(shown: Shown) -> None:
+def test_jobs_in_all_states_are_there_to_look_at_and_nothing_is_left_writing(shown: Shown) -> None:
     shown.find_airflow()
     shown.wait_until(lambda: shown.phases().keys() == BUSY_NIGHT.keys(), "a job of each Dag", 120)
     shown.wait_until(lambda: "bad" in shown.phases()["package_facts"], "bad rows", 120)

@@ -196,11 +196,11 @@ class Schedule:
             case "new_rows":
                 self._change_rows()
             case "start_over_marker":
-                self.world.store().wish("start_over")
+                self.world.store().command("start_over")
             case "start_over_parameter":
                 self._start_over = f"wish {self.rng.randint(1, 3)}"
             case "cancel_wish":
-                self.world.store().wish("cancel")
+                self.world.store().command("cancel")
             case "other_policy":
                 self._policy = policy(self.rng, self.plan.has_schema)
 

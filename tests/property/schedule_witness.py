@@ -80,7 +80,7 @@ class Witness:
         self.has_new_intent = not nonces <= self.intents
         self.intents |= nonces
         if job.epoch not in self.epochs:
-            group = sum(name.startswith("start_over-") for name in job.granted)
+            group = sum(name.startswith("start_over-") for name in job.acknowledged)
             lines = (json.loads(line) for s in job.shards for line in store.read(s.requests).split(b"\n") if line)
             self.epochs[job.epoch] = Epoch(group, {line["custom_id"]: body_hash(line["body"]) for line in lines})
 

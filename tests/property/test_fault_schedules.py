@@ -186,7 +186,7 @@ def test_answers_outlive_a_change_of_rows_that_is_cancelled_and_taken_up(story: 
     schedule._rows[0] = {"id": 0, "text": "ticket 0 version 1"}
     _freeze(world, 1, "after writing state/000013")
     world.start(schedule._submit_and_advance).kill()
-    world.store().wish("cancel")
+    world.store().command("cancel")
     schedule._judge_end(world.start(advance))
     schedule._finish()
     schedule._judge()

@@ -44,7 +44,7 @@ WORLD, SHARD = new_world()
 def fetch(
     output: bytes, errors: bytes, status: str, parser: LineParser | None = None
 ) -> tuple[list[dict[str, Any]], bytes, dict[Any, int]]:
-    """Rows of the outcome part, strays, and the tally."""
+    """Rows of the outcome part, unmatched, and the tally."""
     import msgspec
 
     WORLD.api.files = {"out": output, "err": errors}
@@ -53,10 +53,10 @@ def fetch(
     parser = parser or LineParser(RESPONSES)
     got = harvest(WORLD.store, WORLD.api, job(of), of, parser)  # type: ignore[arg-type]
     found = [row for part in read_part(WORLD.store, got.outcomes) for row in part.to_pylist()]
-    strays = WORLD.store.read(got.strays) if got.strays else b""
-    for name in filter(None, (got.outcomes, got.strays)):
+    unmatched = WORLD.store.read(got.unmatched) if got.unmatched else b""
+    for name in filter(None, (got.outcomes, got.unmatched)):
         WORLD.store._fs.rm_file(WORLD.store._at(name))
-    return found, strays, got.tally.by_status
+    return found, unmatched, got.tally.by_status
 
 
 lines = st.builds(
@@ -83,7 +83,7 @@ def test_rows_in_are_the_sum_of_outcomes_whatever_happens_to_the_lines(
     output: list[bytes], errors: list[bytes], status: str, one: Any, other: Any
 ) -> None:
     files = corrupt(b"\n".join(output), one), corrupt(b"\n".join(errors), other)
-    found, strays, tally = fetch(*files, status)
+    found, unmatched, tally = fetch(*files, status)
     assert [row["custom_id"] for row in found] == IDS
     assert [row["ordinal"] for row in found] == list(range(N))
     assert sum(tally.values()) == N
@@ -92,9 +92,9 @@ def test_rows_in_are_the_sum_of_outcomes_whatever_happens_to_the_lines(
     for text in (text.rstrip(b"\r") for data in files for text in data.split(b"\n") if text.strip()):
         row = rows_by_id.get(custom_id_of(text) or "")
         if row is None:
-            assert text + b"\n" in strays
+            assert text + b"\n" in unmatched
         else:
-            assert row["status"] == "succeeded" or row["line"] is not None or text + b"\n" in strays
+            assert row["status"] == "succeeded" or row["line"] is not None or text + b"\n" in unmatched
 
 
 @settings(max_examples=60)
@@ -108,10 +108,10 @@ def test_success_wins_whatever_the_order_and_the_file(
     rng.shuffle(everything)
     at = rng.randint(0, len(everything))
     files = (b"".join(text + b"\n" for text in part) for part in (everything[:at], everything[at:]))
-    found, strays, _ = fetch(*files, "completed")
+    found, unmatched, _ = fetch(*files, "completed")
     assert {row["custom_id"] for row in found if row["status"] == "succeeded"} == expected
     assert {row["custom_id"] for row in found if row["status"] == "missing"} == set(IDS) - told
-    assert sorted(strays.splitlines()) == sorted(text for text in everything if b'"unknown"' in text)
+    assert sorted(unmatched.splitlines()) == sorted(text for text in everything if b'"unknown"' in text)
 
 
 class Careful(LineParser):
@@ -188,9 +188,9 @@ def test_lines_in_any_near_order_are_read_once(ids: list[str], n_errors: int, bl
     with pytest.MonkeyPatch.context() as patch:
         reading_in_small_steps(patch, block, chunk, N)
         patch.setattr(AnswerReader, "twice", never)
-        found, strays, tally = fetch(output, errors, "completed")
+        found, unmatched, tally = fetch(output, errors, "completed")
     assert [row["status"] for row in found] == ["failed" if i in ids[:n_errors] else "succeeded" for i in IDS]
-    assert strays == b"" and sum(tally.values()) == N
+    assert unmatched == b"" and sum(tally.values()) == N
 
 
 def test_what_waits_for_a_line_that_does_not_come_is_bounded() -> None:

@@ -60,7 +60,7 @@ def test_lines_reach_the_rows_that_they_name(
 ) -> None:
     for name, value in (("_READ_BYTES", read), ("BLOCK_ROWS", rows), ("_BLOCK_BYTES", size)):
         monkeypatch.setattr(module, name, value)
-    strays = io.BytesIO()
+    unmatched = io.BytesIO()
     found: list[list[bytes]] = []
     with ExitStack() as stack:
         opened = [stack.enter_context(tempfile.TemporaryFile()) for _ in texts]
@@ -69,7 +69,7 @@ def test_lines_reach_the_rows_that_they_name(
         files = [Lines(file) for file in opened]
         for file, lines in zip(files, texts, strict=True):
             assert [bytes(line) for block in file.blocks() for line in block] == cut(lines, has_end)
-        for block in lines_in_order(files, locate(files, ids, strays)):
+        for block in lines_in_order(files, locate(files, ids, unmatched)):
             assert block.start == len(found)
             for row, line in enumerate(block.lines):
                 assert not (line and row in block.several)
@@ -83,4 +83,4 @@ def test_lines_reach_the_rows_that_they_name(
         ]
     kept = [line.rstrip(b"\r\n") + b"\n" for lines in found for line in lines]
     lost = [line.rstrip(b"\r\n") + b"\n" for line in everything if line.strip()]
-    assert sorted(b"".join([*kept, strays.getvalue()]).split(b"\n")[:-1]) == sorted(b"".join(lost).split(b"\n")[:-1])
+    assert sorted(b"".join([*kept, unmatched.getvalue()]).split(b"\n")[:-1]) == sorted(b"".join(lost).split(b"\n")[:-1])

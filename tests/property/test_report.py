@@ -4,7 +4,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_openai_batch.engine.job.summary import Summary, verdict
+from airflow_openai_batch.engine.job.summary import Summary, check_thresholds
 from airflow_openai_batch.engine.model import Policy, Status, Usage
 
 BAD = [status for status in Status if status is not Status.SUCCEEDED]
@@ -32,23 +32,23 @@ def test_one_more_bad_row_never_turns_red_to_green(
     more = {**by_status, bad: by_status.get(bad, 0) + 1}
     if instead and by_status.get(Status.SUCCEEDED):
         more[Status.SUCCEEDED] -= 1  # a good row became bad
-    if verdict(before, policy) is not None and before.n_rows:
-        assert verdict(summary(more), policy) is not None
+    if check_thresholds(before, policy) is not None and before.n_rows:
+        assert check_thresholds(summary(more), policy) is not None
 
 
 @given(st.dictionaries(st.sampled_from(BAD), counts), policies, counts)
 def test_a_job_without_a_good_answer_is_red(by_status: dict[Status, int], policy: Policy, n_lost: int) -> None:
-    assert verdict(summary(by_status, n_lost), policy) is not None
+    assert check_thresholds(summary(by_status, n_lost), policy) is not None
 
 
 @given(st.dictionaries(st.sampled_from(Status), counts), policies, st.integers(1, 50))
 def test_rows_that_no_outcome_accounts_for_count_as_bad(by_status: dict[Status, int], policy: Policy, n: int) -> None:
-    lost = verdict(summary(by_status, n), policy)
-    failed = verdict(summary({**by_status, Status.FAILED: by_status.get(Status.FAILED, 0) + n}), policy)
+    lost = check_thresholds(summary(by_status, n), policy)
+    failed = check_thresholds(summary({**by_status, Status.FAILED: by_status.get(Status.FAILED, 0) + n}), policy)
     assert (lost is None) is (failed is None)
 
 
 @given(st.integers(1, 1000), policies)
 def test_a_job_with_every_answer_good_is_green(n: int, policy: Policy) -> None:
-    assert verdict(summary({Status.SUCCEEDED: n}), policy) is None
+    assert check_thresholds(summary({Status.SUCCEEDED: n}), policy) is None
     assert msgspec.json.decode(msgspec.json.encode(summary({Status.SUCCEEDED: n})), type=Summary).n_succeeded == n

@@ -104,7 +104,7 @@ jobs = st.builds(
     n_rows=number,
     embeds_many=st.booleans(),
     earlier=st.lists(shards, max_size=2).map(tuple),
-    granted=st.lists(text, max_size=2).map(tuple),
+    acknowledged=st.lists(text, max_size=2).map(tuple),
     writer=text,
     committed_at=seconds,
 )

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from airflow_openai_batch.engine.job.planner import plan
 from airflow_openai_batch.engine.job.state_machine import Fact, learn
-from airflow_openai_batch.engine.model import Batch, Job, Shard, State, Wishes
+from airflow_openai_batch.engine.model import Batch, Commands, Job, Shard, State
 
 F = Fact
 LATE_S = (TIMING.grace_s - TIMING.post_timeout_s) / 2  # who is later than this after its intent does not post
@@ -59,7 +59,7 @@ class Simulation:
         while True:
             number, what = len(self.snapshots), self.snapshots[-1]
             yield 300.0
-            actions = list(plan(what, self.now, Wishes(), TIMING))
+            actions = list(plan(what, self.now, Commands(), TIMING))
             if not actions:
                 yield 300.0
                 continue

@@ -170,18 +170,18 @@ def test_a_good_store_passes_the_check_and_keeps_no_trace_of_it(storage):
 
 def test_wishes_stand_until_they_are_granted(storage, job):
     store = storage.store()
-    assert store.wishes() == ()
-    storage.store().wish("cancel")
-    assert store.standing_wishes(job()).cancel is True
-    granted = msgspec.structs.replace(job(), granted=store.wishes())
-    assert store.standing_wishes(granted).cancel is False
-    storage.store().wish("cancel")
-    assert store.standing_wishes(granted).cancel is True
+    assert store.commands() == ()
+    storage.store().command("cancel")
+    assert store.standing_commands(job()).cancel is True
+    acknowledged = msgspec.structs.replace(job(), acknowledged=store.commands())
+    assert store.standing_commands(acknowledged).cancel is False
+    storage.store().command("cancel")
+    assert store.standing_commands(acknowledged).cancel is True
 
 
 def test_an_unknown_wish_is_refused(storage):
     with pytest.raises(ValueError, match="Unknown wish"):
-        storage.store().wish("dance")
+        storage.store().command("dance")
 
 
 def test_a_missing_file_is_a_store_error_that_names_the_setting(storage):

@@ -191,7 +191,7 @@ def test_a_worker_killed_at_any_commit_leaves_a_job_that_ends_well(world: World,
     assert len(world.api.made) == 1
 
 
-# -- a person's wishes -----------------------------------------------------------------------------------------------
+# -- a person's commands -----------------------------------------------------------------------------------------------
 
 
 def test_a_wish_to_cancel_stops_what_runs_and_keeps_what_was_answered(world: World) -> None:
@@ -199,7 +199,7 @@ def test_a_wish_to_cancel_stops_what_runs_and_keeps_what_was_answered(world: Wor
     world.waits()
     running = list(world.api.running)
     assert 0 < len(running) < 3
-    world.store.wish("cancel")
+    world.store.command("cancel")
     world.waits()
     assert world.api.running == [] and world.api.calls["cancel"] == len(running)
     for name in running:
@@ -213,14 +213,14 @@ def test_a_cancel_that_comes_too_late_harvests_everything(world: World) -> None:
     world.submit(2)
     world.waits()
     world.api.finish("batch_0")
-    world.store.wish("cancel")
+    world.store.command("cancel")
     assert world.done().summary.by_status == {S.SUCCEEDED: 2}
 
 
 def test_a_cancelled_job_goes_on_when_a_person_takes_it_up_again(world: World) -> None:
     world.submit(2)
     world.waits()
-    world.store.wish("cancel")
+    world.store.command("cancel")
     world.waits()
     world.api.finish("batch_0", lambda i: answer(i) if i == "t0" else None, status="cancelled")
     world.done()

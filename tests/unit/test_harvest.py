@@ -77,7 +77,7 @@ def test_both_files_become_one_part_in_row_order(world: World) -> None:
     _, got = fetch(world, output, errors)
     assert statuses(world, got) == ["succeeded", "failed", "expired", "succeeded"]
     assert got.tally.by_status == {S.SUCCEEDED: 2, S.FAILED: 1, S.EXPIRED: 1}
-    assert got.tally.retryable == {S.EXPIRED: 1} and got.strays is None
+    assert got.tally.retryable == {S.EXPIRED: 1} and got.unmatched is None
     assert got.tally.usage == Usage(input_tokens=20, cached_tokens=8, output_tokens=10, reasoning_tokens=4)
     first, second, *_ = part(world, got)
     assert (first["output"], first["line"], first["batch_id"]) == ("zero", None, "batch_1")
@@ -106,10 +106,10 @@ def test_a_failure_in_the_output_file_and_a_success_in_the_error_file_are_read(w
 
 
 def test_lines_of_no_row_are_kept_verbatim(world: World) -> None:
-    strays = [answer("unknown"), b"not json \xff", b'{"custom_id": 5}', b'{"custom_id":"t0"']
-    _, got = fetch(world, text(b"", answer("t0"), *strays[:3], b"  ") + strays[3], n=1)
+    unmatched = [answer("unknown"), b"not json \xff", b'{"custom_id": 5}', b'{"custom_id":"t0"']
+    _, got = fetch(world, text(b"", answer("t0"), *unmatched[:3], b"  ") + unmatched[3], n=1)
     assert statuses(world, got) == ["succeeded"]
-    assert got.strays is not None and world.store.read(got.strays) == text(*strays)
+    assert got.unmatched is not None and world.store.read(got.unmatched) == text(*unmatched)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_what_the_user_wants_asked_again_is_retryable(world: World) -> None:
 def test_a_broken_download_starts_again_from_an_empty_file(world: World, error: Exception) -> None:
     world.api.script("download", error)
     _, got = fetch(world, text(*(answer(f"t{i}") for i in range(4))))
-    assert statuses(world, got) == ["succeeded"] * 4 and got.strays is None
+    assert statuses(world, got) == ["succeeded"] * 4 and got.unmatched is None
     assert world.clock.slept == [getattr(error, "retry_after_s", None) or 2.0]
 
 
@@ -177,7 +177,7 @@ def test_a_download_that_stays_broken_leaves_no_part(world: World, error: Except
     world.api.script("download", *[error] * 3)
     with pytest.raises(type(error)):
         fetch(world, text(answer("t0")))
-    assert not [name for name in world.store._list("e0") if name in ("outcomes", "strays")]
+    assert not [name for name in world.store._list("e0") if name in ("outcomes", "unmatched")]
 
 
 @pytest.mark.parametrize(("many", "expected"), [(False, [1.0, 2.0]), (True, [[1.0, 2.0]])])
@@ -206,4 +206,4 @@ def test_a_line_that_only_other_readers_take_for_json_is_an_answer_and_not_asked
     for lines in ((whole[0], spoilt, *whole[2:]), (*whole[2:], spoilt, whole[0])):
         _, got = fetch(world, text(*lines))
         assert [(row["status"], row["retryable"]) for row in part(world, got)] == [(S.SUCCEEDED, False)] * 4
-        assert got.strays is None
+        assert got.unmatched is None

@@ -7,15 +7,17 @@ from builders import TIMING, batch, job, shard
 
 from airflow_openai_batch.engine.job.planner import deadline_at, is_done, plan
 from airflow_openai_batch.engine.job.state_machine import NEXT, Fact, learn
-from airflow_openai_batch.engine.model import Job, Policy, Shard, State, Status, Wishes
+from airflow_openai_batch.engine.model import Commands, Job, Policy, Shard, State, Status
 
 S = State
 NOW = 1000.0
-CANCEL = Wishes(cancel=True)
+CANCEL = Commands(cancel=True)
 
 
-def verbs(what: Job, now: float = NOW, wishes: Wishes | None = None, fresh: frozenset[str] = frozenset()) -> list[Any]:
-    return [(a.shard, a.verb) for a in plan(what, now, wishes or Wishes(), TIMING, fresh)]
+def verbs(
+    what: Job, now: float = NOW, commands: Commands | None = None, fresh: frozenset[str] = frozenset()
+) -> list[Any]:
+    return [(a.shard, a.verb) for a in plan(what, now, commands or Commands(), TIMING, fresh)]
 
 
 def verb(of: Shard, **more: Any) -> str | None:
@@ -77,7 +79,7 @@ def test_rounds_are_limited(shard_round: int, max_rounds: int, expected: str | N
     of = shard(S.SETTLED, round=shard_round, retryable={Status.FAILED: 1})
     found = verbs(job(of, policy=Policy(max_rounds=max_rounds)))
     assert found == ([] if expected is None else [(of.id, expected)])
-    assert is_done(job(of, policy=Policy(max_rounds=max_rounds)), Wishes()) is (expected is None)
+    assert is_done(job(of, policy=Policy(max_rounds=max_rounds)), Commands()) is (expected is None)
 
 
 def test_a_batch_that_was_looked_at_just_now_is_left_alone() -> None:
@@ -145,7 +147,7 @@ def test_what_an_earlier_epoch_left_waiting_does_not_hold_up_the_new_one() -> No
     assert verbs(job(*shards, earlier=(waiting("0-00000", NOW + 30),))) == [(s.id, "create") for s in shards]
 
 
-# -- wishes, deadline, epochs ----------------------------------------------------------------------------------------
+# -- commands, deadline, epochs ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -162,12 +164,12 @@ def test_what_an_earlier_epoch_left_waiting_does_not_hold_up_the_new_one() -> No
     ],
 )
 def test_a_wish_to_cancel_is_obeyed_in_every_state(of: Shard, expected: str | None) -> None:
-    assert verb(of, wishes=CANCEL) == expected
+    assert verb(of, commands=CANCEL) == expected
 
 
 def test_a_cancelled_job_is_done_though_rows_could_be_asked_again() -> None:
     what = job(shard(S.SETTLED, retryable={Status.CANCELLED: 2}))
-    assert (is_done(what, CANCEL), is_done(what, Wishes())) == (True, False)
+    assert (is_done(what, CANCEL), is_done(what, Commands())) == (True, False)
 
 
 def test_after_the_deadline_nothing_new_is_sent_but_what_is_paid_for_is_fetched() -> None:

@@ -11,9 +11,9 @@ import pytest
 
 PROGRAM = """
 import io, json, os
-from airflow_openai_batch.engine.concurrency import give_back
+from airflow_openai_batch.engine.concurrency import use_releasing_allocator
 
-give_back()
+use_releasing_allocator()
 import pyarrow as pa
 import pyarrow.parquet as pq
 

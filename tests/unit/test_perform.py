@@ -35,7 +35,7 @@ def before(world: World, verb: str) -> None:
     if verb == "download":
         world.api.finish("batch_0")
     if verb == "cancel":
-        world.store.wish("cancel")
+        world.store.command("cancel")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from builders import batch, job, shard
 
-from airflow_openai_batch.engine.job.summary import Summary, progress_line, summarize, verdict
+from airflow_openai_batch.engine.job.summary import Summary, check_thresholds, progress_line, summarize
 from airflow_openai_batch.engine.model import LineError, Policy, State, Status, Usage
 
 S = State
@@ -66,13 +66,13 @@ def test_answers_carried_over_are_good_and_cost_nothing() -> None:
 
 @pytest.mark.parametrize("bad", [1, 100])
 def test_a_job_without_any_good_answer_is_red_whatever_the_thresholds(bad: int) -> None:
-    found = verdict(summary(0, bad), Policy(max_bad_ratio=1.0, max_bad_rows=1000))
+    found = check_thresholds(summary(0, bad), Policy(max_bad_ratio=1.0, max_bad_rows=1000))
     assert found is not None and "No row has a good answer" in found
 
 
 def test_a_rejected_batch_is_red_and_says_why() -> None:
     error = LineError(code="model_not_found", message="no such model", n=4, line=2, custom_id="t7")
-    found = verdict(summary(99, 1, rejections=(error,)), Policy(max_bad_ratio=1.0))
+    found = check_thresholds(summary(99, 1, rejections=(error,)), Policy(max_bad_ratio=1.0))
     assert found is not None and "4 x model_not_found: no such model (first: custom_id 't7', line 2)" in found
 
 
@@ -89,7 +89,7 @@ def test_a_rejected_batch_is_red_and_says_why() -> None:
     ],
 )
 def test_thresholds_are_exact(good: int, bad: int, policy: Policy, is_green: bool) -> None:
-    found = verdict(summary(good, bad), policy)
+    found = check_thresholds(summary(good, bad), policy)
     assert (found is None) is is_green
     assert is_green or f"{bad:,} of {good + bad:,} rows" in (found or "")
 
@@ -98,4 +98,4 @@ def test_rows_without_any_outcome_are_bad() -> None:
     import msgspec
 
     lost = msgspec.structs.replace(summary(94), n_rows=100)
-    assert verdict(lost, Policy()) is not None
+    assert check_thresholds(lost, Policy()) is not None

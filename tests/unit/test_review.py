@@ -24,7 +24,7 @@ from airflow_openai_batch.engine.answers.parser import LineParser
 from airflow_openai_batch.engine.api.client import Api
 from airflow_openai_batch.engine.errors import InputError, UnknownFormat
 from airflow_openai_batch.engine.job.planner import deadline_at
-from airflow_openai_batch.engine.job.submit import take_up
+from airflow_openai_batch.engine.job.submit import extend_deadline
 from airflow_openai_batch.engine.model import Outcome, Policy, State, Status
 from airflow_openai_batch.engine.requests.bodies import bodies_of
 from airflow_openai_batch.engine.results.sinks import FileSink, ListSink
@@ -432,7 +432,7 @@ def test_taking_up_a_late_job_makes_it_wait_again(world: World) -> None:
     world.waits()
     world.later(80 * 3600)
     assert "deadline" in world.held()
-    take_up(world.engine)
+    extend_deadline(world.engine)
     assert world.job.deadline_from == world.clock.now
     assert deadline_at(world.job, TIMING) > world.clock.now
     world.waits()
@@ -444,7 +444,7 @@ def test_taking_up_a_job_in_time_changes_nothing(world: World) -> None:
     world.waits()
     world.later(10 * 3600)
     before = world.store.load()
-    take_up(world.engine)
+    extend_deadline(world.engine)
     assert world.store.load() == before
 
 
@@ -453,6 +453,6 @@ def test_taking_up_keeps_a_policy_that_is_not_the_default(world: World) -> None:
     world.submit(2, policy=policy)
     world.waits()
     world.later(40 * 3600)
-    take_up(world.engine)
+    extend_deadline(world.engine)
     assert world.job.policy == policy
     assert world.job.deadline_from == world.clock.now

@@ -12,7 +12,7 @@ from builders import KEY, job, shard
 from upath import UPath
 
 from airflow_openai_batch.engine.errors import CommitRefused, StoreError, UnknownFormat
-from airflow_openai_batch.engine.model import FORMAT_VERSION, Job, State, Status, Wishes
+from airflow_openai_batch.engine.model import FORMAT_VERSION, Commands, Job, State, Status
 from airflow_openai_batch.engine.store.job_store import JobStore, decode_job
 
 JOB = job(shard(State.PLANNED))
@@ -112,9 +112,9 @@ def test_snapshots_of_format_1_load_for_ever() -> None:
     assert running.batch is not None and running.batch.expires_at == 1786500000.0 and running.round == 1
     assert creating.nonce == "5d1f00aa11bb22cc/1/1-00001/abcdefabcdef" and creating.intent_at == 1786410000.25
     assert rejected.rejections[0].custom_id == "t99" and rejected.rejections[0].n == 7
-    assert found.earlier[0].state is State.ENDED and found.earlier[0].strays is not None
+    assert found.earlier[0].state is State.ENDED and found.earlier[0].unmatched is not None
     assert found.policy.retry_on == {Status.INVALID} and found.policy.max_enqueued_tokens == 2_000_000
-    assert found.spec.schema is not None and found.granted == ("start_over-again",)
+    assert found.spec.schema is not None and found.acknowledged == ("start_over-again",)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"format_version":"1"}', b"{}"])
@@ -214,21 +214,21 @@ def test_a_store_that_lets_a_file_be_made_twice_is_refused(what: str, monkeypatc
         store.check()
 
 
-# -- wishes ----------------------------------------------------------------------------------------------------------
+# -- commands ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_wish_stands_until_it_is_granted(any_store: JobStore) -> None:
     any_store.commit(0, JOB, 1.0)
-    assert any_store.wishes() == () and any_store.standing_wishes(JOB) == Wishes()
-    any_store.wish("cancel")
-    any_store.wish("start_over")
-    cancel, start_over = any_store.wishes()
+    assert any_store.commands() == () and any_store.standing_commands(JOB) == Commands()
+    any_store.command("cancel")
+    any_store.command("start_over")
+    cancel, start_over = any_store.commands()
     assert cancel.startswith("cancel-") and start_over.startswith("start_over-")
-    assert any_store.standing_wishes(JOB) == Wishes(cancel=True)
-    assert any_store.wishes((cancel,)) == (start_over,)
-    assert any_store.standing_wishes(job(granted=(cancel,))) == Wishes(cancel=False)
+    assert any_store.standing_commands(JOB) == Commands(cancel=True)
+    assert any_store.commands((cancel,)) == (start_over,)
+    assert any_store.standing_commands(job(acknowledged=(cancel,))) == Commands(cancel=False)
 
 
 def test_an_unknown_wish_is_refused(store: JobStore) -> None:
     with pytest.raises(ValueError, match="Unknown wish"):
-        store.wish("pause")
+        store.command("pause")

@@ -20,7 +20,7 @@ from airflow_openai_batch.polling import listing
 from airflow_openai_batch.polling import poller as polling
 from airflow_openai_batch.polling import subscription as news
 from airflow_openai_batch.polling import watcher as watching
-from airflow_openai_batch.polling.subscription import News, WatchingFailed
+from airflow_openai_batch.polling.subscription import SubscriptionFailed, Update
 from airflow_openai_batch.polling.watcher import watch
 
 INTERVAL_S = 60.0
@@ -51,7 +51,7 @@ class Wait:
 
     def __init__(self, connection: FakeConnection, *batch_ids: str, longest_s: float = INTERVAL_S, delay_s: float = 0):
         self.batches: dict[str, Batch] = {}
-        self.news: list[News] = []
+        self.news: list[Update] = []
         self.ended_at = 0.0
         self._arguments = (connection, batch_ids)
         self._options = {"longest_s": longest_s, "delay_s": delay_s}
@@ -60,7 +60,7 @@ class Wait:
     async def _run(self) -> str:
         async with watch(*self._arguments, **self._options) as shared:
             while True:
-                news = await shared.news()
+                news = await shared.next_update()
                 self.news.append(news)
                 self.batches |= {batch.id: batch for batch in news.changed}
                 if news.refusal:
@@ -507,7 +507,7 @@ def test_every_wait_learns_that_the_watcher_has_died(monkeypatch) -> None:
         with monkeypatch.context() as defect:
             defect.setattr(watching, "pause_s", lambda *_: 1 / 0)
             found = await asyncio.gather(*waits, return_exceptions=True)
-        assert {type(error) for error in found} == {WatchingFailed}
+        assert {type(error) for error in found} == {SubscriptionFailed}
         account.end(*account.status)
         assert await Wait(connection, "batch_0") == "ended"
 
@@ -520,7 +520,7 @@ def test_every_wait_learns_that_someone_has_cancelled_the_watcher() -> None:
         await until(lambda: all(wait.batches for wait in waits))
         (task,) = (task for task in asyncio.all_tasks() if task.get_name() == "watch other")
         task.cancel()
-        assert isinstance((await asyncio.gather(waits[1], return_exceptions=True))[0], WatchingFailed)
+        assert isinstance((await asyncio.gather(waits[1], return_exceptions=True))[0], SubscriptionFailed)
         assert not waits[0].task.done()
         waits[0].task.cancel()
         await asyncio.gather(waits[0], return_exceptions=True)
@@ -617,7 +617,7 @@ def test_a_wait_without_batches_makes_no_request_and_is_woken_at_its_time() -> N
         connection = FakeConnection(Account())
         async with watch(connection, [], longest_s=1) as shared:
             at = now() + 0.5
-            assert await shared.news(until=at) == News((), None, False, None)
+            assert await shared.next_update(until=at) == Update((), None, False, None)
             assert 0 <= now() - at < 0.3
         assert connection.n_read == 0
 
@@ -628,9 +628,9 @@ def test_a_time_that_is_set_later_but_comes_sooner_is_heeded() -> None:
     async def act() -> None:
         connection = FakeConnection(Account())
         async with watch(connection, [], longest_s=1) as one, watch(connection, [], longest_s=1) as other:
-            slow = asyncio.create_task(one.news(until=now() + 100))
+            slow = asyncio.create_task(one.next_update(until=now() + 100))
             await asyncio.sleep(0.1)
-            await asyncio.wait_for(other.news(until=now() + 0.2), 1)
+            await asyncio.wait_for(other.next_update(until=now() + 0.2), 1)
             assert not slow.done()
             slow.cancel()
             await asyncio.gather(slow, return_exceptions=True)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from airflow_openai_batch.engine.answers.line_files import Lines, add_stray
+from airflow_openai_batch.engine.answers.line_files import Lines, add_unmatched
 from airflow_openai_batch.engine.answers.outcome_files import AnswerColumns, PartWriter, Tally, Unusual
 from airflow_openai_batch.engine.answers.parser import LineParser, custom_id_of
 from airflow_openai_batch.engine.answers.row_order import AnswerReader, Read, Unordered
@@ -34,7 +34,7 @@ class Harvested(NamedTuple):
     """What a harvest left in the store."""
 
     outcomes: str
-    strays: str | None
+    unmatched: str | None
     tally: Tally
 
 
@@ -52,18 +52,18 @@ def harvest(
     name = store.unique(f"{folder}/outcomes", shard.id, ".parquet")
     with contextlib.ExitStack() as stack:
         files, is_gone = _files(stack, api, shard, sleep)
-        strays = stack.enter_context(tempfile.TemporaryFile(prefix="openai-batch-"))
+        unmatched = stack.enter_context(tempfile.TemporaryFile(prefix="openai-batch-"))
         lines = [Lines(file) for file in files]
-        reader = AnswerReader(parser, AnswerColumns(job), ids, strays)
-        judge = _Judge(parser, shard, ids, job.policy.retry_on, strays, is_gone=is_gone)
+        reader = AnswerReader(parser, AnswerColumns(job), ids, unmatched)
+        judge = _Judge(parser, shard, ids, job.policy.retry_on, unmatched, is_gone=is_gone)
         try:
             tally = _write(store, name, job, shard, index, reader.once(lines), judge)
         except Unordered:
-            strays.seek(0)
-            strays.truncate()
+            unmatched.seek(0)
+            unmatched.truncate()
             tally = _write(store, name, job, shard, index, reader.twice(lines), judge)
-        kept = _keep(store, strays, f"{folder}/strays", shard.id)
-    return Harvested(outcomes=name, strays=kept, tally=tally)
+        kept = _keep(store, unmatched, f"{folder}/unmatched", shard.id)
+    return Harvested(outcomes=name, unmatched=kept, tally=tally)
 
 
 def _write(
@@ -122,14 +122,14 @@ def _downloaded(api: Api, file_id: str, sleep: Callable[[float], None]) -> Itera
         yield file
 
 
-def _keep(store: JobStore, strays: IO[bytes], folder: str, stem: str) -> str | None:
-    """Put the strays into the store, verbatim."""
-    if not strays.tell():
+def _keep(store: JobStore, unmatched: IO[bytes], folder: str, stem: str) -> str | None:
+    """Put the unmatched into the store, verbatim."""
+    if not unmatched.tell():
         return None
-    strays.seek(0)
+    unmatched.seek(0)
     name = store.unique(folder, stem, ".jsonl")
     with store.writing(name) as target:
-        shutil.copyfileobj(strays, target)
+        shutil.copyfileobj(unmatched, target)
     return name
 
 
@@ -142,12 +142,12 @@ class _Judge:
         shard: Shard,
         custom_ids: list[str],
         retry_on: frozenset[Status],
-        strays: IO[bytes],
+        unmatched: IO[bytes],
         *,
         is_gone: bool,
     ) -> None:
         self._parser, self._shard, self._ids = parser, shard, custom_ids
-        self._retry_on, self._strays, self._is_gone = retry_on, strays, is_gone
+        self._retry_on, self._unmatched, self._is_gone = retry_on, unmatched, is_gone
 
     def __call__(self, read: Read) -> dict[int, Unusual]:
         """Return the outcome of each row without a good answer, by its number, counted from the first of these."""
@@ -164,13 +164,13 @@ class _Judge:
         for line in lines:
             outcome = self._parser.parse(line)
             if outcome is not None and outcome.custom_id != custom_id:
-                add_stray(self._strays, line)  # two lines ran into one: whose it is, nobody can say
+                add_unmatched(self._unmatched, line)  # two lines ran into one: whose it is, nobody can say
                 continue
             # Repeated lines are not documented; the better answer wins, else the last.
             if outcome is not None and (best is None or _beats(outcome, best)):
                 best, best_line = outcome, line
             elif outcome is None and custom_id_of(line) is None:
-                add_stray(self._strays, line)
+                add_unmatched(self._unmatched, line)
             elif best is None:
                 best_line = line  # it names the row and nothing else can be read: kept verbatim
         if best is None:

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from airflow_openai_batch.engine.answers.fast_parser import Line
 from airflow_openai_batch.engine.answers.parser import custom_id_of
-from airflow_openai_batch.engine.concurrency import uncollected
+from airflow_openai_batch.engine.concurrency import gc_paused
 from airflow_openai_batch.engine.encoding import insides_of
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Lines:
                 n += got
         starts = starts - first
         whole = memoryview(self._buffer)
-        with uncollected():
+        with gc_paused():
             return [whole[at:end] for at, end in zip(starts.tolist(), (starts + lengths).tolist(), strict=True)]
 
 
@@ -121,7 +121,7 @@ def _cut(block: bytearray, n: int) -> tuple[list[Line], int]:
     whole, find = memoryview(block), block.find
     lines: list[Line] = []
     start = 0
-    with uncollected():
+    with gc_paused():
         while (end := find(_END, start, n)) >= 0:
             lines.append(whole[start:end])
             start = end + 1
@@ -158,14 +158,14 @@ class Block(NamedTuple):
     several: dict[int, list[Line]]
 
 
-def locate(files: list[Lines], custom_ids: list[str], strays: IO[bytes]) -> Places:
-    """Find the lines of each row; lines of no row are added to the strays."""
+def locate(files: list[Lines], custom_ids: list[str], unmatched: IO[bytes]) -> Places:
+    """Find the lines of each row; lines of no row are added to the unmatched."""
     import numpy as np
 
     row_of = dict(zip(insides_of(custom_ids), range(len(custom_ids)), strict=True))
     tables = [np.empty((4, 0), dtype=np.int64)]
     for number, file in enumerate(files):
-        rows = np.fromiter(_rows(file, row_of, strays), dtype=np.int64, count=len(file.lengths))
+        rows = np.fromiter(_rows(file, row_of, unmatched), dtype=np.int64, count=len(file.lengths))
         tables.append(np.stack((rows, np.full_like(rows, number), np.arange(len(rows)), file.lengths)))
     table = np.concatenate(tables, axis=1)
     table = table[:, table[0] >= 0]
@@ -174,25 +174,25 @@ def locate(files: list[Lines], custom_ids: list[str], strays: IO[bytes]) -> Plac
     return Places(first, *(column[order] for column in table[1:]))
 
 
-def _rows(file: Lines, row_of: dict[bytes, int], strays: IO[bytes]) -> Iterator[int]:
+def _rows(file: Lines, row_of: dict[bytes, int], unmatched: IO[bytes]) -> Iterator[int]:
     """Yield for each line of a file its row, or -1."""
     for block in file.blocks():
         for line in block:
             usual: Any = _usual_id(line)
             row = row_of.get(usual[1]) if usual is not None else None
-            yield row if row is not None else _row_of_unusual(bytes(line), row_of, strays)
+            yield row if row is not None else _row_of_unusual(bytes(line), row_of, unmatched)
 
 
-def _row_of_unusual(line: bytes, row_of: dict[bytes, int], strays: IO[bytes]) -> int:
+def _row_of_unusual(line: bytes, row_of: dict[bytes, int], unmatched: IO[bytes]) -> int:
     row = row_of.get(insides_of([custom_id_of(line) or ""])[0], -1)
     if row < 0 and line.strip():
-        add_stray(strays, line)
+        add_unmatched(unmatched, line)
     return row
 
 
-def add_stray(strays: IO[bytes], line: bytes) -> None:
+def add_unmatched(unmatched: IO[bytes], line: bytes) -> None:
     """Add a line of no row, verbatim."""
-    strays.write(line.rstrip(b"\r\n") + b"\n")
+    unmatched.write(line.rstrip(b"\r\n") + b"\n")
 
 
 def lines_in_order(files: list[Lines], places: Places) -> Iterator[Block]:

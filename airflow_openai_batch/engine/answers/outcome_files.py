@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from airflow_openai_batch.engine.answers.fast_parser import COLUMNS, Row, row_of
-from airflow_openai_batch.engine.concurrency import Behind
+from airflow_openai_batch.engine.concurrency import SerialExecutor
 from airflow_openai_batch.engine.endpoints import EMBEDDINGS
 from airflow_openai_batch.engine.model import RESULT_COLUMNS, Job, Outcome, Status, Usage
 from airflow_openai_batch.engine.schema.arrow_types import field_columns, field_types
@@ -152,7 +152,7 @@ class PartWriter:
         # By its path: for each small piece that goes to a Python file, the thread would wait for the main one.
         self._file = pa.OSFile(file.name, "wb")
         self._writer = pq.ParquetWriter(self._file, self._schema, use_dictionary=REPEATING)
-        self._behind = Behind(1)
+        self._writing = SerialExecutor(1)
         self.tally = Tally()
 
     def __enter__(self) -> Self:
@@ -165,10 +165,10 @@ class PartWriter:
 
         try:
             if error is None:
-                self._behind(self._writer.close)
-                self._behind.wait()
+                self._writing(self._writer.close)
+                self._writing.wait()
         finally:
-            self._behind.stop()
+            self._writing.stop()
             with contextlib.suppress(OSError, pa.ArrowException):  # only after another error, which says more
                 self._writer.close()
             self._file.close()
@@ -212,7 +212,7 @@ class PartWriter:
         if pa.types.is_binary(columns["output"].type):
             columns["output"] = _vectors(columns["output"])
         arrays = [columns[name] for name in self._schema.names]
-        self._behind(self._writer.write_batch, pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+        self._writing(self._writer.write_batch, pa.RecordBatch.from_arrays(arrays, schema=self._schema))
 
 
 def _judged(n: int, unusual: Mapping[int, Unusual], schema: pa.Schema) -> dict[str, pa.Array]:

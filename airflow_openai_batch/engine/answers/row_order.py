@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 
 from airflow_openai_batch.engine.answers.line_files import Block, Lines, lines_in_order, locate, rows_a_block
 from airflow_openai_batch.engine.answers.parser import LineParser, custom_id_of
-from airflow_openai_batch.engine.concurrency import uncollected
+from airflow_openai_batch.engine.concurrency import gc_paused
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,11 +61,11 @@ class AnswerReader:
         parser: Reads a line.
         columns: Makes columns of what was read.
         custom_ids: The ids of the rows.
-        strays: Where lines of no row go.
+        unmatched: Where lines of no row go.
     """
 
-    def __init__(self, parser: LineParser, columns: AnswerColumns, custom_ids: list[str], strays: IO[bytes]) -> None:
-        self.parser, self.columns, self.custom_ids, self.strays = parser, columns, custom_ids, strays
+    def __init__(self, parser: LineParser, columns: AnswerColumns, custom_ids: list[str], unmatched: IO[bytes]) -> None:
+        self.parser, self.columns, self.custom_ids, self.unmatched = parser, columns, custom_ids, unmatched
 
     def once(self, files: list[Lines]) -> Iterator[Read]:
         """Yield the rows of files whose lines are nearly in the order of the rows, one for each.
@@ -80,7 +80,7 @@ class AnswerReader:
             raise Unordered
         waiting = _Waiting(self, *files)
         for lines in files[0].blocks():
-            with uncollected():
+            with gc_paused():
                 waiting.add(lines, self.parser.read_usual(lines))
             yield from waiting.whole_blocks()
         yield from waiting.other_blocks()
@@ -91,7 +91,7 @@ class AnswerReader:
         Args:
             files: The output file and the error file, as far as there are any.
         """
-        for block in lines_in_order(files, locate(files, self.custom_ids, self.strays)):
+        for block in lines_in_order(files, locate(files, self.custom_ids, self.unmatched)):
             yield self._block(block)
 
     def _block(self, block: Block) -> Read:
@@ -103,7 +103,7 @@ class AnswerReader:
         good: list[int] = []
         chunk_rows = -(-n // _CHUNKS_A_BLOCK)
         for start in range(0, n, chunk_rows):
-            with uncollected():
+            with gc_paused():
                 read = enumerate(self.parser.read_usual(block.lines[start : start + chunk_rows]), start)
                 # The id that a line was found by need not be its own.
                 chunk = {i: row for i, row in read if row is not None and row[0] == ids[i]}

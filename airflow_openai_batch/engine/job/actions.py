@@ -155,7 +155,7 @@ def _harvest(engine: Engine, job: Job, shard: Shard) -> Learned:
     )
     known = {
         "outcomes": got.outcomes,
-        "strays": got.strays,
+        "unmatched": got.unmatched,
         "tally": got.tally.by_status,
         "retryable": got.tally.retryable,
         "usage": got.tally.usage,

@@ -45,9 +45,9 @@ def advance(engine: Engine) -> Wait | Done | Held:
     stuck: dict[str, str] = {}  # shards that only a person can help, and why
     refusals = 0
     while True:
-        wishes = engine.store.standing_wishes(job)
+        commands = engine.store.standing_commands(job)
         now = engine.clock()
-        planned = plan(job, now, wishes, engine.timing, frozenset(fresh))
+        planned = plan(job, now, commands, engine.timing, frozenset(fresh))
         actions = [action for action in planned if action.shard not in stuck]
         if not actions:
             cancel_strangers(engine, job)

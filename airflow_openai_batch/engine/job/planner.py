@@ -8,12 +8,12 @@ from airflow_openai_batch.engine.job.state_machine import S, is_quiet
 from airflow_openai_batch.engine.model import (
     AT_OPENAI,
     ENDED_STATUSES,
+    Commands,
     Job,
     Shard,
     State,
     Timing,
     Value,
-    Wishes,
 )
 
 
@@ -31,34 +31,36 @@ def deadline_at(job: Job, timing: Timing) -> float:
     return max([job.deadline_from + job.policy.deadline_s, *expiries])
 
 
-def plan(job: Job, now: float, wishes: Wishes, timing: Timing, fresh: frozenset[str] = frozenset()) -> Iterator[Action]:
+def plan(
+    job: Job, now: float, commands: Commands, timing: Timing, fresh: frozenset[str] = frozenset()
+) -> Iterator[Action]:
     """Name what may be done now, in row order. A wait is data (``not_before``), never a sleep.
 
     Args:
         job: The newest snapshot.
         now: Epoch seconds.
-        wishes: What a person asked for.
+        commands: What a person asked for.
         timing: Durations.
         fresh: Ids of running shards whose batch was looked at just now: asking again would bring nothing new.
     """
     for shard in job.earlier:
         yield from _plan_earlier(shard, now, fresh)
     is_late = now >= deadline_at(job, timing)
-    gate = Gate(job, now, is_closed=wishes.cancel or is_late)
+    gate = Gate(job, now, is_closed=commands.cancel or is_late)
     for shard in job.shards:
         if shard.not_before > now and shard.state is not S.CREATING:
             continue
-        verb = _verb(job, shard, now, wishes, gate, fresh)
+        verb = _verb(job, shard, now, commands, gate, fresh)
         if verb is not None:
             yield Action(verb=verb, shard=shard.id)
 
 
-def _verb(job: Job, shard: Shard, now: float, wishes: Wishes, gate: Gate, fresh: frozenset[str]) -> str | None:
+def _verb(job: Job, shard: Shard, now: float, commands: Commands, gate: Gate, fresh: frozenset[str]) -> str | None:
     match shard.state:
         # Even of a job that is being cancelled: what was paid for must not be asked again when it is taken up.
         case S.DRAFTED if all(is_quiet(s) for s in job.earlier):
             return "carry"
-        case S.PLANNED | S.UPLOADED if wishes.cancel:
+        case S.PLANNED | S.UPLOADED if commands.cancel:
             return "call_off"
         case S.PLANNED if gate.is_open:
             return "upload"
@@ -66,7 +68,7 @@ def _verb(job: Job, shard: Shard, now: float, wishes: Wishes, gate: Gate, fresh:
             return "create"
         case S.CREATING if shard.n_looks == 0 or shard.not_before <= now:
             return "look"
-        case S.RUNNING if wishes.cancel and shard.cancel_asked_at is None:
+        case S.RUNNING if commands.cancel and shard.cancel_asked_at is None:
             return "cancel"
         case S.RUNNING if shard.id not in fresh:
             return "refresh"
@@ -102,10 +104,10 @@ def deserves_another_round(job: Job, shard: Shard) -> bool:
     )
 
 
-def is_done(job: Job, wishes: Wishes) -> bool:
+def is_done(job: Job, commands: Commands) -> bool:
     """Say whether every row has its final outcome and nothing runs any more."""
     return all(
-        s.state is S.SETTLED and (wishes.cancel or not deserves_another_round(job, s)) for s in job.shards
+        s.state is S.SETTLED and (commands.cancel or not deserves_another_round(job, s)) for s in job.shards
     ) and all(is_quiet(s) for s in job.earlier)
 
 

@@ -41,7 +41,7 @@ def rest(engine: Engine, job: Job, now: float, stuck: dict[str, str]) -> Wait | 
     What is stuck holds the job only when nothing else can be waited for.
     """
     summary = summarize(job)
-    if is_done(job, engine.store.standing_wishes(job)):
+    if is_done(job, engine.store.standing_commands(job)):
         return Done(summary=summary, job=job)
     deadline = deadline_at(job, engine.timing)
     able = [s for s in job.all_shards if s.id not in stuck]

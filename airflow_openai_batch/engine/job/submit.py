@@ -104,28 +104,35 @@ def _submit_once(engine: Engine, request: Request, policy: Policy, start_over: s
     found = engine.store.load()
     if found is None:
         engine.store.check()
-        return _write(engine, request, policy, number=0, granted=_tokens(start_over))
+        return _write(engine, request, policy, number=0, acknowledged=_tokens(start_over))
     number, job = found
-    wishes = engine.store.wishes(job.granted)
-    wishes += tuple(token for token in _tokens(start_over) if token not in job.granted)
-    is_wished = any(name.startswith("start_over-") for name in wishes)
-    granted = (*job.granted, *wishes)
-    reason = _why_new_epoch(engine, job, request, policy, is_wished)
+    commands = engine.store.commands(job.acknowledged)
+    commands += tuple(token for token in _tokens(start_over) if token not in job.acknowledged)
+    is_requested = any(name.startswith("start_over-") for name in commands)
+    acknowledged = (*job.acknowledged, *commands)
+    reason = _why_new_epoch(engine, job, request, policy, is_requested)
     if reason == ROWS_CHANGED:
         same = _with_new_rows(engine, job, request)
         job, reason = (job, reason) if same is None else (same, None)
     if reason is None:
-        return _reattach(engine, number, found[1], job, policy, granted)
+        return _reattach(engine, number, found[1], job, policy, acknowledged)
     engine.log.warning("Starting over as epoch %d: %s. What runs is cancelled first.", job.epoch + 1, reason)
     # Who asked for everything anew wants no old answer; otherwise what was paid for is used again where it fits.
     earlier = tuple(
-        msgspec.structs.replace(shard, is_unwanted=shard.is_unwanted or is_wished)
+        msgspec.structs.replace(shard, is_unwanted=shard.is_unwanted or is_requested)
         for shard in (*job.earlier, *job.shards)
-        if not (is_quiet(shard) if is_wished else shard.state in UNSENT)
+        if not (is_quiet(shard) if is_requested else shard.state in UNSENT)
     )
-    state = State.PLANNED if is_wished else State.DRAFTED
+    state = State.PLANNED if is_requested else State.DRAFTED
     return _write(
-        engine, request, policy, number=number + 1, epoch=job.epoch + 1, earlier=earlier, granted=granted, state=state
+        engine,
+        request,
+        policy,
+        number=number + 1,
+        epoch=job.epoch + 1,
+        earlier=earlier,
+        acknowledged=acknowledged,
+        state=state,
     )
 
 
@@ -133,8 +140,8 @@ def _tokens(start_over: str | None) -> tuple[str, ...]:
     return (f"start_over-{start_over}",) if start_over else ()
 
 
-def _why_new_epoch(engine: Engine, job: Job, request: Request, policy: Policy, is_wished: bool) -> str | None:
-    if is_wished:
+def _why_new_epoch(engine: Engine, job: Job, request: Request, policy: Policy, is_requested: bool) -> str | None:
+    if is_requested:
         return "a person asked for it"
     if spec_digest(job.spec) != spec_digest(request.spec):
         return "the request changed (endpoint, body, schema or custom_id)"
@@ -174,7 +181,7 @@ def _with_new_rows(engine: Engine, job: Job, request: Request) -> Job | None:
     return msgspec.structs.replace(job, shards=shards, source_version=version)
 
 
-def take_up(engine: Engine) -> None:
+def extend_deadline(engine: Engine) -> None:
     """Let a job whose deadline has passed wait again, from now. For a task that a person has cleared."""
     found = engine.store.load()
     if found is None:
@@ -186,7 +193,7 @@ def take_up(engine: Engine) -> None:
             engine.store.commit(number + 1, msgspec.structs.replace(job, deadline_from=now), now)
 
 
-def _once_more(shard: Shard) -> Shard:
+def reset_for_resubmit(shard: Shard) -> Shard:
     """Return a shard that OpenAI refused as it was before it was sent: nothing was billed, and a person has looked."""
     if not shard.rejections or shard.child is not None:
         return shard
@@ -212,7 +219,7 @@ def _once_more(shard: Shard) -> Shard:
     )
 
 
-def _reattach(engine: Engine, number: int, before: Job, job: Job, policy: Policy, granted: tuple[str, ...]) -> Job:
+def _reattach(engine: Engine, number: int, before: Job, job: Job, policy: Policy, acknowledged: tuple[str, ...]) -> Job:
     engine.log.info(
         "Taking up the job in %s (epoch %d, snapshot %d); nothing is sent again.", engine.store, job.epoch, number
     )
@@ -221,9 +228,9 @@ def _reattach(engine: Engine, number: int, before: Job, job: Job, policy: Policy
     after = msgspec.structs.replace(
         job,
         policy=policy,
-        granted=granted,
+        acknowledged=acknowledged,
         deadline_from=now if is_late else job.deadline_from,
-        shards=tuple(_once_more(shard) for shard in job.shards),
+        shards=tuple(reset_for_resubmit(shard) for shard in job.shards),
     )
     if after == before:
         return before
@@ -254,7 +261,7 @@ def _write(
     number: int,
     epoch: int = 0,
     earlier: tuple[Shard, ...] = (),
-    granted: tuple[str, ...] = (),
+    acknowledged: tuple[str, ...] = (),
     state: State = State.PLANNED,
 ) -> Job:
     version = request.source.version
@@ -275,7 +282,7 @@ def _write(
         n_rows=built.n_rows,
         embeds_many=built.embeds_many,
         earlier=earlier,
-        granted=granted,
+        acknowledged=acknowledged,
         work_s={"build": round(now - began_at, 3)} if now > began_at else {},
     )
     engine.log.info(

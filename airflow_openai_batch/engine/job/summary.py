@@ -62,7 +62,7 @@ def _final(job: Job, shard: Shard) -> dict[Status, int]:
     return {status: n - shard.retryable.get(status, 0) for status, n in shard.tally.items()}
 
 
-def verdict(summary: Summary, policy: Policy) -> str | None:
+def check_thresholds(summary: Summary, policy: Policy) -> str | None:
     """Say why a finished job is not good enough, or return None if it is.
 
     A job with no good answer at all is never good enough, whatever the thresholds say.

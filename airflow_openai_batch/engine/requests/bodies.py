@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
-from airflow_openai_batch.engine.concurrency import uncollected
+from airflow_openai_batch.engine.concurrency import gc_paused
 from airflow_openai_batch.engine.encoding import Pieces, canonical, rows_of
 from airflow_openai_batch.engine.endpoints import EMBEDDINGS, REQUIRED, check_body, count_inputs
 from airflow_openai_batch.engine.errors import InputError
@@ -231,7 +231,7 @@ def _rendered(bodies: Iterable[Any], first_row: int, endpoint: str) -> Rendered:
     written: list[bytes] = []
     models: list[str] = []
     n_inputs: list[int] = []
-    with uncollected():
+    with gc_paused():
         for ordinal, body in enumerate(bodies, first_row):
             check_body(body, endpoint, ordinal)
             if embeds:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from airflow_openai_batch.engine.concurrency import Behind, FileWriter
+from airflow_openai_batch.engine.concurrency import FileWriter, SerialExecutor
 from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.model import Shard, State
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airflow_openai_batch.engine.store.job_store import JobStore
 
 
-class OpenShard:
+class ShardWriter:
     """A shard to which requests are added. Threads write the rows, and put the files into the store.
 
     Args:
@@ -42,10 +42,10 @@ class OpenShard:
         first_row: int,
         model: str,
         limits: Limits,
-        writers: tuple[Behind, FileWriter],
+        writers: tuple[SerialExecutor, FileWriter],
     ) -> None:
         self._store, self._name, self._limits, self._model = store, name, limits, model
-        self._behind, self._row_writer = writers
+        self._writing, self._row_writer = writers
         self._folder = f"e{epoch}"
         self._first_row = first_row
         self._n_rows = self._n_bytes = self._n_inputs = self._n_tokens = 0
@@ -97,7 +97,7 @@ class OpenShard:
         if is_doubtful and (error := first_duplicate(zip(self._ids, ordinals, strict=True))):
             raise error
         self._row_writer.finish(self._row_parts.close)
-        self._behind(self._finish, ordinals)
+        self._writing(self._finish, ordinals)
 
     def _finish(self, ordinals: range) -> None:
         self._files.close()

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from airflow_openai_batch.engine.concurrency import Behind, FileWriter
+from airflow_openai_batch.engine.concurrency import FileWriter, SerialExecutor
 from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.identity import shard_id
@@ -21,7 +21,7 @@ from airflow_openai_batch.engine.model import Shard, State, Value
 from airflow_openai_batch.engine.requests.arrow import LINE_ID
 from airflow_openai_batch.engine.requests.bodies import Bodies
 from airflow_openai_batch.engine.requests.lines import Requests
-from airflow_openai_batch.engine.requests.shard_writer import OpenShard, first_duplicate
+from airflow_openai_batch.engine.requests.shard_writer import ShardWriter, first_duplicate
 from airflow_openai_batch.engine.requests.sources import Source
 from airflow_openai_batch.engine.requests.template import TextTemplate
 
@@ -61,22 +61,22 @@ def build(
         InputError: No rows, a column that does not exist, a duplicate custom_id, a request over a limit.
     """
     ids: TextTemplate | None = None
-    with _Cutter(store, limits, epoch, state) as cutter:
+    with ShardBuilder(store, limits, epoch, state) as builder:
         for batch in source.batches():
-            if not cutter.n_rows and batch.num_rows:
+            if not builder.n_rows and batch.num_rows:
                 bodies.check(batch.schema.names)
                 ids = _custom_ids(custom_id, batch.schema.names)
             for rows in _pieces(batch):
-                first_row = cutter.n_rows
+                first_row = builder.n_rows
                 given = list(ids.render(rows, first_row)) if ids is not None else None
                 rendered = bodies.render(rows, first_row)
                 requests = Requests(rendered, given, endpoint=endpoint, first_row=first_row, n_rows=rows.num_rows)
-                cutter.add(rows, requests)
-    if not cutter.n_rows:
+                builder.add(rows, requests)
+    if not builder.n_rows:
         raise InputError("There are no rows. Nothing was uploaded.")
     if ids is not None:
-        _check_unique(store, cutter)
-    return Built(shards=cutter.shards, n_rows=cutter.n_rows, embeds_many=cutter.embeds_many)
+        _check_unique(store, builder)
+    return Built(shards=builder.shards, n_rows=builder.n_rows, embeds_many=builder.embeds_many)
 
 
 def _custom_ids(custom_id: str | None, columns: list[str]) -> TextTemplate | None:
@@ -97,13 +97,13 @@ def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         yield batch.slice(start, rows)
 
 
-class _Cutter:
+class ShardBuilder:
     """Adds rows to the open shard and starts the next one where a limit would be passed."""
 
     def __init__(self, store: JobStore, limits: Limits, epoch: int, state: State) -> None:
         self._store, self._limits, self._epoch, self._state = store, limits, epoch, state
-        self._requests, self._rows = Behind(1), FileWriter(_WAITING)
-        self._begun: list[OpenShard] = []
+        self._requests, self._rows = SerialExecutor(1), FileWriter(_WAITING)
+        self._begun: list[ShardWriter] = []
         self._schema: pa.Schema | None = None
         self.n_rows = 0
         self.embeds_many = False
@@ -145,7 +145,7 @@ class _Cutter:
                 start += n
         self.n_rows += rows.num_rows
 
-    def _place(self, requests: Requests, start: int, end: int, model: str) -> tuple[OpenShard, int]:
+    def _place(self, requests: Requests, start: int, end: int, model: str) -> tuple[ShardWriter, int]:
         """Return a shard that takes the next rows, and how many of them."""
         if self._begun and (n := self._begun[-1].room(requests, start, end, model)):
             return self._begun[-1], n
@@ -153,7 +153,7 @@ class _Cutter:
         name = shard_id(self._epoch, len(self._begun))
         first_row = requests.first_row + start
         writers = (self._requests, self._rows)
-        self._begun.append(OpenShard(self._store, name, self._epoch, first_row, model, self._limits, writers))
+        self._begun.append(ShardWriter(self._store, name, self._epoch, first_row, model, self._limits, writers))
         n = self._begun[-1].room(requests, start, end, model)
         if not n:
             raise _too_large(requests, start, self._limits)
@@ -209,19 +209,19 @@ def _unified(known: pa.Schema | None, new: pa.Schema, first_row: int) -> pa.Sche
         ) from None
 
 
-def _check_unique(store: JobStore, cutter: _Cutter) -> None:
+def _check_unique(store: JobStore, builder: ShardBuilder) -> None:
     """Refuse custom_ids that repeat across shards. Eight bytes a row; ids are read again only if a hash repeats."""
     import numpy as np
     import pyarrow.parquet as pq
 
-    hashes = np.frombuffer(cutter.id_hashes, dtype=np.int64)
+    hashes = np.frombuffer(builder.id_hashes, dtype=np.int64)
     hashes.sort()  # in its place: a copy would be as large again
     suspects = {int(value) for value in hashes[1:][hashes[1:] == hashes[:-1]]}
     if not suspects:
         return
 
     def suspicious() -> Iterator[tuple[str, int]]:
-        for shard in cutter.shards:
+        for shard in builder.shards:
             with store.open(shard.index) as file:
                 for row in pq.read_table(file, columns=["ordinal", "custom_id"]).to_pylist():
                     if hash(row["custom_id"]) in suspects:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from airflow_openai_batch.engine.concurrency import ahead
+from airflow_openai_batch.engine.concurrency import prefetch
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.requests.arrow import BATCH_ROWS, from_arrow, from_python, json_row, python_batch
 from airflow_openai_batch.engine.requests.files import FilesSource, Found, find_files, names_files
@@ -162,7 +162,7 @@ class FileSource:
         import pyarrow as pa
 
         try:
-            yield from ahead(self._read())
+            yield from prefetch(self._read())
         except (pa.ArrowException, UnicodeDecodeError, ValueError) as error:
             raise InputError(f"rows={str(self._path)!r} cannot be read: {error}") from error
 

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, Self
 
 import msgspec
 
-from airflow_openai_batch.engine.concurrency import Behind
+from airflow_openai_batch.engine.concurrency import SerialExecutor
 from airflow_openai_batch.engine.errors import InputError, StoreError
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class _Parquet:
 
         self._schema = schema
         self._writer = pq.ParquetWriter(path, schema)
-        self._behind = Behind(1)
+        self._writing = SerialExecutor(1)
         self._group: list[pa.RecordBatch] = []
         self._n_rows = self._n_bytes = 0
 
@@ -225,17 +225,17 @@ class _Parquet:
     def _flush(self) -> None:
         import pyarrow as pa
 
-        self._behind(self._writer.write_table, pa.Table.from_batches(self._group, self._schema))
+        self._writing(self._writer.write_table, pa.Table.from_batches(self._group, self._schema))
         self._group, self._n_rows, self._n_bytes = [], 0, 0
 
     def close(self) -> None:
         try:
             if self._group:
                 self._flush()
-            self._behind(self._writer.close)
-            self._behind.wait()
+            self._writing(self._writer.close)
+            self._writing.wait()
         finally:
-            self._behind.stop()
+            self._writing.stop()
 
 
 class _Jsonl:

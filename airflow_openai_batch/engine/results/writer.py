@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_openai_batch.engine.concurrency import ahead
+from airflow_openai_batch.engine.concurrency import prefetch
 from airflow_openai_batch.engine.errors import JobNotReady, StoreError
 from airflow_openai_batch.engine.job.summary import Summary, summarize
 from airflow_openai_batch.engine.model import Job, Shard, State, Status, Value
@@ -76,8 +76,8 @@ def write_results(store: JobStore, job: Job, sink: Sink) -> Written:
         if n_rows != job.n_rows:
             raise StoreError(f"The job has {job.n_rows} rows, its store {n_rows}: files are missing in {store}.")
         for shard in job.shards:
-            if shard.strays is not None:
-                _copy_strays(store, shard.strays, sink)
+            if shard.unmatched is not None:
+                _copy_unmatched(store, shard.unmatched, sink)
         sink.finish()
     return Written(
         summary=summarize(job),
@@ -93,7 +93,7 @@ def write_results(store: JobStore, job: Job, sink: Sink) -> Written:
 def _write_shard(store: JobStore, job: Job, root: Shard, layout: Layout, sink: Sink, errors: _Errors) -> int:
     outcomes = OutcomeStream(store, job, root)
     n_rows = 0
-    for rows in ahead(_rows(store, root, outcomes.most_rows)):
+    for rows in prefetch(_rows(store, root, outcomes.most_rows)):
         n_rows += rows.num_rows
         if n_rows > root.n_rows:
             break
@@ -122,7 +122,7 @@ def _rows(store: JobStore, root: Shard, most: int) -> Iterator[pa.RecordBatch]:
             yield from pq.ParquetFile(file, pre_buffer=False).iter_batches(batch_size=most)
 
 
-def _copy_strays(store: JobStore, name: str, sink: Sink) -> None:
+def _copy_unmatched(store: JobStore, name: str, sink: Sink) -> None:
     file: IO[bytes]
     with store.open(name) as file:
         for line in file:

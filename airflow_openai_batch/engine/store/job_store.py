@@ -20,11 +20,11 @@ import msgspec
 
 from airflow_openai_batch.engine.errors import CommitRefused, StoreError, UnknownFormat
 from airflow_openai_batch.engine.identity import job_path
-from airflow_openai_batch.engine.model import FORMAT_VERSION, Job, JobKey, Wishes
+from airflow_openai_batch.engine.model import FORMAT_VERSION, Commands, Job, JobKey
 
 _SNAPSHOT = re.compile(r"(\d{6})\.json\Z")
 
-_WISH = re.compile(r"(cancel|start_over)-[0-9a-f]+\.json\Z")
+_COMMAND = re.compile(r"(cancel|start_over)-[0-9a-f]+\.json\Z")
 
 _COPY_BYTES = 256 * 1024
 
@@ -99,22 +99,22 @@ class JobStore:
                 f"submitted twice. Nothing was sent to OpenAI. Use local disk, S3, GCS or Azure. {_ADVICE}"
             )
 
-    # -- wishes ------------------------------------------------------------------------------------------------
+    # -- commands ------------------------------------------------------------------------------------------------
 
-    def wish(self, what: str) -> None:
+    def command(self, what: str) -> None:
         """Note a person's wish: ``cancel`` or ``start_over``."""
         name = f"{what}-{uuid.uuid4().hex}.json"
-        if not _WISH.match(name):
+        if not _COMMAND.match(name):
             raise ValueError(f"Unknown wish {what!r}.")
         self.create(f"wishes/{name}", b"{}")
 
-    def wishes(self, granted: tuple[str, ...] = ()) -> tuple[str, ...]:
-        """Return the names of the wishes that were not granted yet."""
-        return tuple(sorted(name for name in self._list("wishes") if _WISH.match(name) and name not in granted))
+    def commands(self, acknowledged: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """Return the names of the commands that were not acknowledged yet."""
+        return tuple(sorted(name for name in self._list("wishes") if _COMMAND.match(name) and name not in acknowledged))
 
-    def standing_wishes(self, job: Job) -> Wishes:
+    def standing_commands(self, job: Job) -> Commands:
         """Return what is wished for now."""
-        return Wishes(cancel=any(name.startswith("cancel-") for name in self.wishes(job.granted)))
+        return Commands(cancel=any(name.startswith("cancel-") for name in self.commands(job.acknowledged)))
 
     # -- files -------------------------------------------------------------------------------------------------
 
