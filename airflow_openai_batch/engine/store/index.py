@@ -18,14 +18,12 @@ def index_schema() -> pa.Schema:
     return pa.schema([("ordinal", pa.int64()), ("custom_id", pa.string()), ("digest", pa.binary(16))])
 
 
-def write_index(
-    store: JobStore, folder: str, name: str, ordinals: Sequence[int], ids: list[str], digests: list[bytes]
-) -> str:
+def write_index(store: JobStore, shard: str, ordinals: Sequence[int], ids: list[str], digests: list[bytes]) -> str:
     """Write the index of a shard and return its name."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    index = store.unique(f"{folder}/index", name, ".parquet")
+    index = store.new_name("index", shard)
     table = pa.table([pa.array(ordinals, pa.int64()), ids, pa.array(digests, pa.binary(16))], schema=index_schema())
     with store.writing(index) as file:
         pq.write_table(table, file, use_dictionary=False)  # nothing in it repeats
