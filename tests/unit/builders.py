@@ -6,6 +6,7 @@ import itertools
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import IO, Any
 
 import msgspec
@@ -40,6 +41,10 @@ KEY = JobKey(dag_id="dag", run_id="manual__2026-01-01T00:00:00+00:00", task_id="
 RESPONSES, CHAT, EMBEDDINGS = "/v1/responses", "/v1/chat/completions", "/v1/embeddings"
 BODY: dict[str, Any] = {"model": "gpt-6-luna", "input": "{text}"}
 TIMING = Timing()
+
+
+SNAPSHOT_V1 = Path(__file__).parent / "data" / "snapshot_v1.json"
+"""A job as the first version stored it."""
 
 
 def rows(n: int) -> list[dict[str, Any]]:
@@ -87,6 +92,16 @@ def batch(status: str, name: str = "batch_1", **changes: Any) -> Batch:
 
 
 # -- output lines --------------------------------------------------------------------------------------------------
+
+
+def strict(**properties: Any) -> dict[str, Any]:
+    """Return a JSON Schema as OpenAI's strict mode wants it."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": sorted(properties),
+        "additionalProperties": False,
+    }
 
 
 def line(custom_id: str, body: Any = None, *, status: int = 200, error: Any = None) -> bytes:
@@ -307,6 +322,21 @@ class World:
         paid = [b for b in self.api.made.values() if b.status == "completed"]
         assert sum(len(self.api.requests(b.id)) for b in paid) == n
 
+    def ended(
+        self,
+        output: Callable[[str], bytes | None] = answer,
+        data: Any = 5,
+        errors: Callable[[str], bytes | None] | None = None,
+        **request: Any,
+    ) -> None:
+        """Run a job to its end; every batch answers alike."""
+        self.submit(data, **request)
+        for _ in range(5):
+            self.advance()
+            for name in self.api.running:
+                self.api.finish(name, output, errors)
+        self.done()
+
     @property
     def job(self) -> Job:
         snapshot = self.store.load()
@@ -323,3 +353,15 @@ class World:
 def cut(n: int) -> Limits:
     """Limits that put n requests into a batch."""
     return Limits(max_requests=n)
+
+
+# -- what must not be told -------------------------------------------------------------------------------------------
+
+SECRET = "patient Jane Roe"
+"""Content of a row or an answer, which no message and no log may repeat."""
+
+
+def has_no_secret(*texts: object) -> None:
+    """Assert that no text tells the secret."""
+    for text in texts:
+        assert "Jane" not in str(text), text

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from builders import RESPONSES
+from builders import BODY, RESPONSES, World
 from upath import UPath
 
 from airflow_openai_batch.engine.errors import InputError
@@ -157,3 +157,24 @@ def test_the_version_of_a_file_changes_with_its_content_and_not_otherwise(folder
     assert source_of(path, endpoint=RESPONSES).version not in (one, other)
     (folder / "copy.csv").write_bytes(b"a\n1\n3\n")
     assert source_of(folder / "copy.csv", endpoint=RESPONSES).version != source_of(path, endpoint=RESPONSES).version
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_rows_may_be_a_plain_path(world: World, tmp_path: Path, ending: str) -> None:
+    frame = pd.DataFrame([{"id": "t0", "text": "a"}, {"id": "t1", "text": "b"}])
+    path = tmp_path / f"rows.{ending}"
+    save: dict[str, Any] = {
+        "jsonl": lambda: frame.to_json(path, orient="records", lines=True),
+        "csv": lambda: frame.to_csv(path, index=False),
+        "parquet": lambda: frame.to_parquet(path),
+    }
+    save[ending]()
+    world.ended(data=path)
+    assert world.job.n_rows == 2 and world.job.source_version is not None
+    world.submit(str(path))
+    assert world.job.epoch == 0, "the same file as a text is the same source"
+
+
+def test_a_plain_path_that_is_not_there_is_named(world: World, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no such file"):
+        world.submit(tmp_path / "nothing.jsonl", body=BODY)

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from builders import World, answer
+from builders import World, answer, line, responses_body, strict
 from pydantic import BaseModel
 from upath import UPath
 
@@ -134,3 +135,39 @@ def test_a_recursive_schema_has_columns(world: World) -> None:
     }
     [found] = rows_of(world, 1, {"t0": f'{{"root":{text},"all":[{text}]}}'}, response_model=schema)
     assert (found["root"], found["all"]) == (text, [text])
+
+
+NUMBERS = (9007199254740993, 10**30, -(10**30), 2**64, 0.5, 7)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl", "csv"])
+def test_huge_integers_in_a_number_field_can_be_written(world: World, tmp_path: Path, ending: str) -> None:
+    def told(custom_id: str) -> bytes:
+        n = NUMBERS[int(custom_id[1:])]
+        return line(custom_id, responses_body(json.dumps({"many": [n, 1, n], "n": n})))
+
+    schema = strict(n={"type": "number"}, many={"type": "array", "items": {"type": "number"}})
+    world.ended(told, len(NUMBERS), response_model=schema)
+    path = tmp_path / f"x.{ending}"
+    written = write_results(world.store, world.job, FileSink(UPath(path)))
+    assert written.n_rows == len(NUMBERS)
+    read: Any = {
+        "parquet": pd.read_parquet,
+        "jsonl": lambda p: pd.DataFrame(map(json.loads, p.read_text().splitlines())),
+        "csv": pd.read_csv,
+    }
+    table = read[ending](path)
+    assert list(table["status"]) == ["succeeded"] * len(NUMBERS)
+    for wanted, value, many in zip(NUMBERS, table["n"], table["many"], strict=True):
+        many = json.loads(many) if isinstance(many, str) else list(many)
+        assert len(many) == 3 and many[1] == 1
+        for found in (value, many[0], many[2]):
+            assert found is None or math.isnan(found) or float(found) == float(wanted)
+
+
+def test_huge_integers_go_through_xcom(world: World) -> None:
+    told = json.dumps({"n": 10**30})
+    world.ended(lambda i: line(i, responses_body(told)), 3, response_model=strict(n={"type": "number"}))
+    sink = ListSink()
+    write_results(world.store, world.job, sink)
+    assert [row["n"] for row in sink.rows] in ([1e30] * 3, [None] * 3)

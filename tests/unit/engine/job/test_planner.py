@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 from builders import TIMING, batch, job, shard
 
-from airflow_openai_batch.engine.job.planner import deadline_at, is_done, plan
-from airflow_openai_batch.engine.job.state_machine import NEXT, Fact, learn
+from airflow_openai_batch.engine.job.planner import Watched, deadline_at, is_done, plan, wake
 from airflow_openai_batch.engine.model import Commands, Job, Policy, Shard, State, Status
 
 S = State
 NOW = 1000.0
+HARVEST_AFTER_S = 300.0
 CANCEL = Commands(cancel=True)
 
 
@@ -27,23 +27,6 @@ def verb(of: Shard, **more: Any) -> str | None:
 
 def running(name: str = "0-00000", status: str = "in_progress", **more: Any) -> Shard:
     return shard(S.RUNNING, name, batch=batch(status, f"b{name}"), **more)
-
-
-@pytest.mark.parametrize("state", State)
-@pytest.mark.parametrize("fact", Fact)
-def test_every_fact_is_in_the_table_or_changes_nothing(state: State, fact: Fact) -> None:
-    before = shard(state, problem="as it was")
-    if (state, fact) in NEXT:
-        assert learn(before, fact, problem=None).state is NEXT[state, fact]
-    else:
-        with pytest.raises(KeyError):
-            learn(before, fact, problem=None)
-    assert before == shard(state, problem="as it was")
-
-
-def test_every_state_can_be_reached_and_left() -> None:
-    assert {after for _, after in ((k, v) for k, v in NEXT.items())} >= set(State) - {S.DRAFTED}
-    assert {state for (state, _), after in NEXT.items() if after is not state} == set(State) - {S.SETTLED}
 
 
 @pytest.mark.parametrize("state", [s for s in State if s is not S.SETTLED])
@@ -206,3 +189,32 @@ def test_answers_are_carried_only_after_earlier_epochs_came_to_rest(of: Shard, e
     draft = shard(S.DRAFTED, "1-00000")
     assert verbs(job(draft, earlier=(of,))) == [(of.id, expected)]
     assert verbs(job(draft, earlier=(shard(S.SETTLED), shard(S.UPLOADED)))) == [("1-00000", "carry")]
+
+
+def batches(*statuses: str, ended_at: float | None = NOW) -> list[Watched]:
+    ends = ("completed", "failed", "expired", "cancelled")
+    return [Watched(id=str(i), status=s, ended_at=ended_at if s in ends else None) for i, s in enumerate(statuses)]
+
+
+@pytest.mark.parametrize(
+    ("watched", "wake_at", "is_queued", "expected"),
+    [
+        ([], None, False, None),
+        ([], NOW + 1, True, None),
+        ([], NOW, False, "due"),
+        (batches("in_progress"), NOW - 1, False, "due"),
+        (batches("in_progress", "unknown", "validating"), None, True, None),
+        (batches("completed"), None, False, "all ended"),
+        (batches("expired", "cancelled", "completed"), NOW + 1, False, "all ended"),
+        (batches("completed", "in_progress"), None, False, None),
+        (batches("completed", "cancelling"), None, False, None),
+        (batches("completed", "in_progress"), None, True, "room for more"),
+        (batches("failed", "in_progress"), None, False, "failed"),
+        (batches("completed", "in_progress", ended_at=NOW - HARVEST_AFTER_S), None, False, "harvest"),
+        (batches("completed", "in_progress", ended_at=NOW - HARVEST_AFTER_S + 1), None, False, None),
+    ],
+)
+def test_a_worker_is_woken_only_when_there_is_enough_to_do(
+    watched: list[Watched], wake_at: float | None, is_queued: bool, expected: str | None
+) -> None:
+    assert wake(watched, NOW, wake_at, is_queued=is_queued, harvest_after_s=HARVEST_AFTER_S) == expected

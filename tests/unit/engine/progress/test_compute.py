@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from builders import TIMING, batch, job, shard
+from builders import SNAPSHOT_V1, TIMING, batch, job, shard
 
 from airflow_openai_batch.engine.model import Batch, Job, LineError, Shard, Spec, State, Status, Usage
 from airflow_openai_batch.engine.progress.compute import progress_of, with_batches
@@ -223,7 +222,7 @@ def test_waiting_ends_when_the_last_outcome_is_known() -> None:
 
 
 def test_no_time_is_counted_in_a_job_of_an_older_version() -> None:
-    stored = json.loads((Path(__file__).parent / "data" / "snapshot_v1.json").read_text())
+    stored = json.loads(SNAPSHOT_V1.read_text())
     loaded = msgspec.convert(stored, Job)
     assert loaded.work_s == {}
     assert progress_of(loaded, loaded.created_at + 9, TIMING).phases_s["wait"] == 9.0

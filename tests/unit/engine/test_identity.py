@@ -15,7 +15,6 @@ from airflow_openai_batch.engine.identity import (
     spec_digest,
 )
 from airflow_openai_batch.engine.model import JobKey, Spec, State, root_id
-from airflow_openai_batch.engine.requests.lines import default_custom_ids
 
 
 def test_digest_ignores_key_order() -> None:
@@ -41,13 +40,6 @@ def test_digest_ignores_nothing_else(one: object, other: object) -> None:
 
 def test_the_same_body_at_another_endpoint_is_another_request() -> None:
     assert digest("/v1/responses", b"{}") != digest("/v1/completions", b"{}")
-
-
-def test_default_custom_ids_name_rows_and_digests() -> None:
-    digests = [bytes.fromhex("9f86d081" + "00" * 12), bytes.fromhex("00ab00cd" + "ff" * 12)]
-    assert default_custom_ids(12, digests) == ["r0000012-9f86d081", "r0000013-00ab00cd"]
-    assert default_custom_ids(99_999_999, digests[:1]) == ["r99999999-9f86d081"]
-    assert default_custom_ids(0, []) == []
 
 
 @pytest.mark.parametrize("text", ["", "a/b", "a/b/c/d", "a/1/c/d/e", "a/-1/c/d"])

@@ -6,7 +6,13 @@ import pytest
 from builders import KEY, TIMING, Lost, World, answer, cut
 from upath import UPath
 
-from airflow_openai_batch.engine.errors import Denied, QueueFull, Refused, Unavailable, Unclear
+from airflow_openai_batch.engine.errors import (
+    Denied,
+    QueueFull,
+    Refused,
+    Unavailable,
+    Unclear,
+)
 from airflow_openai_batch.engine.job.state_machine import MAX_FILE_RETRIES, MAX_UPLOADS
 from airflow_openai_batch.engine.model import LineError, Policy, State, Status
 from airflow_openai_batch.engine.store.job_store import JobStore
@@ -241,3 +247,16 @@ def test_a_batch_that_is_older_than_the_job_is_not_adopted(world: World) -> None
     again.later(TIMING.grace_s)
     assert again.waits().batch_ids == ("batch_1",)
     assert old.nonce is not None and len(world.api.made) == 2
+
+
+def test_a_batch_that_is_listed_twice_is_not_one_too_many(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a server does that ignores the cursor: the batch must not be adopted and cancelled at once."""
+    world.submit(2)
+    world.api.script("create", Lost())
+    listed = world.api.batches
+    monkeypatch.setattr(world.api, "batches", lambda since: iter([*listed(since), *listed(since)]))
+    world.waits()
+    assert world.job.shards[0].state is State.RUNNING
+    assert world.api.calls["cancel"] == 0
+    monkeypatch.undo()
+    world.ends_well(2)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -8,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import KEY, job, shard
+from builders import KEY, SNAPSHOT_V1, World, job, shard
 from upath import UPath
 
 from airflow_openai_batch.engine.errors import CommitRefused, StoreError, UnknownFormat
-from airflow_openai_batch.engine.model import FORMAT_VERSION, Commands, Job, State, Status
+from airflow_openai_batch.engine.model import FORMAT_VERSION, Commands, Job, Policy, State, Status
 from airflow_openai_batch.engine.store.job_store import JobStore, decode_job
 
 JOB = job(shard(State.PLANNED))
-GOLDEN = Path(__file__).parent / "data" / "snapshot_v1.json"
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -96,7 +96,7 @@ def test_an_unknown_format_is_refused_and_nothing_is_lost(store: JobStore) -> No
 
 
 def test_snapshots_of_format_1_load_for_ever() -> None:
-    found = decode_job(GOLDEN.read_bytes())
+    found = decode_job(SNAPSHOT_V1.read_bytes())
     assert (found.format_version, found.key.task_id, found.key.map_index) == (1, "label", 3)
     assert [s.state for s in found.shards] == [
         State.SETTLED,
@@ -232,3 +232,22 @@ def test_a_wish_stands_until_it_is_granted(any_store: JobStore) -> None:
 def test_an_unknown_wish_is_refused(store: JobStore) -> None:
     with pytest.raises(ValueError, match="Unknown wish"):
         store.command("pause")
+
+
+def test_a_default_policy_is_stored_whole(world: World) -> None:
+    """Another version may have other defaults; what this job was promised must not change with them."""
+    world.submit(2)
+    stored = json.loads(world.store.read(f"state/{world.number:06d}.json"))
+    assert set(stored["policy"]) == set(Policy.__struct_fields__)
+    assert stored["policy"]["max_rounds"] == Policy().max_rounds
+    assert world.job.policy == Policy()
+
+
+def test_a_snapshot_with_an_unknown_state_is_of_an_unknown_format(world: World) -> None:
+    world.submit(2)
+    data = world.store.read(f"state/{world.number:06d}.json")
+    assert decode_job(data).shards[0].state == "planned"
+    changed = data.replace(b'"planned"', b'"levitating"')
+    assert changed != data
+    with pytest.raises(UnknownFormat):
+        decode_job(changed)

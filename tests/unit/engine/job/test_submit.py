@@ -1,15 +1,16 @@
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import msgspec
 import pytest
-from builders import BODY, RESPONSES, World, cut, rows
+from builders import BODY, RESPONSES, SECRET, TIMING, World, cut, has_no_secret, rows
 
 from airflow_openai_batch.engine.errors import InputError, StoreError
-from airflow_openai_batch.engine.job.policy import check_policy
-from airflow_openai_batch.engine.job.submit import Request
-from airflow_openai_batch.engine.model import Job, Policy, State, Status
+from airflow_openai_batch.engine.job.planner import deadline_at
+from airflow_openai_batch.engine.job.submit import Request, extend_deadline
+from airflow_openai_batch.engine.model import Job, Policy, State
 
 
 def test_the_plan_is_written_and_nothing_is_sent(world: World) -> None:
@@ -127,21 +128,63 @@ def test_a_request_that_makes_no_sense_is_refused_at_once(change: dict[str, Any]
         Request(rows(1), **{"endpoint": RESPONSES, "body": BODY, **change})
 
 
-@pytest.mark.parametrize(
-    ("policy", "message"),
-    [
-        (Policy(max_bad_ratio=1.5), "max_bad_ratio must be between 0 and 1"),
-        (Policy(max_rounds=-1), "max_rounds must not be negative"),
-        (Policy(max_bad_rows=-1), "max_bad_rows"),
-        (Policy(deadline_s=-1.0), "deadline_s"),
-        (Policy(max_enqueued_tokens=-1), "max_enqueued_tokens"),
-        (Policy(retry_on=frozenset({Status.SUCCEEDED})), "never paid for twice"),
-        (Policy(metadata={str(i): "x" for i in range(13)}), "metadata may have 12 pairs"),
-        (Policy(metadata={"k": "v" * 513}), r"metadata\['k'\]"),
-        (Policy(metadata={"k" * 65: "v"}), "keys up to 64"),
-        (Policy(metadata={"k": ["a"]}), "texts only"),  # type: ignore[dict-item]
-    ],
-)
-def test_a_policy_that_makes_no_sense_is_refused_by_name(policy: Policy, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        check_policy(policy)
+def _raises(error: type[Exception]) -> Any:
+    def body(row: dict[str, Any]) -> Any:
+        raise error(f"cannot make a prompt of {row['text']}")
+
+    return body
+
+
+ROWS = [{"id": "t0", "text": SECRET}, {"id": "t1", "text": SECRET}]
+
+INPUTS: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "text_then_number": ([{"id": "t0", "text": SECRET}, {"id": "t1", "text": 5}], {}, "Column 'text'"),
+    "number_then_text": ([{"id": "t0", "text": 5}, {"id": "t1", "text": SECRET}], {}, "Column 'text'"),
+    "text_then_object": ([{"id": "t0", "text": SECRET}, {"id": "t1", "text": {"a": SECRET}}], {}, "Column 'text'"),
+    "fraction_then_text": ([{"id": "t0", "text": 0.5}, {"id": "t1", "text": SECRET}], {}, "Column 'text'"),
+    "row_is_a_text": ([SECRET], {}, "row 0 is no dict but str"),
+    "row_is_a_list": ([[SECRET]], {}, "row 0 is no dict but list"),
+    "row_of_a_function_is_a_text": (lambda: iter([SECRET]), {}, "row 0 is no dict but str"),
+    "body_raises_a_value_error": (ROWS, {"body": _raises(ValueError)}, "row 0: the body function raised ValueError"),
+    "body_raises_a_key_error": (ROWS, {"body": _raises(KeyError)}, "row 0: the body function raised KeyError"),
+}
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_bad_input_is_told_without_its_content(world: World, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    caplog.set_level(logging.DEBUG)
+    data, args, message = INPUTS[name]
+    with pytest.raises(InputError, match=message) as caught:
+        world.submit(data, **args)
+    has_no_secret(str(caught.value), caught.value.args, caplog.text)
+
+
+def test_taking_up_a_late_job_makes_it_wait_again(world: World) -> None:
+    world.submit(2)
+    world.waits()
+    world.later(80 * 3600)
+    assert "deadline" in world.held()
+    extend_deadline(world.engine)
+    assert world.job.deadline_from == world.clock.now
+    assert deadline_at(world.job, TIMING) > world.clock.now
+    world.waits()
+    assert len(world.api.made) == 1, "nothing is sent again"
+
+
+def test_taking_up_a_job_in_time_changes_nothing(world: World) -> None:
+    world.submit(2)
+    world.waits()
+    world.later(10 * 3600)
+    before = world.store.load()
+    extend_deadline(world.engine)
+    assert world.store.load() == before
+
+
+def test_taking_up_keeps_a_policy_that_is_not_the_default(world: World) -> None:
+    policy = Policy(deadline_s=3600.0, max_rounds=0, max_bad_rows=1)
+    world.submit(2, policy=policy)
+    world.waits()
+    world.later(40 * 3600)
+    extend_deadline(world.engine)
+    assert world.job.policy == policy
+    assert world.job.deadline_from == world.clock.now

@@ -7,8 +7,15 @@ from typing import Any
 import pytest
 from builders import TIMING, batch, shard
 
-from airflow_openai_batch.engine.api.errors import is_file_message, is_queue_message, queue_limit
-from airflow_openai_batch.engine.job.state_machine import MAX_FILE_RETRIES, MAX_UPLOADS, Fact, backoff_s, fact_of
+from airflow_openai_batch.engine.job.state_machine import (
+    MAX_FILE_RETRIES,
+    MAX_UPLOADS,
+    NEXT,
+    Fact,
+    backoff_s,
+    fact_of,
+    learn,
+)
 from airflow_openai_batch.engine.model import ENDED_STATUSES, Batch, LineError, State
 
 NOW = 1000.0
@@ -88,26 +95,24 @@ def test_a_missing_file_is_tried_again_then_uploaded_again_then_given_up() -> No
     assert len(found) == MAX_FILE_RETRIES * MAX_UPLOADS
 
 
-@pytest.mark.parametrize(
-    ("code", "message", "is_queue"),
-    [
-        ("token_limit_exceeded", "x", True),
-        (None, "Enqueued token limit reached for gpt", True),
-        ("rate_limit_exceeded", "too many requests", False),
-        (None, "", False),
-    ],
-)
-def test_a_full_queue_is_told_by_code_or_words(code: str | None, message: str, is_queue: bool) -> None:
-    assert is_queue_message(code, message) is is_queue
-
-
-def test_messages_are_read() -> None:
-    assert queue_limit("... Limit: 2,000,000 enqueued tokens. Please") == 2_000_000
-    assert queue_limit("Limit: none") is None
-    assert is_file_message("Cannot find file file-1") and not is_file_message("Cannot find model")
-
-
 def test_the_pause_doubles_up_to_its_limit() -> None:
     found = [backoff_s(n, TIMING) for n in range(1, 30)]
     assert found[:3] == [30.0, 60.0, 120.0] and found[-1] == TIMING.backoff_max_s
     assert found == sorted(found)
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("fact", Fact)
+def test_every_fact_is_in_the_table_or_changes_nothing(state: State, fact: Fact) -> None:
+    before = shard(state, problem="as it was")
+    if (state, fact) in NEXT:
+        assert learn(before, fact, problem=None).state is NEXT[state, fact]
+    else:
+        with pytest.raises(KeyError):
+            learn(before, fact, problem=None)
+    assert before == shard(state, problem="as it was")
+
+
+def test_every_state_can_be_reached_and_left() -> None:
+    assert {after for _, after in ((k, v) for k, v in NEXT.items())} >= set(State) - {State.DRAFTED}
+    assert {state for (state, _), after in NEXT.items() if after is not state} == set(State) - {State.SETTLED}

@@ -1,108 +1,109 @@
+"""Bodies of requests: what a dict or a function makes of a row, and the fingerprint by which a change is noticed."""
+
 from __future__ import annotations
 
-import datetime
-import decimal
-import json
-from typing import Any, NamedTuple
+import functools
+import os
+import subprocess
+import sys
+from typing import Any
 
 import pyarrow as pa
 import pytest
 from builders import CHAT, EMBEDDINGS, RESPONSES
+from rendering import first, render
 
-from airflow_openai_batch.engine.encoding import canonical, rows_of
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.requests.bodies import bodies_of
-from airflow_openai_batch.engine.requests.template import TextTemplate
 
 
-def table(**columns: Any) -> pa.RecordBatch:
-    return pa.record_batch({name: pa.array(values) for name, values in columns.items()})
+def _make(prompt: str, row: dict[str, Any], tone: str = "kind") -> dict[str, Any]:
+    return {"model": "m", "input": f"{prompt} {row} {tone}"}
 
 
-class Row(NamedTuple):
-    body: bytes
-    model: str
-    n_inputs: int
+def _shout(prompt: str, row: dict[str, Any], tone: str = "kind") -> dict[str, Any]:
+    return {"model": "m", "input": f"{prompt} {row} {tone}!"}
 
 
-def render(body: Any, endpoint: str = RESPONSES, first_row: int = 0, **columns: Any) -> list[Row]:
-    made = bodies_of(body, endpoint)
-    batch = table(**columns)
-    made.check(batch.schema.names)
-    bodies, models, n_inputs = made.render(batch, first_row)
-    n = batch.num_rows
-    return [
-        Row(*row)
-        for row in zip(
-            rows_of(bodies, n),
-            [models] * n if isinstance(models, str) else models,
-            [n_inputs] * n if isinstance(n_inputs, int) else n_inputs,
-            strict=True,
-        )
+def fingerprint(body: Any, **_others: Any) -> str:
+    return bodies_of(body, RESPONSES).fingerprint
+
+
+def test_partials_with_other_arguments_are_other_bodies() -> None:
+    found = [
+        fingerprint(functools.partial(_make, "a")),
+        fingerprint(functools.partial(_make, "b")),
+        fingerprint(functools.partial(_shout, "a")),
+        fingerprint(functools.partial(_make, "a", tone="rude")),
+        fingerprint(functools.partial(functools.partial(_make, "c"), tone="rude")),
     ]
+    assert len(set(found)) == len(found)
 
 
-def first(body: Any, endpoint: str = RESPONSES, **columns: Any) -> Any:
-    return json.loads(render(body, endpoint, **columns)[0].body)
+def test_partials_with_the_same_arguments_are_the_same_body() -> None:
+    assert fingerprint(functools.partial(_make, "a", tone="x")) == fingerprint(functools.partial(_make, "a", tone="x"))
 
 
-def test_a_field_is_replaced_by_the_rows_text() -> None:
-    found = render({"model": "m", "input": "Label: {text}!"}, text=["a", 'b"\n\\'])
-    assert [json.loads(r.body)["input"] for r in found] == ["Label: a!", 'Label: b"\n\\!']
+def test_the_other_arguments_of_a_call_are_no_part_of_a_lambda() -> None:
+    one = fingerprint(lambda row: {"model": "m", "input": row["t"]}, max_rounds=1)
+    two = fingerprint(lambda row: {"model": "m", "input": row["t"]}, max_rounds=2, output="s3://b/x.parquet")
+    three = fingerprint(
+        body=lambda row: {"model": "m", "input": row["t"]},
+        max_rounds=7,
+    )
+    four = fingerprint(
+        body=lambda row: {"model": "m", "input": row["t"]},
+        output="elsewhere",
+        task_id="ask",
+    )
+    assert one == two
+    assert three == four
 
 
-def test_rendered_bodies_are_canonical() -> None:
-    [found] = render({"z": 1, "model": "m", "input": [{"role": "user", "content": "{text}"}]}, text=["é\u2028😀"])
-    assert found.body == canonical(json.loads(found.body))
+def test_a_changed_default_of_a_lambda_is_a_changed_body() -> None:
+    one = fingerprint(lambda row, prompt="Label": {"input": f"{prompt} {row}"})
+    two = fingerprint(lambda row, prompt="Classify": {"input": f"{prompt} {row}"})
+    assert one != two
 
 
-def test_json_in_a_prompt_needs_no_escaping() -> None:
-    prompt = 'Answer like {"label": "x", "n": {}} or {1} or {a.b} or {a[0]} or {{'
-    assert first({"model": "m", "input": prompt}, text=["t"])["input"] == prompt
-
-
-def test_keys_are_never_replaced() -> None:
-    assert first({"model": "m", "input": "i", "metadata": {"{text}": "v"}}, text=["t"])["metadata"] == {"{text}": "v"}
-
-
-def test_a_json_field_inserts_the_value_itself() -> None:
-    messages = [{"role": "user", "content": 'say "hi"'}]
-    body = {"model": "m", "messages": "{talk!json}", "n": "{n!json}", "temperature": "{t!json}"}
-    found = first(body, CHAT, talk=[messages], n=[2], t=[None])
-    assert found == {"model": "m", "messages": messages, "n": 2, "temperature": None}
-
-
-def test_a_json_field_must_stand_alone() -> None:
-    with pytest.raises(InputError, match=r"\{n!json\} must stand alone"):
-        bodies_of({"model": "m", "input": "n is {n!json}"}, RESPONSES)
-
-
-def test_an_unknown_column_is_named_with_those_that_exist() -> None:
-    with pytest.raises(InputError, match=r"\{subjekt\}.*Columns: id, subject\. Nothing was uploaded"):
-        render({"model": "m", "input": "{subjekt}"}, id=["1"], subject=["s"])
-
-
-def test_null_becomes_empty_text() -> None:
-    assert first({"model": "m", "input": "[{text}]"}, text=pa.array([None], pa.string()))["input"] == "[]"
+FINGERPRINTS = """
+import functools
+from airflow_openai_batch.engine.requests.bodies import bodies_of
+def pick(choose, row): return {"input": choose(row)}
+def first(row): return row["t"]
+print(bodies_of(EXPRESSION, "/v1/responses").fingerprint)
+"""
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
+    "expression",
     [
-        (7, "7"),
-        (1.5, "1.5"),
-        (True, "true"),
-        (datetime.date(2026, 1, 2), "2026-01-02"),
-        (datetime.datetime(2026, 1, 2, 3, 4), "2026-01-02T03:04:00"),  # noqa: DTZ001
-        (decimal.Decimal("1.20"), "1.20"),
-        (["a", "b"], '["a","b"]'),
-        ({"b": 1, "a": 2}, '{"a":2,"b":1}'),
-        (b"hi", "aGk="),
-        (datetime.timedelta(seconds=90), "PT90S"),
+        'lambda row: {"input": "a" if row["t"] in {"one", "two", "three", "four", "five"} else "b"}',
+        'lambda row: {"input": [x for x in row["t"] if x in {"one", "two", "three", "four", "five"}]}',
+        "functools.partial(pick, first)",
+        "functools.partial(pick, lambda row: row['t'])",
     ],
+    ids=["set_in_a_lambda", "set_inside_a_comprehension", "partial_of_a_function", "partial_of_a_lambda"],
 )
-def test_values_that_are_no_text_are_written_as_people_expect(value: Any, text: str) -> None:
-    assert first({"model": "m", "input": "{v}"}, v=[value])["input"] == text
+def test_a_fingerprint_is_the_same_in_every_process(expression: str) -> None:
+    """A retry runs in another process; a new fingerprint would cancel what runs."""
+    code = FINGERPRINTS.replace("EXPRESSION", expression)
+    # Something in memory first, so that addresses differ.
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", f"x = [object() for _ in range({seed} * 1000)]{code}"],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in (1, 2, 3)
+    ]
+    assert len(set(found)) == 1
+
+
+def test_two_lambdas_of_one_line_are_told_apart() -> None:
+    one, two = (fingerprint(f) for f in (lambda row: {"input": "a"}, lambda row: {"input": "b"}))
+    assert one != two
 
 
 def test_the_model_may_differ_from_row_to_row() -> None:
@@ -189,11 +190,3 @@ def test_a_changed_function_is_a_changed_spec() -> None:
     one = bodies_of(lambda row: {"model": "m", "input": "a"}, RESPONSES).fingerprint
     other = bodies_of(lambda row: {"model": "m", "input": "b"}, RESPONSES).fingerprint
     assert one != other
-
-
-def test_text_templates_make_custom_ids() -> None:
-    batch = table(id=[1, 2], kind=["a", None])
-    assert list(TextTemplate("{kind}-{id}").render(batch, 0)) == ["a-1", "-2"]
-    assert list(TextTemplate("x").render(batch, 0)) == ["x", "x"]
-    with pytest.raises(InputError, match=r"custom_id uses \{nr\}"):
-        TextTemplate("{nr}").check("custom_id", ["id"])

@@ -3,11 +3,26 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from builders import EMBEDDINGS, RESPONSES, FakeApi, Lost, World, answer, batch, failure, job, line, line_error, rows
+from builders import (
+    EMBEDDINGS,
+    RESPONSES,
+    FakeApi,
+    Lost,
+    World,
+    answer,
+    batch,
+    failure,
+    job,
+    line,
+    line_error,
+    responses_body,
+    rows,
+)
 
 from airflow_openai_batch.engine.answers.harvest import Harvested, harvest
 from airflow_openai_batch.engine.answers.outcome_files import read_part
 from airflow_openai_batch.engine.answers.parser import LineParser
+from airflow_openai_batch.engine.api.client import Api
 from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.errors import Denied, NotFound, Unavailable, Unclear
 from airflow_openai_batch.engine.model import Batch, Job, LineError, Policy, Shard, State, Status, Usage
@@ -194,7 +209,6 @@ def test_a_token_count_beyond_all_bounds_does_not_stop_the_harvest(world: World)
 
 
 def test_the_fake_knows_what_the_engine_calls() -> None:
-    from airflow_openai_batch.engine.api.client import Api
 
     verbs = ("upload", "create", "retrieve", "batches", "cancel", "download")
     assert all(callable(getattr(FakeApi, verb)) and callable(getattr(Api, verb)) for verb in verbs)
@@ -207,3 +221,10 @@ def test_a_line_that_only_other_readers_take_for_json_is_an_answer_and_not_asked
         _, got = fetch(world, text(*lines))
         assert [(row["status"], row["retryable"]) for row in part(world, got)] == [(S.SUCCEEDED, False)] * 4
         assert got.unmatched is None
+
+
+def test_a_truncated_answer_beats_an_error_line(world: World) -> None:
+    body = responses_body("half", status="incomplete", incomplete_details={"reason": "max_output_tokens"})
+    world.ended(lambda i: line(i, body) + b"\n" + failure(i, 500) if i == "t1" else answer(i), 3)
+    assert world.job.shards[0].tally == {S.SUCCEEDED: 2, S.TRUNCATED: 1}
+    assert len(world.api.made) == 1
