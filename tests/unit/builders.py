@@ -43,7 +43,8 @@ BODY: dict[str, Any] = {"model": "gpt-6-luna", "input": "{text}"}
 TIMING = Timing()
 
 
-SNAPSHOT_V1 = Path(__file__).parent / "data" / "snapshot_v1.json"
+DATA = Path(__file__).parent / "data"
+SNAPSHOT_V1 = DATA / "snapshot_v1.json"
 """A job as the first version stored it."""
 
 

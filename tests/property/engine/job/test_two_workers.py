@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_openai_batch.engine.job.planner import plan
-from airflow_openai_batch.engine.job.state_machine import Fact, learn
-from airflow_openai_batch.engine.model import Batch, Commands, Job, Shard, State
+from airflow_openai_batch.engine.job.state_machine import Fact, ShardUpdate, learn
+from airflow_openai_batch.engine.model import Backoff, Batch, Commands, Intent, Job, Shard, State, Upload
 
 F = Fact
 LATE_S = (TIMING.grace_s - TIMING.post_timeout_s) / 2  # who is later than this after its intent does not post
@@ -68,47 +68,53 @@ class Simulation:
             if action.verb == "create":
                 yield from self.create(number, what, of)
                 continue
-            known: dict[str, object] = {}
+            update = ShardUpdate()
             fact = F.POSTPONED
             if action.verb == "upload":
-                fact, known = F.FILE_UPLOADED, {"file_id": "f", "not_before": 0.0}
+                fact, update = F.FILE_UPLOADED, ShardUpdate(upload=Upload(file_id="f"), backoff=Backoff())
             elif action.verb == "look":
                 is_last = self.now >= of.not_before
-                found = [m for m in self.made if m.nonce == of.nonce and m.visible_at <= self.now]
+                found = [
+                    m
+                    for m in self.made
+                    if of.intent is not None and m.nonce == of.intent.nonce and m.visible_at <= self.now
+                ]
                 if found:
-                    fact, known = F.BATCH_KNOWN, self.known(found[0])
+                    fact, update = F.BATCH_KNOWN, self.known(found[0])
                 elif is_last:
-                    fact, known = F.BATCH_ABSENT, {"nonce": None, "not_before": 0.0}
+                    fact, update = F.BATCH_ABSENT, ShardUpdate(intent=None, backoff=Backoff())
                 else:
-                    known = {"n_looks": of.n_looks + 1}
+                    assert of.intent is not None
+                    update = ShardUpdate(intent=msgspec.structs.replace(of.intent, n_looks=of.intent.n_looks + 1))
             elif action.verb == "refresh":
-                fact, known = self.refreshed(of)
+                fact, update = self.refreshed(of)
             elif action.verb == "harvest":
                 fact = F.OUTCOMES_SAVED
             yield 300.0
-            self.commit(number, what, learn(of, fact, **known))
+            self.commit(number, what, learn(of, fact, update))
 
-    def refreshed(self, of: Shard) -> tuple[Fact, dict[str, object]]:
+    def refreshed(self, of: Shard) -> tuple[Fact, ShardUpdate]:
         mine = next(m for m in self.made if of.batch is not None and m.nonce == of.batch.id)
         if mine.status == "in_progress" and self.now >= mine.ends_at:
             mine.status = "failed" if self.goes_wrong() else "completed"
         if mine.status == "failed":  # the queue was full; nothing was billed
-            return F.QUEUE_FULL, {"batch": None, "nonce": None, "n_waits": 1, "not_before": self.now + 30}
-        return (F.BATCH_ENDED if mine.status == "completed" else F.STILL_RUNNING), {}
+            backoff = Backoff(not_before=self.now + 30, n_waits=1)
+            return F.QUEUE_FULL, ShardUpdate(batch=None, intent=None, backoff=backoff)
+        return (F.BATCH_ENDED if mine.status == "completed" else F.STILL_RUNNING), ShardUpdate()
 
-    def known(self, found: Made) -> dict[str, object]:
-        return {"batch": Batch(id=found.nonce, status=found.status), "not_before": 0.0, "n_waits": 0}
+    def known(self, found: Made) -> ShardUpdate:
+        return ShardUpdate(batch=Batch(id=found.nonce, status=found.status), backoff=Backoff())
 
     def create(self, number: int, what: Job, of: Shard) -> Iterator[float]:
         nonce = f"{of.id}/{self.rng.random()}"
-        known = {"nonce": nonce, "intent_at": self.now, "not_before": self.now + TIMING.grace_s, "n_looks": 0}
+        intent, backoff = Intent(nonce=nonce, at=self.now), Backoff(not_before=self.now + TIMING.grace_s)
         yield 300.0
-        intended = learn(of, F.INTENT_SAVED, **known)
+        intended = learn(of, F.INTENT_SAVED, ShardUpdate(intent=intent, backoff=backoff))
         if not self.commit(number, what, intended):
             return
         number, what = len(self.snapshots), self.snapshots[-1]
         yield 300.0  # frozen for as long as it likes
-        if intended.intent_at is None or self.now - intended.intent_at > LATE_S:
+        if self.now - intent.at > LATE_S:
             return
         yield TIMING.post_timeout_s
         if self.goes_wrong():
@@ -117,7 +123,7 @@ class Simulation:
         self.made.append(born)
         yield 300.0
         if not self.goes_wrong():  # else the answer was lost
-            self.commit(number, what, learn(intended, F.BATCH_KNOWN, **self.known(born)))
+            self.commit(number, what, learn(intended, F.BATCH_KNOWN, self.known(born)))
 
     def live_or_paid(self) -> list[int]:
         return [sum(m.shard == f"s{i}" and m.status != "failed" for m in self.made) for i in range(N_SHARDS)]

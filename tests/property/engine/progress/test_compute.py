@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_openai_batch.engine.model import Batch, Job, Shard, State, Status
-from airflow_openai_batch.engine.progress.compute import progress_of, with_batches
+from airflow_openai_batch.engine.progress.compute import look_after, progress_of, with_batches
 from airflow_openai_batch.engine.progress.log_format import line
-from airflow_openai_batch.engine.progress.model import Progress, decoded, encoded
+from airflow_openai_batch.engine.progress.model import Look, Progress, decoded_progress, encoded
 from airflow_openai_batch.engine.progress.rate import WINDOW_S
 
 STATUSES = ("validating", "in_progress", "finalizing", "cancelling", "completed", "expired", "something_new")
@@ -52,10 +52,11 @@ def jobs(draw: st.DrawFn) -> Job:
 def test_whatever_openai_says_no_more_rows_are_done_than_there_are_and_nothing_is_negative(
     on_paper: Job, data: st.DataObject
 ) -> None:
-    now, before = 0.0, None
+    now = 0.0
+    look: Look | None = None
     for _ in range(data.draw(st.integers(1, 4))):
         now += data.draw(st.floats(0, 2 * WINDOW_S))
-        made = progress_of(on_paper, now, TIMING, before=before)
+        made = progress_of(on_paper, now, TIMING, look=look)
         running = [s.batch.id for s in on_paper.shards if s.batch is not None and s.state is State.RUNNING]
         base = made
         for _ in range(data.draw(st.integers(0, 4))):
@@ -65,10 +66,11 @@ def test_whatever_openai_says_no_more_rows_are_done_than_there_are_and_nothing_i
                 else {}
             )
             now += data.draw(st.floats(0, WINDOW_S))
-            made = with_batches(base, seen, now, made)
+            made = with_batches(base, seen, now, look)
+            look = look_after(look, made)
             holds(made)
         holds(made)
-        before = made
+        look = look_after(look, made)
 
 
 def holds(made: Progress) -> None:
@@ -78,7 +80,7 @@ def holds(made: Progress) -> None:
     assert made.rate_per_h is None or made.rate_per_h > 0
     assert made.eta_at is None or made.eta_at >= made.updated_at
     assert all(seconds >= 0 for seconds in made.phases_s.values())
-    assert decoded(encoded(made)) == made
+    assert decoded_progress(encoded(made)) == made
     assert "\n" not in line(made)
 
 
@@ -98,13 +100,14 @@ def test_more_rows_done_are_no_less_percent(n_rows: int, one: int, other: int) -
     st.integers(3, 60),
 )
 def test_a_steady_job_has_its_rate_and_its_end(per_s: float, pause_s: float, n_looks: int) -> None:
-    made, n_rows = None, 10**6
+    made, look, n_rows = None, None, 10**6
     for i in range(n_looks + 1):
         found = batch("in_progress", n_total=n_rows, n_completed=round(i * pause_s * per_s))
         on_paper = job(shard(State.RUNNING, n_rows=n_rows, n_requests=n_rows, batch=found))
-        made = progress_of(on_paper, i * pause_s, TIMING, before=made)
-    assert made is not None
-    if made.n_done < made.n_rows and made.moments:
+        made = progress_of(on_paper, i * pause_s, TIMING, look=look)
+        look = look_after(look, made)
+    assert made is not None and look is not None
+    if made.n_done < made.n_rows and look.moments:
         assert made.rate_per_h is not None
         slack = 3600 * (1 + per_s * 0.1) / pause_s  # a count is a whole number, a time is kept to a tenth
         assert abs(made.rate_per_h - per_s * 3600) <= slack + 1e-6

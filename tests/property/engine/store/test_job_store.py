@@ -10,15 +10,20 @@ from upath import UPath
 from airflow_openai_batch.engine.errors import UnknownFormat
 from airflow_openai_batch.engine.model import (
     FORMAT_VERSION,
+    Backoff,
     Batch,
+    CarriedAnswers,
+    Intent,
     Job,
     JobKey,
     LineError,
+    OutcomePart,
     Policy,
     Shard,
     Spec,
     State,
     Status,
+    Upload,
     Usage,
 )
 from airflow_openai_batch.engine.store.job_store import JobStore, decode_job
@@ -47,6 +52,7 @@ batches = st.builds(
     errors=st.lists(errors, max_size=2).map(tuple),
 )
 usages = st.builds(Usage, input_tokens=number, cached_tokens=number, output_tokens=number, reasoning_tokens=number)
+intents = st.builds(Intent, nonce=text, at=seconds, n_looks=number)
 shards = st.builds(
     Shard,
     id=text,
@@ -56,17 +62,16 @@ shards = st.builds(
     child=maybe,
     n_rows=number,
     row_parts=st.lists(text, max_size=2).map(tuple),
-    not_before=seconds,
-    file_id=maybe,
-    nonce=maybe,
-    intent_at=maybe_seconds,
+    upload=st.builds(Upload, file_id=maybe, n_uploads=number, n_refused=number, n_misses=number),
+    intent=st.none() | intents,
+    doubt=st.none() | intents,
+    backoff=st.builds(Backoff, not_before=seconds, n_waits=number),
     batch=st.none() | batches,
     cancel_asked_at=maybe_seconds,
     past_batches=st.lists(text, max_size=2).map(tuple),
-    outcomes=maybe,
-    tally=tallies,
-    retryable=tallies,
-    usage=usages,
+    carried=st.none() | st.builds(CarriedAnswers, name=text, n_rows=number, row_index=text),
+    outcomes=st.none()
+    | st.builds(OutcomePart, name=text, unmatched=maybe, tally=tallies, retryable=tallies, usage=usages),
     rejections=st.lists(errors, max_size=2).map(tuple),
     problem=maybe,
 )

@@ -41,7 +41,7 @@ def test_a_batch_says_whose_it_is(world: World) -> None:
         "run_id": "manual__2026-01-01T00:00:00+00:00",
         "task_id": "ask",
     }
-    assert world.job.shards[0].nonce == metadata[NONCE_KEY]
+    assert world.job.shards[0].intent.nonce == metadata[NONCE_KEY]
 
 
 def test_a_quiet_job_commits_nothing(world: World) -> None:

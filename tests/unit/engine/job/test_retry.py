@@ -143,7 +143,7 @@ def test_an_unchanged_answer_is_carried_to_its_new_row_and_id(world: World) -> N
     assert len(world.api.made) == 1
     [settled] = world.job.shards
     assert settled.carried is not None
-    [found] = read_part(world.store, settled.carried)
+    [found] = read_part(world.store, settled.carried.name)
     assert [(r["custom_id"], r["ordinal"], r["output"], r["batch_id"]) for r in found.to_pylist()] == [
         ("new", 0, "old t1", "batch_0"),
         ("twin", 1, "old t1", "batch_0"),
@@ -186,5 +186,5 @@ def test_vectors_are_carried_as_vectors(world: World) -> None:
     assert world.done().summary.by_status == {S.SUCCEEDED: 3}
     carried = world.job.shards[0].carried
     assert carried is not None
-    [found] = read_part(world.store, carried, ["output"])
+    [found] = read_part(world.store, carried.name, ["output"])
     assert [json.dumps(row["output"]) for row in found.to_pylist()] == ["[1.0, 2.0]"] * 2

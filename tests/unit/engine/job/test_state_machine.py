@@ -12,6 +12,7 @@ from airflow_openai_batch.engine.job.state_machine import (
     MAX_UPLOADS,
     NEXT,
     Fact,
+    ShardUpdate,
     backoff_s,
     fact_of,
     learn,
@@ -106,10 +107,10 @@ def test_the_pause_doubles_up_to_its_limit() -> None:
 def test_every_fact_is_in_the_table_or_changes_nothing(state: State, fact: Fact) -> None:
     before = shard(state, problem="as it was")
     if (state, fact) in NEXT:
-        assert learn(before, fact, problem=None).state is NEXT[state, fact]
+        assert learn(before, fact, ShardUpdate(problem=None)).state is NEXT[state, fact]
     else:
         with pytest.raises(KeyError):
-            learn(before, fact, problem=None)
+            learn(before, fact, ShardUpdate(problem=None))
     assert before == shard(state, problem="as it was")
 
 

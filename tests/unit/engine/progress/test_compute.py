@@ -7,17 +7,26 @@ import msgspec
 import pytest
 from builders import SNAPSHOT_V1, TIMING, batch, job, shard
 
-from airflow_openai_batch.engine.model import Batch, Job, LineError, Shard, Spec, State, Status, Usage
-from airflow_openai_batch.engine.progress.compute import progress_of, with_batches
-from airflow_openai_batch.engine.progress.model import Failed, Phase, Progress, decoded, encoded, looked
+from airflow_openai_batch.engine.model import Batch, LineError, Shard, Spec, State, Status, Usage
+from airflow_openai_batch.engine.progress.compute import look_after, progress_of, with_batches
+from airflow_openai_batch.engine.progress.model import (
+    Failed,
+    Look,
+    Phase,
+    Progress,
+    decoded_look,
+    decoded_progress,
+    encoded,
+)
 from airflow_openai_batch.engine.progress.rate import WINDOW_S
+from airflow_openai_batch.engine.store.job_store import decode_job
 
 S = State
 NOW = 1_000_000.0
 
 
-def of(*shards: Shard, now: float = NOW, before: Progress | None = None, **known: Any) -> Progress:
-    return progress_of(job(*shards), now, TIMING, before=before, **known)
+def of(*shards: Shard, now: float = NOW, look: Look | None = None, **known: Any) -> Progress:
+    return progress_of(job(*shards), now, TIMING, look=look, **known)
 
 
 def running(name: str, n: int, n_rows: int = 100, status: str = "in_progress", **changes: Any) -> Shard:
@@ -25,13 +34,19 @@ def running(name: str, n: int, n_rows: int = 100, status: str = "in_progress", *
     return shard(S.RUNNING, name, n_rows=n_rows, n_requests=n_rows, batch=found)
 
 
-def seen(*moves: tuple[float, int], n_rows: int = 1000, status: str = "in_progress") -> Progress:
-    """Return the progress of a job with one batch that was looked at several times."""
-    before: Progress | None = None
+def looks(*moves: tuple[float, int], n_rows: int = 1000, status: str = "in_progress") -> tuple[Progress, Look]:
+    """Return the progress of a job with one batch that was looked at several times, and what is remembered of it."""
+    made: Progress | None = None
+    look: Look | None = None
     for at, n in moves:
-        before = of(running("a", n, n_rows, status), now=NOW + at, before=before)
-    assert before is not None
-    return before
+        made = of(running("a", n, n_rows, status), now=NOW + at, look=look)
+        look = look_after(look, made)
+    assert made is not None and look is not None
+    return made, look
+
+
+def seen(*moves: tuple[float, int], n_rows: int = 1000, status: str = "in_progress") -> Progress:
+    return looks(*moves, n_rows=n_rows, status=status)[0]
 
 
 def test_rows_are_done_when_they_have_an_outcome_or_openai_says_so() -> None:
@@ -62,7 +77,7 @@ def test_rows_that_are_asked_again_are_not_done() -> None:
 def test_counts_that_lie_never_make_more_rows_than_there_are() -> None:
     found = of(running("a", 500, 100, n_failed=-7))
     assert found.n_done == 100
-    over = with_batches(found, {"batch_a": batch("in_progress", "batch_a", n_total=9000, n_completed=9000)}, NOW, found)
+    over = with_batches(found, {"batch_a": batch("in_progress", "batch_a", n_total=9000, n_completed=9000)}, NOW, None)
     assert over.n_done == 100
 
 
@@ -150,8 +165,8 @@ def test_at_the_end_there_is_no_time_left_to_tell() -> None:
 def test_an_hour_of_looks_makes_few_moments_and_the_rate_of_the_last_minutes() -> None:
     slow = [(float(at), at) for at in range(0, 1800, 15)]
     fast = [(1800.0 + at, 1800 + 10 * at) for at in range(0, 1800, 15)]
-    found = seen(*slow, *fast, n_rows=100_000)
-    assert len(found.moments) <= 22
+    found, remembered = looks(*slow, *fast, n_rows=100_000)
+    assert len(remembered.moments) <= 22
     assert found.rate_per_h == pytest.approx(36_000, rel=0.02)
 
 
@@ -162,18 +177,19 @@ def base(*shards: Shard) -> Progress:
     return of(shard(S.SETTLED, "s", n_rows=50, n_requests=50, tally={Status.SUCCEEDED: 50}), *shards)
 
 
-def look(at: Progress, *batches: Batch, now: float, before: Progress | None = None) -> Progress:
-    return with_batches(at, {b.id: b for b in batches}, now, before or at)
+def watched(at: Progress, *batches: Batch, now: float, before: Progress | None = None) -> Progress:
+    """Return what a trigger sees of a job, some time after the last look at it."""
+    return with_batches(at, {b.id: b for b in batches}, now, look_after(look_after(None, at), before or at))
 
 
 def test_what_is_seen_of_batches_is_laid_over_what_the_worker_left() -> None:
     left = base(running("a", 10), running("b", 20))
     a, b = batch("in_progress", "batch_a", n_total=100, n_completed=30), batch("completed", "batch_b", n_total=100)
     b = msgspec.structs.replace(b, n_completed=95, n_failed=5)
-    one = look(left, a, now=NOW + 60)
+    one = watched(left, a, now=NOW + 60)
     assert (one.n_done, one.n_running, one.phases_s["wait"]) == (100, 2, left.phases_s["wait"] + 60)
     assert {found.id: found.n_completed for found in one.batches} == {"batch_a": 30, "batch_b": 20}
-    both = look(left, a, b, now=NOW + 120, before=one)
+    both = watched(left, a, b, now=NOW + 120, before=one)
     assert (both.n_done, both.n_running, both.n_ended) == (180, 1, 1)
     assert [found.id for found in both.batches] == ["batch_a"]
     assert both.rate_per_h == pytest.approx(80 / 60 * 3600)
@@ -183,17 +199,19 @@ def test_what_is_seen_of_batches_is_laid_over_what_the_worker_left() -> None:
 def test_of_many_batches_those_not_yet_looked_at_are_not_forgotten() -> None:
     left = base(*(running(f"{i:03}", 10) for i in range(100)))
     assert (len(left.batches), left.n_running, left.n_done) == (20, 100, 1050)
-    few = look(left, *(batch("in_progress", f"batch_{i:03}", n_total=100, n_completed=20) for i in range(10)), now=NOW)
+    few = watched(
+        left, *(batch("in_progress", f"batch_{i:03}", n_total=100, n_completed=20) for i in range(10)), now=NOW
+    )
     assert few.n_done == 1050
     made = [batch("in_progress", f"batch_{i:03}", n_total=100, n_completed=11) for i in range(100)]
-    assert look(left, *made, now=NOW + 60, before=few).n_done == 50 + 1100
+    assert watched(left, *made, now=NOW + 60, before=few).n_done == 50 + 1100
 
 
 def test_only_what_a_person_would_see_is_a_change() -> None:
     left = base(running("a", 10))
-    same = look(left, batch("in_progress", "batch_a", n_total=100, n_completed=10), now=NOW + 60)
+    same = watched(left, batch("in_progress", "batch_a", n_total=100, n_completed=10), now=NOW + 60)
     assert not same.is_other_than(left)
-    more = look(left, batch("in_progress", "batch_a", n_total=100, n_completed=11), now=NOW + 60)
+    more = watched(left, batch("in_progress", "batch_a", n_total=100, n_completed=11), now=NOW + 60)
     assert more.is_other_than(left)
     fast = seen((0, 0), (60, 100), (120, 200))
     assert seen((0, 0), (60, 100), (120, 200), (150, 200)).is_other_than(fast) is False
@@ -222,8 +240,7 @@ def test_waiting_ends_when_the_last_outcome_is_known() -> None:
 
 
 def test_no_time_is_counted_in_a_job_of_an_older_version() -> None:
-    stored = json.loads(SNAPSHOT_V1.read_text())
-    loaded = msgspec.convert(stored, Job)
+    loaded = decode_job(SNAPSHOT_V1.read_bytes())
     assert loaded.work_s == {}
     assert progress_of(loaded, loaded.created_at + 9, TIMING).phases_s["wait"] == 9.0
 
@@ -236,13 +253,13 @@ def worst() -> Progress:
     shards = [running(f"0-{i:05}-{'x' * 30}", 49_999, 50_000) for i in range(100)]
     errors = tuple(Failed(status="truncated", code="c" * 60, n=10**6, custom_ids=("i" * 64,) * 3) for _ in range(10))
     made = of(*shards, problem="p" * 900, errors=errors, output="s3://" + "o" * 200, host="h" * 60)
-    return msgspec.structs.replace(made, moments=tuple((1_786_400_000.5 + i, 10**6) for i in range(20)))
+    return made
 
 
 def test_it_survives_xcom_and_a_triggers_arguments() -> None:
     for made in (worst(), of(running("a", 3)), seen((0, 0), (60, 100), (120, 200))):
         value = json.loads(json.dumps(encoded(made)))
-        assert decoded(value) == made
+        assert decoded_progress(value) == made
     assert isinstance(encoded(worst())["batches"], list)
 
 
@@ -256,25 +273,25 @@ def test_every_field_of_the_contract_is_there_even_where_it_has_its_default() ->
 def test_it_is_small() -> None:
     waiting = msgspec.structs.replace(worst(), errors=(), output=None)
     assert len(json.dumps(encoded(waiting))) < 6000
-    written = msgspec.structs.replace(worst(), batches=(), moments=())
+    written = msgspec.structs.replace(worst(), batches=())
     assert len(json.dumps(encoded(written))) < 6000
 
 
 @pytest.mark.parametrize("value", [None, {}, [], "x", {"version": 1}, {**encoded(of(running("a", 0))), "version": 2}])
 def test_what_is_no_progress_of_ours_is_nothing(value: Any) -> None:
-    assert decoded(value) is None
+    assert decoded_progress(value) is None
 
 
 def test_what_a_trigger_saw_goes_on_where_it_measured() -> None:
-    seen_by_trigger = looked(json.loads(json.dumps(encoded(seen((0, 0), (60, 100), (120, 200)).look))))
-    after = progress_of(job(running("a", 300, 1000)), NOW + 180, TIMING, before=seen_by_trigger)
+    seen_by_trigger = decoded_look(json.loads(json.dumps(encoded(looks((0, 0), (60, 100), (120, 200))[1]))))
+    after = progress_of(job(running("a", 300, 1000)), NOW + 180, TIMING, look=seen_by_trigger)
     assert after.rate_per_h == pytest.approx(6000)
-    assert looked(None) is looked({"n_done": "many"}) is looked([]) is None
+    assert decoded_look(None) is decoded_look({"n_done": "many"}) is decoded_look([]) is None
 
 
 def test_fields_of_a_version_to_come_are_no_hindrance() -> None:
     made = of(running("a", 0))
-    assert decoded({**encoded(made), "some_new_field": 1}) == made
+    assert decoded_progress({**encoded(made), "some_new_field": 1}) == made
 
 
 def test_no_content_of_rows_is_in_it() -> None:

@@ -8,15 +8,15 @@ from builders import TIMING, batch, job, shard
 
 from airflow_openai_batch.engine.model import Shard, State, Status, Usage
 from airflow_openai_batch.engine.progress.compute import progress_of
-from airflow_openai_batch.engine.progress.log_format import duration, is_news, line, table
-from airflow_openai_batch.engine.progress.model import Failed, Phase, Progress
+from airflow_openai_batch.engine.progress.log_format import duration, is_worth_logging, line, logged_as, table
+from airflow_openai_batch.engine.progress.model import Failed, Look, Phase, Progress
 
 S = State
 NOW = 1_000_000.0
 
 
-def of(*shards: Shard, now: float = NOW, before: Progress | None = None, **known: Any) -> Progress:
-    return progress_of(job(*shards), now, TIMING, before=before, **known)
+def of(*shards: Shard, now: float = NOW, look: Look | None = None, **known: Any) -> Progress:
+    return progress_of(job(*shards), now, TIMING, look=look, **known)
 
 
 def running(name: str, n: int, n_rows: int = 12_500) -> Shard:
@@ -70,12 +70,12 @@ def test_durations_in_the_words_of_their_size(seconds: float, text: str) -> None
 
 
 def test_the_log_is_told_of_each_change_of_a_batch_and_of_each_twentieth_of_the_rows() -> None:
-    told = of(running("a", 5010, 100_000), running("b", 0, 100_000)).told(NOW)
+    first = of(running("a", 5010, 100_000), running("b", 0, 100_000))
 
     def later(a: Shard, b: Shard, seconds: float = 60) -> bool:
-        return is_news(told, of(a, b, now=NOW + seconds, before=told))
+        return is_worth_logging(logged_as(first), of(a, b, now=NOW + seconds))
 
-    assert is_news(None, told)
+    assert is_worth_logging(None, first)
     assert not later(running("a", 5010, 100_000), running("b", 0, 100_000), 5000)
     assert not later(running("a", 9000, 100_000), running("b", 0, 100_000))
     assert later(running("a", 10_001, 100_000), running("b", 0, 100_000))
@@ -86,12 +86,12 @@ def test_the_log_is_told_of_each_change_of_a_batch_and_of_each_twentieth_of_the_
 
 
 def test_of_a_long_job_the_log_is_told_a_bounded_number_of_times() -> None:
-    told = before = of(running("a", 0, 100_000)).told(NOW)
+    logged = logged_as(of(running("a", 0, 100_000)))
     n_lines = 0
     for i in range(1, 5760):  # a day of looks, 15 s apart
-        before = of(running("a", i * 17, 100_000), now=NOW + i * 15, before=before)
-        if is_news(told, before):
-            before = told = before.told(before.updated_at)
+        progress = of(running("a", i * 17, 100_000), now=NOW + i * 15)
+        if is_worth_logging(logged, progress):
+            logged = logged_as(progress)
             n_lines += 1
     assert 20 <= n_lines <= 20 + 144
 

@@ -148,9 +148,9 @@ def test_results_of_a_job_that_still_works_are_refused(world: World) -> None:
 
 def test_a_store_that_lost_a_file_writes_nothing(world: World, tmp_path: Path) -> None:
     world.ended(limits=cut(2))
-    name = world.job.shards[1].outcomes
-    assert name is not None
-    Path(str(world.store), name).unlink()
+    part = world.job.shards[1].outcomes
+    assert part is not None
+    Path(str(world.store), part.name).unlink()
     with pytest.raises(StoreError):
         written(world, FileSink(UPath(tmp_path / "out" / "x.jsonl")))
     assert not list((tmp_path / "out").iterdir())

@@ -13,7 +13,7 @@ from builders import KEY, SNAPSHOT_V1, World, job, shard
 from upath import UPath
 
 from airflow_openai_batch.engine.errors import CommitRefused, StoreError, UnknownFormat
-from airflow_openai_batch.engine.model import FORMAT_VERSION, Commands, Job, Policy, State, Status
+from airflow_openai_batch.engine.model import FORMAT_VERSION, Commands, Intent, Job, Policy, State, Status
 from airflow_openai_batch.engine.store.job_store import JobStore, decode_job
 
 JOB = job(shard(State.PLANNED))
@@ -97,7 +97,7 @@ def test_an_unknown_format_is_refused_and_nothing_is_lost(store: JobStore) -> No
 
 def test_snapshots_of_format_1_load_for_ever() -> None:
     found = decode_job(SNAPSHOT_V1.read_bytes())
-    assert (found.format_version, found.key.task_id, found.key.map_index) == (1, "label", 3)
+    assert (found.format_version, found.key.task_id, found.key.map_index) == (2, "label", 3)
     assert [s.state for s in found.shards] == [
         State.SETTLED,
         State.RUNNING,
@@ -110,9 +110,9 @@ def test_snapshots_of_format_1_load_for_ever() -> None:
     assert settled.tally == {Status.SUCCEEDED: 40, Status.EXPIRED: 2} and settled.n_retryable == 2
     assert settled.usage.cached_tokens == 12 and settled.child == "1-00000.1"
     assert running.batch is not None and running.batch.expires_at == 1786500000.0 and running.round == 1
-    assert creating.nonce == "5d1f00aa11bb22cc/1/1-00001/abcdefabcdef" and creating.intent_at == 1786410000.25
+    assert creating.intent == Intent(nonce="5d1f00aa11bb22cc/1/1-00001/abcdefabcdef", at=1786410000.25, n_looks=1)
     assert rejected.rejections[0].custom_id == "t99" and rejected.rejections[0].n == 7
-    assert found.earlier[0].state is State.ENDED and found.earlier[0].unmatched is not None
+    assert found.earlier[0].state is State.ENDED and found.earlier[0].cancel_asked_at == 1786400001.0
     assert found.policy.retry_on == {Status.INVALID} and found.policy.max_enqueued_tokens == 2_000_000
     assert found.spec.schema is not None and found.acknowledged == ("start_over-again",)
 
@@ -157,7 +157,7 @@ def test_a_local_store_leaves_no_temporary_files(store: JobStore) -> None:
 
 
 def test_unique_names_are_unique(store: JobStore) -> None:
-    assert len({store.unique("e0/rows", "0-00000", ".parquet") for _ in range(100)}) == 100
+    assert len({store.new_name("rows", "0-00000") for _ in range(100)}) == 100
 
 
 def test_a_missing_file_names_the_setting(any_store: JobStore) -> None:
@@ -230,7 +230,7 @@ def test_a_wish_stands_until_it_is_granted(any_store: JobStore) -> None:
 
 
 def test_an_unknown_wish_is_refused(store: JobStore) -> None:
-    with pytest.raises(ValueError, match="Unknown wish"):
+    with pytest.raises(ValueError, match="Unknown command"):
         store.command("pause")
 
 
