@@ -15,10 +15,7 @@ import pytest
 from watching_account import PAGE, Account, FakeConnection, HurriedLoop, Time, now
 
 from airflow_openai_batch.engine.model import Batch
-from airflow_openai_batch.polling import listing
-from airflow_openai_batch.polling import poller as polling
-from airflow_openai_batch.polling import subscription as news
-from airflow_openai_batch.polling import watcher as watching
+from airflow_openai_batch.polling import listing, poller, subscription, watcher
 from airflow_openai_batch.polling.subscription import SubscriptionFailed, Update
 from airflow_openai_batch.polling.watcher import watch
 
@@ -27,7 +24,7 @@ INTERVAL_S = 60.0
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (listing, news, polling, watching):
+    for module in (listing, subscription, poller, watcher):
         monkeypatch.setattr(module, "time", Time)
 
 
@@ -41,7 +38,7 @@ def run(act: Callable[[], Coroutine[Any, Any, Any]], timeout_s: float = 100_000)
 
     with asyncio.Runner(loop_factory=HurriedLoop) as runner:
         found = runner.run(bounded())
-    assert not [known for loop, known in watching._watchers.items() if known]
+    assert not [known for loop, known in watcher._watchers.items() if known]
     return found
 
 
@@ -50,7 +47,7 @@ class Wait:
 
     def __init__(self, connection: FakeConnection, *batch_ids: str, longest_s: float = INTERVAL_S, delay_s: float = 0):
         self.batches: dict[str, Batch] = {}
-        self.news: list[Update] = []
+        self.updates: list[Update] = []
         self.ended_at = 0.0
         self._arguments = (connection, batch_ids)
         self._options = {"longest_s": longest_s, "delay_s": delay_s}
@@ -59,11 +56,11 @@ class Wait:
     async def _run(self) -> str:
         async with watch(*self._arguments, **self._options) as shared:
             while True:
-                news = await shared.next_update()
-                self.news.append(news)
-                self.batches |= {batch.id: batch for batch in news.changed}
-                if news.refusal:
-                    return news.refusal
+                update = await shared.next_update()
+                self.updates.append(update)
+                self.batches |= {batch.id: batch for batch in update.changed}
+                if update.refusal:
+                    return update.refusal
                 if len(self.batches) == len(self._arguments[1]) and {b.status for b in self.batches.values()} == {
                     "completed"
                 }:
@@ -227,9 +224,9 @@ def test_counts_are_told_with_every_look() -> None:
         await until(lambda: wait.batches)
         account.counts["batch_0"] = (7, 10)
         await until(lambda: wait.batches["batch_0"].n_completed == 7)
-        n_told = len(wait.news)
+        n_told = len(wait.updates)
         await intervals(3)
-        assert len(wait.news) == n_told, "told, though nothing had changed"
+        assert len(wait.updates) == n_told, "told, though nothing had changed"
         account.end("batch_0")
         await wait
 
@@ -316,7 +313,7 @@ def test_a_listing_that_fails_holds_nobody_up_and_is_tried_ever_less_often(statu
         await intervals(20)
         assert account.n("retrieve") >= 0.9 * 20 * 20
         assert 2 <= account.n("list") <= 9
-        assert not any(news.failure for wait in waits for news in wait.news)
+        assert not any(update.failure for wait in waits for update in wait.updates)
         account.end(*account.status)
         assert set(await asyncio.gather(*waits)) == {"ended"}
 
@@ -365,13 +362,13 @@ def test_an_outage_is_one_back_off_for_all_waits_and_everyone_is_told(status: in
         waits = [Wait(FakeConnection(account), batch_id) for batch_id in account.status]
         await until(lambda: all(wait.batches for wait in waits))
         account.down, since = status, now()
-        await until(lambda: all(any(news.failure for news in wait.news) for wait in waits))
+        await until(lambda: all(any(update.failure for update in wait.updates) for wait in waits))
         await asyncio.sleep(300)
         assert account.n(since=since) <= 10
         assert not any(wait.task.done() for wait in waits)
         account.down = None
-        await until(lambda: all(any(news.is_well_again for news in wait.news) for wait in waits))
-        n_failures = {sum(news.failure is not None for news in wait.news) for wait in waits}
+        await until(lambda: all(any(update.is_well_again for update in wait.updates) for wait in waits))
+        n_failures = {sum(update.failure is not None for update in wait.updates) for wait in waits}
         assert max(n_failures) <= 4
         account.end(*account.status)
         assert set(await asyncio.gather(*waits)) == {"ended"}
@@ -409,15 +406,15 @@ def test_one_batch_that_cannot_be_read_holds_up_no_other() -> None:
         assert all(wait.batches for wait in others)
         assert min(account.n(f" {batch_id}") for batch_id in account.status if batch_id != "batch_3") >= 7
         assert account.n(" batch_3") <= 9
-        assert not any(news.failure for wait in others for news in wait.news)
+        assert not any(update.failure for wait in others for update in wait.updates)
         # How many looks fit into the time depends on the machine; which of them are told does not.
-        told = [news.failure.n for news in waits["batch_3"].news if news.failure]
+        told = [update.failure.n for update in waits["batch_3"].updates if update.failure]
         assert told == [1, 2, 4, 8][: len(told)]
         assert len(told) >= 2
         account.failing.clear()
         account.end(*account.status)
         assert set(await asyncio.gather(*waits.values())) == {"ended"}
-        assert waits["batch_3"].news[-1].is_well_again
+        assert waits["batch_3"].updates[-1].is_well_again
 
     run(act)
 
@@ -446,7 +443,7 @@ def test_a_key_that_was_changed_in_airflow_wakes_nobody() -> None:
         account.keys, connection.key = {"new"}, "new"
         await intervals(3)
         assert connection.n_read == 2
-        assert not any(news.refusal for wait in waits for news in wait.news)
+        assert not any(update.refusal for wait in waits for update in wait.updates)
         account.end(*account.status)
         assert set(await asyncio.gather(*waits)) == {"ended"}
 
@@ -504,7 +501,7 @@ def test_every_wait_learns_that_the_watcher_has_died(monkeypatch) -> None:
         waits = [Wait(connection, batch_id) for batch_id in account.status]
         await until(lambda: all(wait.batches for wait in waits))
         with monkeypatch.context() as defect:
-            defect.setattr(watching, "pause_s", lambda *_: 1 / 0)
+            defect.setattr(watcher, "pause_s", lambda *_: 1 / 0)
             found = await asyncio.gather(*waits, return_exceptions=True)
         assert {type(error) for error in found} == {SubscriptionFailed}
         account.end(*account.status)
@@ -655,7 +652,7 @@ def test_a_thousand_waits_begin_and_are_told_in_small_portions() -> None:
         assert set(await asyncio.gather(*waits)) == {"ended"}
         other.cancel()
         at_once = [after - before for before, after in itertools.pairwise(turns)]
-        assert max(at_once) <= 2 * watching._WOKEN_AT_ONCE
+        assert max(at_once) <= 2 * watcher._WOKEN_AT_ONCE
 
     asyncio.run(act())
 

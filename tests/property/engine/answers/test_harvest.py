@@ -87,7 +87,7 @@ def test_rows_in_are_the_sum_of_outcomes_whatever_happens_to_the_lines(
     assert [row["custom_id"] for row in found] == IDS
     assert [row["ordinal"] for row in found] == list(range(N))
     assert sum(tally.values()) == N
-    # Nothing is lost: a line either names a row, which then has an answer or keeps a line, or is a stray.
+    # Nothing is lost: a line either names a row, which then has an answer or keeps a line, or is unmatched.
     rows_by_id = {row["custom_id"]: row for row in found}
     for text in (text.rstrip(b"\r") for data in files for text in data.split(b"\n") if text.strip()):
         row = rows_by_id.get(custom_id_of(text) or "")

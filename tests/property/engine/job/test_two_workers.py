@@ -1,4 +1,4 @@
-"""The machine under crashes, lost requests, lost answers, list lag and two workers at once: a model of 60 lines.
+"""State machine and planner under crashes, lost requests and answers, list lag and two workers: a model of 60 lines.
 
 Workers are generators; between two steps any time may pass and anything may happen to the other one. What a worker
 yields is the longest time until its next step: the engine bounds nothing but the call to OpenAI.

@@ -126,7 +126,7 @@ def test_no_character_is_lost(text: str) -> None:
         b'{"custom_id":"c"',
     ],
 )
-def test_a_line_that_names_no_row_is_a_stray(data: bytes) -> None:
+def test_a_line_that_names_no_row_is_unmatched(data: bytes) -> None:
     assert LineParser(RESPONSES).parse(data) is None and not custom_id_of(data)
 
 

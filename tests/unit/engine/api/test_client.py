@@ -1,4 +1,4 @@
-"""The listing of batches, page by page. The other verbs are tested over HTTP, against the emulator."""
+"""Batches are listed page by page. The other verbs are tested over HTTP, against the emulator."""
 
 from __future__ import annotations
 

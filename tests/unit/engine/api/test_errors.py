@@ -52,7 +52,7 @@ def test_every_http_status_says_what_is_known_of_its_effect(
 
 
 @pytest.mark.parametrize(("header", "seconds"), [("7", 7.0), ("-1", 0.0), ("soon", None), ("", None)])
-def test_a_wish_to_wait_is_read(header: str, seconds: float | None) -> None:
+def test_retry_after_is_read(header: str, seconds: float | None) -> None:
     found = refusal(429, **{"retry-after": header})
     assert found.retry_after_s == seconds
 

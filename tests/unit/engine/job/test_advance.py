@@ -194,7 +194,7 @@ def test_a_worker_killed_at_any_commit_leaves_a_job_that_ends_well(world: World,
 # -- a person's commands -----------------------------------------------------------------------------------------------
 
 
-def test_a_wish_to_cancel_stops_what_runs_and_keeps_what_was_answered(world: World) -> None:
+def test_a_command_to_cancel_stops_what_runs_and_keeps_what_was_answered(world: World) -> None:
     world.submit(6, limits=cut(2), policy=Policy(max_enqueued_tokens=30))
     world.waits()
     running = list(world.api.running)

@@ -146,7 +146,7 @@ def test_what_an_earlier_epoch_left_waiting_does_not_hold_up_the_new_one() -> No
         (shard(S.SETTLED, retryable={Status.CANCELLED: 2}), None),
     ],
 )
-def test_a_wish_to_cancel_is_obeyed_in_every_state(of: Shard, expected: str | None) -> None:
+def test_a_command_to_cancel_is_obeyed_in_every_state(of: Shard, expected: str | None) -> None:
     assert verb(of, commands=CANCEL) == expected
 
 

@@ -159,7 +159,7 @@ def test_bad_input_is_told_without_its_content(world: World, caplog: pytest.LogC
     has_no_secret(str(caught.value), caught.value.args, caplog.text)
 
 
-def test_taking_up_a_late_job_makes_it_wait_again(world: World) -> None:
+def test_an_extended_deadline_makes_a_late_job_wait_again(world: World) -> None:
     world.submit(2)
     world.waits()
     world.later(80 * 3600)
@@ -171,7 +171,7 @@ def test_taking_up_a_late_job_makes_it_wait_again(world: World) -> None:
     assert len(world.api.made) == 1, "nothing is sent again"
 
 
-def test_taking_up_a_job_in_time_changes_nothing(world: World) -> None:
+def test_the_deadline_of_a_job_in_time_is_not_extended(world: World) -> None:
     world.submit(2)
     world.waits()
     world.later(10 * 3600)
@@ -180,7 +180,7 @@ def test_taking_up_a_job_in_time_changes_nothing(world: World) -> None:
     assert world.store.load() == before
 
 
-def test_taking_up_keeps_a_policy_that_is_not_the_default(world: World) -> None:
+def test_an_extended_deadline_keeps_a_policy_that_is_not_the_default(world: World) -> None:
     policy = Policy(deadline_s=3600.0, max_rounds=0, max_bad_rows=1)
     world.submit(2, policy=policy)
     world.waits()

@@ -219,13 +219,13 @@ def test_the_manifest_is_small_and_tells_the_cost(world: World, tmp_path: Path) 
 
 
 def test_lines_given_up_are_kept_verbatim_and_an_old_dead_letter_is_removed(world: World, tmp_path: Path) -> None:
-    stray = b'not "json" \xff'
-    world.ended(lambda i: failure(i, 400, "bad") + b"\n" + stray if i == "t1" else answer(i), 3)
+    unmatched = b'not "json" \xff'
+    world.ended(lambda i: failure(i, 400, "bad") + b"\n" + unmatched if i == "t1" else answer(i), 3)
     path = UPath(tmp_path / "x.jsonl")
     found = written(world, FileSink(path))
     dead = tmp_path / "x.jsonl.dead_letter.jsonl"
     assert (found.dead_letter, found.n_dead_letter) == (str(dead), 2)
-    assert dead.read_bytes() == failure("t1", 400, "bad") + b"\n" + stray + b"\n"
+    assert dead.read_bytes() == failure("t1", 400, "bad") + b"\n" + unmatched + b"\n"
     world.submit(3, start_over="clean")
     world.waits()
     world.api.finish("batch_1")

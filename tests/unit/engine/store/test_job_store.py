@@ -217,7 +217,7 @@ def test_a_store_that_lets_a_file_be_made_twice_is_refused(what: str, monkeypatc
 # -- commands ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_wish_stands_until_it_is_granted(any_store: JobStore) -> None:
+def test_a_command_stands_until_it_is_acknowledged(any_store: JobStore) -> None:
     any_store.commit(0, JOB, 1.0)
     assert any_store.commands() == () and any_store.standing_commands(JOB) == Commands()
     any_store.command("cancel")
@@ -229,7 +229,7 @@ def test_a_wish_stands_until_it_is_granted(any_store: JobStore) -> None:
     assert any_store.standing_commands(job(acknowledged=(cancel,))) == Commands(cancel=False)
 
 
-def test_an_unknown_wish_is_refused(store: JobStore) -> None:
+def test_an_unknown_command_is_refused(store: JobStore) -> None:
     with pytest.raises(ValueError, match="Unknown command"):
         store.command("pause")
 
