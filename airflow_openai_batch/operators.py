@@ -158,10 +158,12 @@ class _Submitting(WithLineage, BaseOperator):
     def _policy(self) -> Policy:
         from airflow_openai_batch.engine.model import Policy, Status
 
-        known = [status.value for status in Status]
-        unknown = [name for name in self.retry_on if name not in known]
+        statuses = [status.value for status in Status]
+        unknown = [name for name in self.retry_on if name not in statuses]
         if unknown:
-            raise OpenAIBatchFailure(f"retry_on: unknown outcome {', '.join(unknown)}; there are {', '.join(known)}.")
+            raise OpenAIBatchFailure(
+                f"retry_on: unknown outcome {', '.join(unknown)}; there are {', '.join(statuses)}."
+            )
         return Policy(
             max_rounds=self.max_rounds,
             retry_on=frozenset(Status(name) for name in self.retry_on),
@@ -176,7 +178,7 @@ class _Submitting(WithLineage, BaseOperator):
 
 
 def _is_shown(rows: Any) -> bool:
-    """Say whether Airflow may see ``rows``: paths, which it renders, and XComArgs, by which it knows the upstream."""
+    """Return whether Airflow may see ``rows``: paths, which it renders, and XComArgs, by which it knows the upstream."""
     return isinstance(rows, str) or lists_files(rows) or (hasattr(rows, "resolve") and hasattr(rows, "iter_references"))
 
 

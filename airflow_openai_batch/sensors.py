@@ -51,7 +51,7 @@ class OpenAIBatchSensor(BaseSensorOperator):
         A summary: rows by outcome, tokens, batches.
 
     Raises:
-        OpenAIBatchFailure: A person must act; nothing is lost.
+        OpenAIBatchFailure: The job needs manual intervention; nothing is lost.
     """
 
     template_fields: Sequence[str] = ("job",)

@@ -102,7 +102,7 @@ class OpenAIBatchTrigger(BaseTrigger):
         try:
             reason = await self._watch()
         except asyncio.CancelledError:
-            # Airflow before 3.3 knows no on_kill; a cancelled run is all that a trigger is told there.
+            # Airflow before 3.3 knows no on_kill; a cancelled run is all that a trigger learns there.
             if not hasattr(BaseTrigger, "on_kill"):
                 await self.on_kill()
             raise
@@ -129,11 +129,11 @@ class OpenAIBatchTrigger(BaseTrigger):
         async with waiting as shared, self._live() as live:
             await self._warm_up()
             while True:
-                news = await shared.next_update(self._next_moment())
-                self._take(news)
-                if news.changed:
+                update = await shared.next_update(self._next_moment())
+                self._record(update)
+                if update.changed:
                     live.changed()
-                reason = news.refusal or wake(
+                reason = update.refusal or wake(
                     [self._watched(batch_id) for batch_id in self.batch_ids],
                     time.time(),
                     self.wake_at,
@@ -156,17 +156,17 @@ class OpenAIBatchTrigger(BaseTrigger):
         )
 
     def _next_moment(self) -> float | None:
-        """Return when there is something to do without any news: ``wake_at``, or to fetch what has ended."""
+        """Return when there is something to do without an update: ``wake_at``, or to fetch what has ended."""
         moments = [ended_at + Timing().harvest_after_s for ended_at in self._ended_at.values()]
         return min(moments if self.wake_at is None else [self.wake_at, *moments], default=None)
 
-    def _take(self, news: Update) -> None:
-        """Remember what has changed, and tell it in this task's log."""
-        if news.failure is not None:
-            self.log.warning("Look %d in a row failed, the batches run on: %s", *news.failure)
-        elif news.is_well_again:
+    def _record(self, update: Update) -> None:
+        """Record what has changed, and log it for this task."""
+        if update.failure is not None:
+            self.log.warning("Look %d in a row failed, the batches run on: %s", *update.failure)
+        elif update.is_well_again:
             self.log.info("OpenAI answers again.")
-        for batch in news.changed:
+        for batch in update.changed:
             before = self.batches.get(batch.id)
             self.batches[batch.id] = batch
             if before is None or before.status != batch.status:

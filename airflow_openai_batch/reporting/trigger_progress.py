@@ -45,8 +45,8 @@ def shards_key(job: JobKey) -> str:
     return _key("shards", job)
 
 
-def _key(kind: str, job: JobKey) -> str:
-    return f"openai_batch_{kind}.{job.task_id}" + (f".{job.map_index}" if job.map_index >= 0 else "")
+def _key(name: str, job: JobKey) -> str:
+    return f"openai_batch_{name}.{job.task_id}" + (f".{job.map_index}" if job.map_index >= 0 else "")
 
 
 def can_refresh() -> bool:
@@ -102,7 +102,7 @@ class Live:
         return with_batches(base, own, time.time(), self._look)
 
     def changed(self) -> None:
-        """Take note that there is something to tell."""
+        """Report, soon, that something has changed."""
         self._changed.set()
 
     async def __aenter__(self) -> Live:
@@ -119,14 +119,14 @@ class Live:
         try:
             await self._tell(base)
         except Exception as error:  # only for the eyes: the wait goes on without
-            self._log.debug("The progress is told no more: %r", error)
+            self._log.debug("The progress is reported no more: %r", error)
 
     async def _tell(self, base: Progress) -> None:
         written = base
         logged = self._look.logged if self._look is not None else logged_as(base)
         while True:
             with contextlib.suppress(TimeoutError):
-                # Counts that stand still are told by no one, but the rate they had is then no longer theirs.
+                # Counts that stand still are reported by nobody, but the rate they had is then no longer theirs.
                 async with asyncio.timeout(None if written.rate_per_h is None else STILL_S):
                     await self._changed.wait()
             await asyncio.sleep(min(1.0, self._refresh_s))  # batches are looked at together: wait for the others

@@ -29,7 +29,7 @@ class Shown(NamedTuple):
     look: Look
 
 
-def show(engine: Engine, job: Job, context: Mapping[str, Any], look: Look | None = None, **known: Any) -> Shown:
+def show(engine: Engine, job: Job, context: Mapping[str, Any], look: Look | None = None, **values: Any) -> Shown:
     """Write where a job stands to XCom and the log, also while the task still runs.
 
     Args:
@@ -37,12 +37,12 @@ def show(engine: Engine, job: Job, context: Mapping[str, Any], look: Look | None
         job: The job as it is now.
         context: The running task's context.
         look: What is remembered of the last look at it.
-        known: What only the caller knows; see ``progress.compute.progress_of``.
+        values: What only the caller knows; see ``progress.compute.progress_of``.
     """
     _show_batches(engine, job, context)
     now = time.time()
     progress = progress_of(
-        job, now, engine.timing, look=look, host=engine.api.host, live=_is_refreshed(context), **known
+        job, now, engine.timing, look=look, host=engine.api.host, live=_is_refreshed(context), **values
     )
     logged = look.logged if look is not None else None
     if is_worth_logging(logged, progress) and not progress.is_written:  # of what is written, a table says more
@@ -116,14 +116,14 @@ def _show_batches(engine: Engine, job: Job, context: Mapping[str, Any]) -> None:
     """Leave batch ids and links to OpenAI's dashboard."""
     batches = [shard.batch for shard in job.shards if shard.batch is not None]
     links = addresses(batches, engine.api.host)
-    found: dict[str, Any] = {
+    xcoms: dict[str, Any] = {
         BATCH_IDS_KEY: [batch.id for batch in batches[-_MAX_IDS:]],
         BATCH_LINK_KEY: links.get(OpenAIBatchLink.name, ""),
         FILE_LINKS_KEY: {name: address for name, address in links.items() if name != OpenAIBatchLink.name},
     }
     # Where Airflow looks; it fills these itself only when the task ends or defers.
-    found |= {link.xcom_key: links[link.name] for link in LINKS if link.name in links}
-    _push(engine, context, found)
+    xcoms |= {link.xcom_key: links[link.name] for link in LINKS if link.name in links}
+    _push(engine, context, xcoms)
 
 
 def _push(engine: Engine, context: Mapping[str, Any], values: Mapping[str, Any]) -> None:

@@ -172,9 +172,9 @@ def pause_s(wait: Wait, poll_interval_s: float) -> float:
     return max(1.0, min(poll_interval_s, wait.wake_at - time.time()))
 
 
-def poll_interval(given: float | None) -> float:
+def poll_interval(argument: float | None) -> float:
     """Return the seconds between two looks: the argument or the option ``[openai_batch] poll_interval``."""
-    return given if given is not None else settings.POLL_INTERVAL.get()
+    return argument if argument is not None else settings.POLL_INTERVAL.get()
 
 
 def write_results(engine: Engine, output: str | None, context: Mapping[str, Any]) -> Any:
@@ -198,10 +198,7 @@ def write_results(engine: Engine, output: str | None, context: Mapping[str, Any]
     with airflow_errors():
         job: Job = load(engine).job
         sink: FileSink | ListSink
-        if output is None:
-            sink = ListSink(settings.XCOM_MAX_BYTES.get())
-        else:
-            sink = FileSink(as_path(output))
+        sink = ListSink(settings.XCOM_MAX_BYTES.get()) if output is None else FileSink(as_path(output))
         with engine.observer.acting("results") as act:
             written = writer.write_results(engine.store, job, sink)
             act.tell(rows=written.n_rows, shards=len(job.shards), round=written.summary.rounds)

@@ -77,14 +77,14 @@ def returning_tasks(submit: Any, results_class: type) -> list[Any]:
         results_class: The class of results tasks.
     """
     dag = submit.get_dag()
-    found = []
+    returning = []
     for task in dag.task_dict.values() if dag is not None else ():
-        kind = getattr(task, "operator_class", type(task))
-        if isinstance(kind, type) and issubclass(kind, results_class):
+        operator_class = getattr(task, "operator_class", type(task))
+        if isinstance(operator_class, type) and issubclass(operator_class, results_class):
             job, output = _arguments(task)
             if output is None and any(operator.task_id == submit.task_id for operator, _ in _references(job)):
-                found.append(task)
-    return found
+                returning.append(task)
+    return returning
 
 
 def least_bytes(store: JobStore, job: Job, enough: int) -> int:

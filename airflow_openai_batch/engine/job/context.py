@@ -42,13 +42,13 @@ class Observer(Protocol):
     """Who watches an engine. Called from several threads at once; what it raises breaks the job, so it must not."""
 
     def acting(self, verb: str, shard: Shard | None = None) -> Act:
-        """Take note of an action that begins: a verb of ``plan``, ``build`` or ``results``."""
+        """Begin to observe an action that begins: a verb of ``plan``, ``build`` or ``results``."""
 
     def planned(self, job: Job) -> None:
-        """Take note of a plan that is in the store now: a new job, or a new epoch of one."""
+        """Record a plan that is in the store now: a new job, or a new epoch of one."""
 
     def committed(self, job: Job, changes: Sequence[Change]) -> None:
-        """Take note of facts that are in the store now, as part of the snapshot ``job``."""
+        """Record facts that are in the store now, as part of the snapshot ``job``."""
 
 
 class _Unseen:
@@ -95,7 +95,7 @@ class Engine:
         sleep: Sleeps; only for pauses of seconds.
         unique: Returns a new unique text.
         log: Where progress goes. Never content of rows.
-        observer: Who is told of actions and of committed facts.
+        observer: Watches actions and committed facts.
         work_s: Seconds of work by verb that no snapshot tells of yet.
     """
 

@@ -137,7 +137,7 @@ def look(engine: Engine, job: Job, shard: Shard) -> Learned:
 
 
 def cancel_extra(engine: Engine, batch_id: str) -> None:
-    """Cancel a batch that no shard will remember, so not later but now. A person is told if that fails."""
+    """Cancel a batch that no shard will remember, so not later but now. The log says so if that fails."""
     for _ in range(_CANCEL_TRIES):
         try:
             engine.api.cancel(batch_id)

@@ -39,9 +39,9 @@ def reshard(store: JobStore, job: Job, parent: Shard) -> Shard:
 
     def lines() -> Iterator[tuple[int, bytes]]:
         for i, line in enumerate(_lines(store, parent.requests)):
-            told = again.get(index.ordinals[i])
-            if told is not None:
-                status, output, problem = told
+            reason = again.get(index.ordinals[i])
+            if reason is not None:
+                status, output, problem = reason
                 # Only an answer that can be read can be discussed; vectors, for one, have no conversation.
                 if status == Status.INVALID and output is not None:
                     line = _with_problem(line, output, problem)
@@ -176,14 +176,14 @@ def _with_problem(line: bytes, output: str, problem: str | None) -> bytes:
     """Put the answer and what is wrong with it into the conversation, so that the next one can be better."""
     request = msgspec.json.decode(line)
     body = request["body"]
-    told = [
+    feedback = [
         {"role": "assistant", "content": output},
         {"role": "user", "content": f"That answer does not follow the required schema: {problem}. Answer again."},
     ]
     if isinstance(body.get("messages"), list):
-        body["messages"] = [*body["messages"], *told]
+        body["messages"] = [*body["messages"], *feedback]
     elif isinstance(body.get("input"), str):
-        body["input"] = [{"role": "user", "content": body["input"]}, *told]
+        body["input"] = [{"role": "user", "content": body["input"]}, *feedback]
     elif isinstance(body.get("input"), list):
-        body["input"] = [*body["input"], *told]
+        body["input"] = [*body["input"], *feedback]
     return msgspec.json.encode(request) + b"\n"

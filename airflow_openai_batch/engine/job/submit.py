@@ -85,7 +85,7 @@ def submit(engine: Engine, request: Request, policy: Policy, *, start_over: str 
         engine: The engine, with the job's store.
         request: Rows and what to ask of each.
         policy: What is allowed and demanded.
-        start_over: A person's wish to ask everything again, even what has an answer. Any text; a text is obeyed once,
+        start_over: Whether to ask everything again, even what has an answer. Any text; a text is obeyed once,
             so that a retry of the task does not pay again.
 
     Raises:

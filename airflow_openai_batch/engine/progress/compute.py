@@ -43,7 +43,7 @@ def progress_of(
     *,
     look: Look | None = None,
     results_s: float | None = None,
-    **known: Any,
+    **values: Any,
 ) -> Progress:
     """Return where a job stands.
 
@@ -53,16 +53,16 @@ def progress_of(
         timing: Durations.
         look: What is remembered of the last look, for the rate.
         results_s: Seconds that writing the results took.
-        known: Values that only the caller knows: ``phase`` (by default waiting or queued), ``problem``, ``live``,
+        values: What only the caller knows: ``phase`` (by default waiting or queued), ``problem``, ``live``,
             ``host``, ``output``, ``errors``.
     """
     running = [s.batch for s in job.shards if _runs(s) and s.batch is not None]
-    values: dict[str, Any] = {"phase": Phase.WAITING if running else Phase.QUEUED, **known}
+    values = {"phase": Phase.WAITING if running else Phase.QUEUED, **values}
     phases = phases_s(job, max(job.committed_at, job.created_at) if values["phase"] in OVER else now)
     if results_s is not None:
         phases["results"] = round(results_s, 1)
     problem = next((s.problem for s in job.shards if s.problem and s.state is not State.SETTLED), None)
-    values["problem"] = _cut(known.get("problem") or problem)
+    values["problem"] = _cut(values.get("problem") or problem)
     made = Progress(
         job=Owner(**msgspec.structs.asdict(job.key)),
         updated_at=now,
@@ -109,9 +109,9 @@ def with_batches(base: Progress, batches: Mapping[str, Batch], now: float, look:
         look: What is remembered of the last look, for the rate.
     """
     seen = {batch.id: _seen(batch) for batch in batches.values()}
-    known = {found.id: found for found in base.batches} | seen
-    n_running_done = sum(found.n_done for found in known.values())
-    if len(known) < base.n_running:  # the others have done something too, as far as the worker could see
+    latest = {batch.id: batch for batch in base.batches} | seen
+    n_running_done = sum(batch.n_done for batch in latest.values())
+    if len(latest) < base.n_running:  # the others have done something too, as far as the worker could see
         n_running_done = max(n_running_done, base.n_running_done)
     phases = {**base.phases_s, "wait": round(base.phases_s.get("wait", 0.0) + max(0.0, now - base.updated_at), 1)}
     made = msgspec.structs.replace(
@@ -119,8 +119,8 @@ def with_batches(base: Progress, batches: Mapping[str, Batch], now: float, look:
         updated_at=now,
         n_done=min(base.n_done - base.n_running_done + n_running_done, base.n_rows),
         n_running_done=n_running_done,
-        batches=_chosen(found for found in known.values() if found.status not in ENDED_STATUSES),
-        n_running=max(0, base.n_running - sum(found.status in ENDED_STATUSES for found in seen.values())),
+        batches=_chosen(batch for batch in latest.values() if batch.status not in ENDED_STATUSES),
+        n_running=max(0, base.n_running - sum(batch.status in ENDED_STATUSES for batch in seen.values())),
         phases_s=phases,
     )
     return _measured(made, look)
@@ -159,9 +159,9 @@ def _seen(batch: Batch) -> Seen:
     )
 
 
-def _chosen(found: Iterable[Seen]) -> tuple[Seen, ...]:
+def _chosen(batches: Iterable[Seen]) -> tuple[Seen, ...]:
     """Return as many batches as are shown, those that have begun first."""
-    return tuple(sorted(found, key=lambda seen: seen.status == "validating")[:MAX_BATCHES])
+    return tuple(sorted(batches, key=lambda batch: batch.status == "validating")[:MAX_BATCHES])
 
 
 def _cut(problem: str | None) -> str | None:
@@ -174,7 +174,7 @@ def look_after(look: Look | None, progress: Progress, logged: Logged | None = No
     Args:
         look: What was remembered before.
         progress: What was seen now.
-        logged: What the log was told of it, if it was told.
+        logged: What the log says of it, if it was logged.
     """
     moments = _moments(look, progress)
     return Look(n_done=progress.n_done, moments=moments, logged=logged or (look.logged if look is not None else None))

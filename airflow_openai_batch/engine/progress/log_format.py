@@ -28,7 +28,7 @@ def is_worth_logging(logged: Logged | None, progress: Progress) -> bool:
 
 
 def logged_as(progress: Progress) -> Logged:
-    """Return what to remember of a progress that the log was told."""
+    """Return what to remember of a progress that was logged."""
     return Logged(at=progress.updated_at, n_done=progress.n_done, percent=progress.percent, state=state_of(progress))
 
 

@@ -252,8 +252,7 @@ def worst() -> Progress:
     """The largest progress that can be."""
     shards = [running(f"0-{i:05}-{'x' * 30}", 49_999, 50_000) for i in range(100)]
     errors = tuple(Failed(status="truncated", code="c" * 60, n=10**6, custom_ids=("i" * 64,) * 3) for _ in range(10))
-    made = of(*shards, problem="p" * 900, errors=errors, output="s3://" + "o" * 200, host="h" * 60)
-    return made
+    return of(*shards, problem="p" * 900, errors=errors, output="s3://" + "o" * 200, host="h" * 60)
 
 
 def test_it_survives_xcom_and_a_triggers_arguments() -> None:
