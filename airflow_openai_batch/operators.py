@@ -178,7 +178,7 @@ class _Submitting(WithLineage, BaseOperator):
 
 
 def _is_shown(rows: Any) -> bool:
-    """Return whether Airflow may see ``rows``: paths, which it renders, and XComArgs, by which it knows the upstream."""
+    """Return whether Airflow may see ``rows``: paths, which it renders, and XComArgs, which name the upstream task."""
     return isinstance(rows, str) or lists_files(rows) or (hasattr(rows, "resolve") and hasattr(rows, "iter_references"))
 
 

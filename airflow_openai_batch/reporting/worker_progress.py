@@ -48,8 +48,8 @@ def show(engine: Engine, job: Job, context: Mapping[str, Any], look: Look | None
     if is_worth_logging(logged, progress) and not progress.is_written:  # of what is written, a table says more
         engine.log.info("%s", line(progress))
         logged = logged_as(progress)
-    values = {progress_key(job.key): encoded(progress), shards_key(job.key): encoded(shards_of(job, now))}
-    _push(engine, context, values)
+    xcoms = {progress_key(job.key): encoded(progress), shards_key(job.key): encoded(shards_of(job, now))}
+    _push(engine, context, xcoms)
     return Shown(progress, look_after(look, progress, logged))
 
 
