@@ -87,7 +87,16 @@ def _is_place(entry: Any) -> bool:
 
 
 class MemorySource:
-    """Rows that are in memory already."""
+    """Rows in memory.
+
+    Args:
+        rows: A list of dicts, or a table that exports an Arrow stream.
+        endpoint: The endpoint, which ready-made request lines must name.
+        ready: Whether rows are ready-made request lines.
+
+    Raises:
+        InputError: The rows are invalid.
+    """
 
     def __init__(self, rows: Any, *, endpoint: str, ready: bool) -> None:
         import pyarrow as pa
@@ -101,7 +110,7 @@ class MemorySource:
 
     @property
     def version(self) -> str:
-        """The hash of the content."""
+        """The hash of the rows."""
         import pyarrow as pa
 
         hasher = _HashFile()
