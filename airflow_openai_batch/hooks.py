@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook, ObjectStoragePath, conf
 
+from airflow_openai_batch import settings
 from airflow_openai_batch.engine.errors import StoreError
 
 if TYPE_CHECKING:
     from airflow.providers.openai.hooks.openai import OpenAIHook
     from openai import AsyncOpenAI, OpenAI
 
-SECTION = "openai_batch"
 _LOCAL_EXECUTORS = ("LocalExecutor", "SequentialExecutor")
 
 # One client for each event loop and connection: creating a client blocks the loop for 20 to 90 ms.
@@ -116,7 +116,7 @@ def storage_root(storage: str | None = None) -> Any:
     Raises:
         StoreError: The default is this machine's disk, and the executor runs tasks on several machines.
     """
-    configured = storage or conf.get(SECTION, "storage", fallback="")
+    configured = storage or settings.STORAGE.get()
     if configured:
         return as_path(configured)
     executors = [name.strip().rpartition(".")[2] for name in conf.get("core", "executor", fallback="").split(",")]

@@ -12,12 +12,12 @@ import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_openai_batch import settings
 from airflow_openai_batch.engine.job.planner import Watched, wake
 from airflow_openai_batch.engine.model import ENDED_STATUSES, Timing
-from airflow_openai_batch.hooks import SECTION, OpenAIBatchHook
+from airflow_openai_batch.hooks import OpenAIBatchHook
 from airflow_openai_batch.polling.subscription import SubscriptionFailed, Update
 from airflow_openai_batch.polling.watcher import watch
 from airflow_openai_batch.reporting.metrics import PollCounts
@@ -49,7 +49,8 @@ class OpenAIBatchTrigger(BaseTrigger):
         poll_interval_s: The longest pause between two looks at a batch; ``pace`` tells when it is shorter.
         cancel_on_kill: Whether to cancel the batches when a person marks the task failed, success or skipped.
         progress: Where the job stood when the task deferred (``engine.progress``), to keep it up to date; counts and
-            ids. None: only the batches are told of.
+            ids. None: only the batches are reported.
+        look: What the task remembered of the job, for its rate and its log.
 
     Attributes:
         batches: The batches as they were last seen, with their counts, by id; without those not yet looked at.
@@ -65,6 +66,7 @@ class OpenAIBatchTrigger(BaseTrigger):
         poll_interval_s: float = 60.0,
         cancel_on_kill: bool = True,
         progress: dict[str, Any] | None = None,
+        look: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.conn_id = conn_id
@@ -74,6 +76,7 @@ class OpenAIBatchTrigger(BaseTrigger):
         self.poll_interval_s = poll_interval_s
         self.cancel_on_kill = cancel_on_kill
         self.progress = progress
+        self.look = look
         self.batches: dict[str, Batch] = {}
         self._ended_at: dict[str, float] = {}
         self._seen: dict[str, Any] | None = None
@@ -90,6 +93,7 @@ class OpenAIBatchTrigger(BaseTrigger):
                 "poll_interval_s": self.poll_interval_s,
                 "cancel_on_kill": self.cancel_on_kill,
                 "progress": self.progress,
+                "look": self.look,
             },
         )
 
@@ -110,7 +114,7 @@ class OpenAIBatchTrigger(BaseTrigger):
         self.log.info("Watching %d batches.", len(self.batch_ids))
         # An event within the seconds that the deferring worker needs to exit can lose the task to a race in the
         # scheduler; execute has just looked, so nothing is missed by looking later.
-        delay_s = conf.getfloat(SECTION, "first_poll_delay", fallback=10.0)
+        delay_s = settings.FIRST_POLL_DELAY.get()
         for attempt in range(_WATCHER_TRIES):
             try:
                 return await self._watch_until_worth_it(delay_s + attempt * _WATCHER_PAUSE_S)
@@ -143,6 +147,7 @@ class OpenAIBatchTrigger(BaseTrigger):
     def _live(self) -> Live:
         return Live(
             self.progress,
+            self.look,
             self.batch_ids,
             self.batches,
             task_instance=self.task_instance,

@@ -185,7 +185,7 @@ def ended(engine: Engine, reached: Wait | Done | Held) -> None:
     job, tags = reached.job, job_tags(reached.job)
     status = "held" if isinstance(reached, Held) else "bad" if check_thresholds(reached.summary, job.policy) else "good"
     try:
-        is_first = engine.store.create(f"told/e{job.epoch}-{status}.json", b"{}")
+        is_first = engine.store.record_end(job.epoch, status)
     except Exception as error:  # counting must not change the result of the job
         _log.debug("The end of the job is not counted: %s", error)
         return

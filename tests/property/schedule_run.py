@@ -199,7 +199,7 @@ class Schedule:
                 self.world.store().command("start_over")
             case "start_over_parameter":
                 self._start_over = f"wish {self.rng.randint(1, 3)}"
-            case "cancel_wish":
+            case "cancel_command":
                 self.world.store().command("cancel")
             case "other_policy":
                 self._policy = policy(self.rng, self.plan.has_schema)

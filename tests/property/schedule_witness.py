@@ -76,7 +76,7 @@ class Witness:
     def note_snapshot(self, store: JobStore, job: Job) -> None:
         """A snapshot was made."""
         self.n_snapshots += 1
-        nonces = {s.nonce for s in (*job.earlier, *job.shards) if s.nonce is not None}
+        nonces = {s.intent.nonce for s in job.all_shards if s.intent is not None}
         self.has_new_intent = not nonces <= self.intents
         self.intents |= nonces
         if job.epoch not in self.epochs:

@@ -58,8 +58,7 @@ def harvest(
     """
     index = read_index_table(store, shard.index).combine_chunks()
     ids = index.column("custom_id").to_numpy(zero_copy_only=False).tolist()
-    folder = f"e{shard.id.partition('-')[0]}"
-    name = store.unique(f"{folder}/outcomes", shard.id, ".parquet")
+    name = store.new_name("outcomes", shard.id)
     with contextlib.ExitStack() as stack:
         files, is_gone = _files(stack, api, shard, sleep)
         unmatched = stack.enter_context(tempfile.TemporaryFile(prefix="openai-batch-"))
@@ -72,7 +71,7 @@ def harvest(
             unmatched.seek(0)
             unmatched.truncate()
             tally = _write(store, name, job, shard, index, reader.twice(lines), classifier)
-        unmatched_name = _store_unmatched(store, unmatched, f"{folder}/unmatched", shard.id)
+        unmatched_name = _store_unmatched(store, unmatched, shard.id)
     return Harvested(outcomes=name, unmatched=unmatched_name, tally=tally)
 
 
@@ -139,12 +138,12 @@ def _downloaded(api: Api, file_id: str, sleep: Callable[[float], None]) -> Itera
         yield file
 
 
-def _store_unmatched(store: JobStore, unmatched: IO[bytes], folder: str, stem: str) -> str | None:
+def _store_unmatched(store: JobStore, unmatched: IO[bytes], shard: str) -> str | None:
     """Write the unmatched lines to the store, verbatim. Returns the file's name, or None if there are none."""
     if not unmatched.tell():
         return None
     unmatched.seek(0)
-    name = store.unique(folder, stem, ".jsonl")
+    name = store.new_name("unmatched", shard)
     with store.writing(name) as target:
         shutil.copyfileobj(unmatched, target)
     return name

@@ -53,7 +53,7 @@ def rest(engine: Engine, job: Job, now: float, stuck: dict[str, str]) -> Wait | 
     if len(running) < len(batches) and not times:
         times = [now]  # the process was slow: a batch that nobody watches, as it has ended, is due for its next look
     is_queued = any(s.state in QUEUED for s in job.shards)
-    is_probing = any(s.state is State.UPLOADED and s.n_waits for s in job.shards)
+    is_probing = any(s.state is State.UPLOADED and s.backoff.n_waits for s in job.shards)
     if is_probing:  # once a batch is admitted, the next may try; one that is stuck is looked at ever less often
         ages = [now - (batch.created_at or now) for batch in batches if batch.status == "validating"]
         times += [now + max(engine.timing.probe_s, age / 2) for age in ages]

@@ -27,7 +27,6 @@ class ShardWriter:
     Args:
         store: The job's store.
         name: The shard's id.
-        epoch: The job's epoch.
         first_row: The ordinal of its first row.
         model: The model of all its requests.
         limits: The limits of a batch.
@@ -38,7 +37,6 @@ class ShardWriter:
         self,
         store: JobStore,
         name: str,
-        epoch: int,
         first_row: int,
         model: str,
         limits: Limits,
@@ -46,7 +44,6 @@ class ShardWriter:
     ) -> None:
         self._store, self._name, self._limits, self._model = store, name, limits, model
         self._writing, self._row_writer = writers
-        self._folder = f"e{epoch}"
         self._first_row = first_row
         self._n_rows = self._n_bytes = self._n_inputs = self._n_tokens = 0
         self._ids: list[str] = []
@@ -54,9 +51,9 @@ class ShardWriter:
         self._digests: list[bytes] = []
         self._index = ""
         self._files = contextlib.ExitStack()
-        self._requests = store.unique(f"{self._folder}/requests", name, ".jsonl")
+        self._requests = store.new_name("requests", name)
         self._file = self._files.enter_context(store.writing(self._requests, is_checked=True))
-        self._row_parts = RowPartWriter(store, self._folder, name)
+        self._row_parts = RowPartWriter(store, name)
 
     def room(self, requests: Requests, start: int, end: int, model: str) -> int:
         """Return how many of the next requests still fit into the shard.
@@ -118,7 +115,7 @@ class ShardWriter:
 
     def _finish(self, ordinals: range) -> None:
         self._files.close()
-        self._index = write_index(self._store, self._folder, self._name, ordinals, self._ids, self._digests)
+        self._index = write_index(self._store, self._name, ordinals, self._ids, self._digests)
         self._ids, self._digests = [], []
 
     def abandon(self) -> None:
@@ -175,12 +172,11 @@ class RowPartWriter:
 
     Args:
         store: The job's store.
-        folder: The epoch's folder in the store.
-        name: The shard's id.
+        shard: The shard's id.
     """
 
-    def __init__(self, store: JobStore, folder: str, name: str) -> None:
-        self._store, self._folder, self._name = store, folder, name
+    def __init__(self, store: JobStore, shard: str) -> None:
+        self._store, self._shard = store, shard
         self._names: list[str] = []
         self._files = contextlib.ExitStack()
         self._writer: Any = None
@@ -227,7 +223,7 @@ class RowPartWriter:
         import pyarrow.parquet as pq
 
         self.close()
-        name = self._store.unique(f"{self._folder}/rows", f"{self._name}-{len(self._names)}", ".parquet")
+        name = self._store.new_name("rows", self._shard, str(len(self._names)))
         file = self._files.enter_context(self._store.writing(name))
         try:
             # No dictionary: prompts hardly repeat, and trying costs more than it saves.

@@ -178,7 +178,7 @@ class ShardBuilder:
         name = shard_id(self._epoch, len(self._begun))
         first_row = requests.first_row + start
         writers = (self._requests, self._rows)
-        self._begun.append(ShardWriter(self._store, name, self._epoch, first_row, model, self._limits, writers))
+        self._begun.append(ShardWriter(self._store, name, first_row, model, self._limits, writers))
         n = self._begun[-1].room(requests, start, end, model)
         if not n:
             raise _too_large(requests, start, self._limits)

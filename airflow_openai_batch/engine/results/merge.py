@@ -119,9 +119,9 @@ def _parts(job: Job, root: Shard) -> Iterator[str]:
     """Yield the names of a shard's outcome parts, oldest first."""
     by_id = {shard.id: shard for shard in job.shards}
     if root.carried is not None:
-        yield root.carried
+        yield root.carried.name
     shard: Shard | None = root
     while shard is not None:
         if shard.outcomes is not None:
-            yield shard.outcomes
+            yield shard.outcomes.name
         shard = by_id.get(shard.child) if shard.child is not None else None

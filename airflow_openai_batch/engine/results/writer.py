@@ -82,8 +82,8 @@ def write_results(store: JobStore, job: Job, sink: Sink) -> Written:
         if n_rows != job.n_rows:
             raise StoreError(f"The job has {job.n_rows} rows, its store {n_rows}: files are missing in {store}.")
         for shard in job.shards:
-            if shard.unmatched is not None:
-                _copy_unmatched(store, shard.unmatched, sink)
+            if shard.outcomes is not None and shard.outcomes.unmatched is not None:
+                _copy_unmatched(store, shard.outcomes.unmatched, sink)
         sink.finish()
     return Written(
         summary=summarize(job),

@@ -18,15 +18,12 @@ def index_schema() -> pa.Schema:
     return pa.schema([("ordinal", pa.int64()), ("custom_id", pa.string()), ("digest", pa.binary(16))])
 
 
-def write_index(
-    store: JobStore, folder: str, name: str, ordinals: Sequence[int], ids: list[str], digests: list[bytes]
-) -> str:
+def write_index(store: JobStore, shard: str, ordinals: Sequence[int], ids: list[str], digests: list[bytes]) -> str:
     """Write the index of a shard and return its file name. All lists are in the order of the request file.
 
     Args:
         store: The job's store.
-        folder: The epoch's folder in the store.
-        name: The shard's id.
+        shard: The shard's id.
         ordinals: The ordinal of each request's row.
         ids: The custom_id of each request.
         digests: The digest of each request, 16 bytes.
@@ -37,7 +34,7 @@ def write_index(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    index = store.unique(f"{folder}/index", name, ".parquet")
+    index = store.new_name("index", shard)
     table = pa.table([pa.array(ordinals, pa.int64()), ids, pa.array(digests, pa.binary(16))], schema=index_schema())
     with store.writing(index) as file:
         pq.write_table(table, file, use_dictionary=False)  # nothing in it repeats
