@@ -26,14 +26,14 @@ def render(body: Any, endpoint: str = RESPONSES, first_row: int = 0, **columns: 
     made = bodies_of(body, endpoint)
     batch = table(**columns)
     made.check(batch.schema.names)
-    bodies, models, n_inputs = made.render(batch, first_row)
-    n = batch.num_rows
+    requests = made.render(batch, first_row)
+    n, models = batch.num_rows, requests.models
     return [
         Row(*row)
         for row in zip(
-            rows_of(bodies, n),
+            rows_of(requests.bodies, n),
             [models] * n if isinstance(models, str) else models,
-            [n_inputs] * n if isinstance(n_inputs, int) else n_inputs,
+            requests.n_inputs.tolist(),
             strict=True,
         )
     ]

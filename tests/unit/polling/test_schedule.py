@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from airflow_openai_batch.engine.model import Batch
-from airflow_openai_batch.polling.schedule import TOP, Outage, Pages, backoff_s, follow, is_told, pause_s
+from airflow_openai_batch.polling.schedule import TOP, Outage, Pages, backoff_s, follow, is_logged, pause_s
 
 NOW = 1_800_000_000.0
 
@@ -97,7 +97,7 @@ def test_failures_are_followed_by_ever_longer_pauses() -> None:
 
 
 def test_a_long_outage_is_a_few_lines_in_a_log() -> None:
-    assert [n for n in range(1, 200) if is_told(n)] == [1, 2, 4, 8, 16, 32, 64, 128]
+    assert [n for n in range(1, 200) if is_logged(n)] == [1, 2, 4, 8, 16, 32, 64, 128]
 
 
 # -- outages -----------------------------------------------------------------------------------------------------------

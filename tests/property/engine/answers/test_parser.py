@@ -8,6 +8,7 @@ from builders import CHAT, EMBEDDINGS, RESPONSES, answer, failure, line, line_er
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_openai_batch.engine.answers.fast_parser import FastRow, row_of
 from airflow_openai_batch.engine.answers.parser import LineParser, custom_id_of
 from airflow_openai_batch.engine.model import Outcome, Status
 from airflow_openai_batch.engine.schema.validation import ResponseSchema
@@ -143,16 +144,40 @@ bodies = st.one_of(
 @given(
     bodies, st.sampled_from([200, 200, "200", 500]), st.sampled_from(["", "id", None, 7]), st.sampled_from([None, {}])
 )
-def test_the_usual_line_reads_as_any_line_does(body: Any, status: Any, request_id: Any, error: Any) -> None:
+def test_the_fast_parser_reads_a_line_as_the_careful_one_does(
+    body: Any, status: Any, request_id: Any, error: Any
+) -> None:
     response = {"status_code": status, "request_id": request_id, "body": body}
-    data = json.dumps({"id": "b", "custom_id": "c", "response": response, "error": error}).encode()
+    assert_read_alike(json.dumps({"id": "b", "custom_id": "c", "response": response, "error": error}).encode())
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body"),
+    [
+        (RESPONSES, responses_body("{}")),
+        (CHAT, {"choices": [{"message": {"content": "{}"}}], "usage": {"prompt_tokens": 1, "completion_tokens": 2}}),
+        (EMBEDDINGS, {"data": [{"embedding": "AACAPwAAAEA="}], "usage": {"prompt_tokens": 1}}),
+    ],
+)
+def test_the_fast_parser_accepts_good_lines(endpoint: str, body: Any) -> None:
+    data = line("c", body)
+    assert None not in LineParser(endpoint).read_fast([data])
+    assert_read_alike(data)
+
+
+def assert_read_alike(data: bytes) -> None:
+    """Check that what the fast parser accepts, the careful one reads as the same good outcome."""
     for parser in PARSERS:
-        quick, careful = parser.parse(data), parser._parse_any(data)
-        assert told(quick) == told(careful)
+        (fast,) = parser.read_fast([data])
+        if fast is None:
+            continue
+        careful = parser.parse(data)
+        assert careful is not None
+        assert careful.status is Status.SUCCEEDED
+        assert (careful.error_code, careful.error_message, careful.retryable) == (None, None, False)
+        assert comparable(fast) == comparable(row_of(careful))
 
 
-def told(outcome: Outcome | None) -> Any:
-    """An outcome to compare: vectors as lists."""
-    if outcome is None or not isinstance(outcome.output, list):
-        return outcome
-    return {**{name: getattr(outcome, name) for name in outcome.__struct_fields__}, "output": [v.tolist() for v in outcome.output]}  # fmt: skip # noqa: E501
+def comparable(row: FastRow) -> Any:
+    """A row with its vectors as lists."""
+    return [[vector.tolist() for vector in value] if isinstance(value, list) else value for value in row]
