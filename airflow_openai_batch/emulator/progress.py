@@ -8,18 +8,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from airflow_openai_batch.emulator.answers import LineError
-from airflow_openai_batch.emulator.api_error import ApiRefusal
+from airflow_openai_batch.emulator.api_error import ApiError
 from airflow_openai_batch.emulator.clock import Clock
 from airflow_openai_batch.emulator.faults import Faults
-from airflow_openai_batch.emulator.file_store import Shelf
+from airflow_openai_batch.emulator.file_store import FileStore
 from airflow_openai_batch.emulator.ledger import Ledger
 from airflow_openai_batch.emulator.model import Batch, BatchError, Result, Status, StoredFile, Timetable, Verdict
 from airflow_openai_batch.emulator.settings import Settings
 from airflow_openai_batch.emulator.validate import check_input
-from airflow_openai_batch.emulator.worker import Order, Stopped, Tally, Worker
+from airflow_openai_batch.emulator.worker import BatchTask, Stopped, Tally, Worker
 
 _AFTER_WORK = frozenset({Status.FINALIZING, Status.COMPLETED, Status.EXPIRED, Status.CANCELLING, Status.CANCELLED})
-_REST = {
+_UNFINISHED_ERRORS = {
     True: LineError("batch_expired", "This request could not be executed before the completion window expired."),
     False: LineError("batch_cancelled", "This request was not executed because the batch was cancelled."),
 }
@@ -38,11 +38,17 @@ class Progress:
     """
 
     def __init__(
-        self, settings: Settings, clock: Clock, shelf: Shelf, faults: Faults, ledger: Ledger, lock: threading.RLock
+        self,
+        settings: Settings,
+        clock: Clock,
+        file_store: FileStore,
+        faults: Faults,
+        ledger: Ledger,
+        lock: threading.RLock,
     ) -> None:
         self._settings = settings
         self._clock = clock
-        self._shelf = shelf
+        self._shelf = file_store
         self._faults = faults
         self._ledger = ledger
         self._lock = lock
@@ -122,8 +128,8 @@ class Progress:
         verdict = self._verdict(batch)
         with self._lock:
             limit = self._settings.queue_limit if batch.quirks.queue_limit is None else batch.quirks.queue_limit
-            if not verdict.errors and (full := self._queue_error(verdict, batch.times, limit)):
-                verdict = Verdict([full], verdict.model)
+            if not verdict.errors and (queue_error := self._queue_error(verdict, batch.times, limit)):
+                verdict = Verdict([queue_error], verdict.model)
             if batch.result is None:
                 batch.verdict = verdict
 
@@ -154,17 +160,17 @@ class Progress:
         )
         return BatchError("token_limit_exceeded", message)
 
-    def admit_now(self, batch: Batch, http: int) -> None:
+    def check_queue_at_create(self, batch: Batch, http: int) -> None:
         """Check a batch against the queue at creation, as some regions and plans do (API facts, section 4).
 
         Raises:
-            ApiRefusal: The queue is full.
+            ApiError: The queue is full.
         """
         verdict = self._verdict(batch)
         if verdict.errors:
             return  # those errors wait for the validation
-        if full := self._queue_error(verdict, batch.times, batch.quirks.queue_limit):
-            raise ApiRefusal(http, full.message, code=full.code)
+        if queue_error := self._queue_error(verdict, batch.times, batch.quirks.queue_limit):
+            raise ApiError(http, queue_error.message, code=queue_error.code)
         batch.verdict = verdict
 
     def _answer(self, batch: Batch) -> None:
@@ -172,26 +178,32 @@ class Progress:
         output_path, error_path = self._shelf.new_path(), self._shelf.new_path()
         worker = Worker(self._settings.answer, self._faults, self._stop)
         with output_path.open("wb", 1 << 20) as output, error_path.open("wb", 1 << 20) as error:
-            tally = worker.run(self._order(batch, path), output, error)
+            tally = worker.run(self._task(batch, path), output, error)
         files = (
-            self._keep(batch, output_path, "output", tally.n_output_lines and not batch.quirks.no_output_file),
-            self._keep(batch, error_path, "error", tally.n_error_lines or batch.quirks.zero_byte_error_file),
+            self._store_or_discard(
+                batch, output_path, "output", tally.n_output_lines and not batch.quirks.no_output_file
+            ),
+            self._store_or_discard(
+                batch, error_path, "error", tally.n_error_lines or batch.quirks.zero_byte_error_file
+            ),
         )
         with self._lock:
-            self._ledger.note_bill(tally.bill)
+            self._ledger.record_bill(tally.bill)
             self.close(batch, _result(tally, *files))
 
-    def _order(self, batch: Batch, path: Path) -> Order:
+    def _task(self, batch: Batch, path: Path) -> BatchTask:
         times, total = batch.times, batch.verdict.total if batch.verdict else 0
         n_answered = int(total * times.progress(min(times.ended_at, self._clock.now())) + 1e-9)
-        rest = None if batch.quirks.drop_unfinished else _REST[times.cancelling_at is None]
-        return Order(batch, path, n_answered, rest, self._settings.seed or 0, self._settings.concurrency)
+        unfinished_error = None if batch.quirks.drop_unfinished else _UNFINISHED_ERRORS[times.cancelling_at is None]
+        return BatchTask(
+            batch, path, n_answered, unfinished_error, self._settings.seed or 0, self._settings.concurrency
+        )
 
-    def _keep(self, batch: Batch, path: Path, kind: str, is_wanted: object) -> StoredFile | None:
+    def _store_or_discard(self, batch: Batch, path: Path, kind: str, is_wanted: object) -> StoredFile | None:
         if not is_wanted:
             path.unlink()
             return None
-        return self._shelf.add(path, f"{batch.id}_{kind}.jsonl", "batch_output", batch.output_life_s)
+        return self._shelf.add(path, f"{batch.id}_{kind}.jsonl", "batch_output", batch.output_lifetime_s)
 
 
 def _result(tally: Tally, output: StoredFile | None, error: StoredFile | None) -> Result:

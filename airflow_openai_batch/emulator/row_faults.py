@@ -22,7 +22,7 @@ from airflow_openai_batch.emulator.answers import (
     schema_of,
     with_text,
 )
-from airflow_openai_batch.emulator.bodies import Asked, said_text
+from airflow_openai_batch.emulator.bodies import BatchRequest, reply_text
 from airflow_openai_batch.emulator.faults import Rule
 
 _SEPARATORS = "one\u2028two\u2029three\u0085four"
@@ -30,10 +30,10 @@ _SEPARATORS = "one\u2028two\u2029three\u0085four"
 _HARMLESS = frozenset({"u2028", "duplicate", "both_files", "fragmented"})
 
 
-def reply_to(asked: Asked, rule: Rule | None, answer: Answer) -> Answered:
+def answer_with_fault(request: BatchRequest, rule: Rule | None, answer: Answer) -> Answered:
     """Return what a row is answered, bent by the rule that acts on it."""
     if rule is None:
-        return answer(asked.endpoint, asked.body)
+        return answer(request.endpoint, request.body)
     replies: dict[str, type[Any]] = {
         "http_error": HttpError,
         "line_error": LineError,
@@ -42,14 +42,16 @@ def reply_to(asked: Asked, rule: Rule | None, answer: Answer) -> Answered:
         "filtered": Filtered,
     }
     if rule.name in replies:
-        made: Reply = replies[rule.name](**rule.args)
-        return made
+        reply: Reply = replies[rule.name](**rule.args)
+        return reply
     if rule.name == "malformed" and "data" in rule.args:
         return Malformed(rule.args["data"].encode())
-    return _bent(as_reply(answer(asked.endpoint, asked.body)), rule, schema_of(asked.endpoint, asked.body))
+    return _apply_reply_fault(
+        as_reply(answer(request.endpoint, request.body)), rule, schema_of(request.endpoint, request.body)
+    )
 
 
-def is_delivered(answered: Answered, rule: Rule | None) -> str:
+def delivery(answered: Answered, rule: Rule | None) -> str:
     """Return `ok` for an answer that is of use, else the name of what spoiled it."""
     if rule is not None and rule.name not in _HARMLESS:
         return rule.name
@@ -59,8 +61,8 @@ def is_delivered(answered: Answered, rule: Rule | None) -> str:
     return "ok"
 
 
-def spoil_lines(
-    rule: Rule, entropy: str, custom_id: str, output: list[bytes], error: list[bytes]
+def apply_line_fault(
+    rule: Rule, hex_id: str, custom_id: str, output: list[bytes], error: list[bytes]
 ) -> tuple[list[bytes], list[bytes]]:
     """Return the lines of both files after a fault that acts on lines rather than on the reply."""
     if rule.name == "malformed" and "data" not in rule.args:
@@ -69,15 +71,15 @@ def spoil_lines(
         return output * 2, error * 2
     if rule.name == "both_files":
         failure = {"code": "server_error", "message": "The request failed, says this line."}
-        line = {"id": "batch_req_" + entropy[::-1], "custom_id": custom_id, "response": None, "error": failure}
+        line = {"id": "batch_req_" + hex_id[::-1], "custom_id": custom_id, "response": None, "error": failure}
         return output, [*error, json.dumps(line).encode() + b"\n"]
     return output, error
 
 
-def _bent(reply: Reply, rule: Rule, schema: Any) -> Reply:
+def _apply_reply_fault(reply: Reply, rule: Rule, schema: Any) -> Reply:
     if not isinstance(reply, Text | Fragmented | Truncated | Refusal):
         return reply
-    text = said_text(reply)
+    text = reply_text(reply)
     match rule.name:
         case "truncated":
             return Truncated(text[: int(len(text) * rule.args.get("fraction", 0.5))])
@@ -101,12 +103,12 @@ def _separated(text: str) -> str:
         value = json.loads(text)
     except ValueError:
         return f"{text} {_SEPARATORS}"
-    return json.dumps(_mapped(value), ensure_ascii=False)
+    return json.dumps(_map(value), ensure_ascii=False)
 
 
-def _mapped(value: Any) -> Any:
+def _map(value: Any) -> Any:
     if isinstance(value, str):
         return value.replace(" ", "\u2028") if " " in value else value
     if isinstance(value, list):
-        return [_mapped(item) for item in value]
-    return {name: _mapped(item) for name, item in value.items()} if isinstance(value, dict) else value
+        return [_map(item) for item in value]
+    return {name: _map(item) for name, item in value.items()} if isinstance(value, dict) else value

@@ -18,7 +18,7 @@ from airflow_openai_batch.emulator.answers import Answer, default_answer
 from airflow_openai_batch.emulator.backend import Backend
 from airflow_openai_batch.emulator.clock import Clock, SystemClock
 from airflow_openai_batch.emulator.faults import Faults, Rule
-from airflow_openai_batch.emulator.http_faults import LoosableProtocol
+from airflow_openai_batch.emulator.http_faults import DroppableProtocol
 from airflow_openai_batch.emulator.ledger import Ledger
 from airflow_openai_batch.emulator.model import DAY_S, Batch, StoredFile
 from airflow_openai_batch.emulator.server import make_app
@@ -27,7 +27,7 @@ from airflow_openai_batch.emulator.upstream import Upstream
 from airflow_openai_batch.emulator.validate import Limits
 
 _TICK_S = 0.02
-_WORK_EVERY_S = 0.25
+_WORK_INTERVAL_S = 0.25
 _START_TIMEOUT_S = 30.0
 
 
@@ -130,7 +130,7 @@ class Emulator:
     def files(self) -> dict[str, StoredFile]:
         """Return the files by id, oldest first, with all work done that is due."""
         self.backend.settle()
-        return {stored.id: stored for stored in self.backend.shelf.all()}
+        return {stored.id: stored for stored in self.backend.file_store.all()}
 
     def complete_all(self) -> None:
         """Move the clock until every batch made so far has ended."""
@@ -152,7 +152,7 @@ class Emulator:
         self._address = (host, listener.getsockname()[1])
         config = uvicorn.Config(
             make_app(self.backend),
-            http=LoosableProtocol,
+            http=DroppableProtocol,
             ws="none",
             loop="asyncio",
             lifespan="off",
@@ -182,7 +182,7 @@ class Emulator:
         return self.start()
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
 
@@ -202,7 +202,7 @@ class _Server(uvicorn.Server):
         while not self.should_exit:
             await asyncio.sleep(_TICK_S)
             waited_s += _TICK_S
-            if waited_s >= _WORK_EVERY_S and isinstance(self._backend.clock, SystemClock):
+            if waited_s >= _WORK_INTERVAL_S and isinstance(self._backend.clock, SystemClock):
                 waited_s = 0.0
                 self._backend.progress.start_due()
 

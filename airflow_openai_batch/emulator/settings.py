@@ -12,7 +12,7 @@ from airflow_openai_batch.emulator.faults import Rule
 from airflow_openai_batch.emulator.model import DAY_S, BatchError, Quirks, Timetable
 from airflow_openai_batch.emulator.validate import Limits
 
-_SHARE = 0.1  # of the duration, for validating and for finalizing
+_DEFAULT_SHARE = 0.1  # of the duration, for validating and for finalizing
 
 _FAILURES = {
     "token_limit_exceeded": (
@@ -56,11 +56,11 @@ class Settings:
     @property
     def finalizing_s(self) -> float:
         """Return how long files are written."""
-        return self.duration * _SHARE if self.finalizing is None else self.finalizing
+        return self.duration * _DEFAULT_SHARE if self.finalizing is None else self.finalizing
 
     def timetable(self, now: float, quirks: Quirks) -> Timetable:
         """Return when a batch created now passes its borders."""
-        validating_s = self.duration * _SHARE if self.validating is None else self.validating
+        validating_s = self.duration * _DEFAULT_SHARE if self.validating is None else self.validating
         stuck = {quirks.stuck_state: quirks.stuck_s}
         expires_at = now + (self.window if quirks.window_s is None else quirks.window_s)
         validated_at = now + validating_s + stuck.get("validating", 0.0)
@@ -84,15 +84,15 @@ class Settings:
         )
 
 
-def quirks_of(rules: Sequence[Rule]) -> Quirks:
+def quirks_from_rules(rules: Sequence[Rule]) -> Quirks:
     """Return how a batch misbehaves under the rules that act on it."""
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for rule in rules:
-        found.update(_quirk(rule.name, rule.args))
-    return Quirks(**found)
+        fields.update(_quirk_fields(rule.name, rule.args))
+    return Quirks(**fields)
 
 
-def _quirk(name: str, args: dict[str, Any]) -> dict[str, Any]:
+def _quirk_fields(name: str, args: dict[str, Any]) -> dict[str, Any]:
     match name:
         case "fail":
             return {"fail": _failures(args)}

@@ -68,8 +68,8 @@ class Upstream:
         try:
             return self._idle.pop()
         except IndexError:
-            kind = HTTPSConnection if self._parts.scheme == "https" else HTTPConnection
-            return kind(self._parts.hostname or "", self._parts.port, timeout=self._timeout)
+            connection_class = HTTPSConnection if self._parts.scheme == "https" else HTTPConnection
+            return connection_class(self._parts.hostname or "", self._parts.port, timeout=self._timeout)
 
 
 def _as_reply(status: int, answer: bytes) -> Reply:

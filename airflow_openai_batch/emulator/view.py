@@ -30,7 +30,7 @@ def batch_json(batch: Batch, status: Status | None = None) -> JsonObject:
         "error_file_id": (result.error_file_id if result else None) or absent,
         "created_at": int(times.created_at),
         "expires_at": int(times.expires_at),
-        **_passed(batch, status),
+        **_transition_times(batch, status),
         "request_counts": _counts(batch, status, result),
         # Zeros, not null, after a batch without one success was seen live; null before the end.
         "usage": (result.usage if result else Usage()).to_json() if status in TERMINAL else None,
@@ -44,21 +44,21 @@ def _output_file_id(batch: Batch, result: Result | None) -> str | None:
     return result.output_file_id
 
 
-def _passed(batch: Batch, status: Status) -> JsonObject:
+def _transition_times(batch: Batch, status: Status) -> JsonObject:
     """Return the time of each border the batch has passed, null for the others."""
     times = batch.times
-    cancelling = times.cancelling_at
-    ran = status not in (Status.VALIDATING, Status.FAILED)
-    stopped = cancelling if cancelling is not None else min(times.ended_at, batch.clock.now())
-    began = ran and times.validated_at <= stopped and batch.verdict is not None
-    finalized = began and times.finalizing_at <= stopped
+    cancelling_at = times.cancelling_at
+    has_run = status not in (Status.VALIDATING, Status.FAILED)
+    stopped_at = cancelling_at if cancelling_at is not None else min(times.ended_at, batch.clock.now())
+    has_started = has_run and times.validated_at <= stopped_at and batch.verdict is not None
+    has_finalized = has_started and times.finalizing_at <= stopped_at
     at = {
-        "in_progress_at": times.validated_at if began else None,
-        "finalizing_at": times.finalizing_at if finalized else None,
+        "in_progress_at": times.validated_at if has_started else None,
+        "finalizing_at": times.finalizing_at if has_finalized else None,
         "completed_at": times.completed_at if status is Status.COMPLETED else None,
         "failed_at": times.validated_at if status is Status.FAILED else None,
         "expired_at": times.expired_at if status is Status.EXPIRED else None,
-        "cancelling_at": cancelling if status in (Status.CANCELLING, Status.CANCELLED) else None,
+        "cancelling_at": cancelling_at if status in (Status.CANCELLING, Status.CANCELLED) else None,
         "cancelled_at": times.cancelled_at if status is Status.CANCELLED else None,
     }
     return {name: None if when is None else int(when) for name, when in at.items()}
@@ -70,6 +70,6 @@ def _counts(batch: Batch, status: Status, result: Result | None) -> JsonObject:
         return {"total": 0, "completed": 0, "failed": 0}
     total = batch.verdict.total
     if result is None:
-        done = int(total * batch.times.progress(batch.clock.now()))
-        return {"total": total, "completed": done, "failed": 0}
+        n_completed = int(total * batch.times.progress(batch.clock.now()))
+        return {"total": total, "completed": n_completed, "failed": 0}
     return {"total": total, "completed": result.completed, "failed": result.failed, **(batch.quirks.counts or {})}

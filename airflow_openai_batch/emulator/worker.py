@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from airflow_openai_batch.emulator.answers import Answer, HttpError, LineError, Malformed, Missing, Raw
-from airflow_openai_batch.emulator.bodies import Asked, respond
-from airflow_openai_batch.emulator.faults import Faults, Occasion, Rule
+from airflow_openai_batch.emulator.bodies import BatchRequest, respond
+from airflow_openai_batch.emulator.faults import Event, Faults, Rule
 from airflow_openai_batch.emulator.ledger import Bill, body_hash
 from airflow_openai_batch.emulator.model import Batch, JsonObject, Usage
-from airflow_openai_batch.emulator.row_faults import is_delivered, reply_to, spoil_lines
+from airflow_openai_batch.emulator.row_faults import answer_with_fault, apply_line_fault, delivery
 from airflow_openai_batch.emulator.validate import strict_json
 
 log = logging.getLogger(__name__)
@@ -28,13 +28,13 @@ _encode = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class BatchTask:
     """What to do for a batch: answer the first `n_answered` rows, give the others `rest` (or no line at all)."""
 
     batch: Batch
     path: Path
     n_answered: int
-    rest: LineError | None
+    unfinished_error: LineError | None
     seed: int
     concurrency: int
 
@@ -54,8 +54,8 @@ class Tally:
     @property
     def usage(self) -> Usage:
         """Return the billed tokens of the batch."""
-        spent, earned = sum(self.bill.input_tokens), sum(self.bill.output_tokens)
-        return Usage(spent, self.cached_tokens, earned, self.reasoning_tokens)
+        input_tokens, output_tokens = sum(self.bill.input_tokens), sum(self.bill.output_tokens)
+        return Usage(input_tokens, self.cached_tokens, output_tokens, self.reasoning_tokens)
 
 
 @dataclass(slots=True)
@@ -66,7 +66,7 @@ class _Row:
     output: list[bytes]
     error: list[bytes]
     body: JsonObject | None = None  # the response body of a billed row
-    hashed: int = 0
+    digest: int = 0
     delivered: str = "ok"
     is_failed: bool = False
 
@@ -83,7 +83,7 @@ class Worker:
         self._faults = faults
         self._stop = stop
 
-    def run(self, order: Order, output: BinaryIO, error: BinaryIO) -> Tally:
+    def run(self, order: BatchTask, output: BinaryIO, error: BinaryIO) -> Tally:
         """Write the two files of a batch and return what it cost.
 
         Raises:
@@ -100,20 +100,20 @@ class Worker:
             rng.shuffle(sequence)
             offsets = verdict.offsets
             lines = (data[offsets[i] : offsets[i + 1]] for i in sequence)
-            asked = ((line, f"{rng.getrandbits(128):032x}") for line in lines)
+            requests = ((line, f"{rng.getrandbits(128):032x}") for line in lines)
             now = int(order.batch.clock.now())
-            answered = islice(asked, order.n_answered)
-            for row in self._mapped(lambda a: self._row(order.batch, a[0], a[1], now), answered, order.concurrency):
+            answered = islice(requests, order.n_answered)
+            for row in self._map(lambda a: self._row(order.batch, a[0], a[1], now), answered, order.concurrency):
                 if self._stop.is_set():
                     raise Stopped
                 _write(row, tally, output, error)
-            if order.rest is not None:
-                for line, entropy in asked:
-                    error.write(_line_error(entropy, strict_json(line)["custom_id"], order.rest))
+            if order.unfinished_error is not None:
+                for line, hex_id in requests:
+                    error.write(_line_error(hex_id, strict_json(line)["custom_id"], order.unfinished_error))
                     tally.n_error_lines += 1
         return tally
 
-    def _mapped(
+    def _map(
         self, function: Callable[[tuple[bytes, str]], _Row], items: Iterable[tuple[bytes, str]], concurrency: int
     ) -> Iterator[_Row]:
         if concurrency <= 1:
@@ -124,60 +124,58 @@ class Worker:
             while chunk := list(islice(items, 4 * concurrency)):
                 yield from pool.map(function, chunk)
 
-    def _row(self, batch: Batch, raw: bytes, entropy: str, now: int) -> _Row:
+    def _row(self, batch: Batch, raw: bytes, hex_id: str, now: int) -> _Row:
         line = strict_json(raw)
         custom_id, body = line["custom_id"], line["body"]
         rule = self._rule(batch, custom_id, raw) if self._faults.has_row_rules else None
-        asked = Asked(batch.endpoint, body, entropy, now)
+        requests = BatchRequest(batch.endpoint, body, hex_id, now)
         try:
-            answered = reply_to(asked, rule, self._answer)
-            reply = respond(asked, answered)
+            answered = answer_with_fault(requests, rule, self._answer)
+            reply = respond(requests, answered)
         except Exception as error:  # the answer function is someone else's code; its defect is one row's error
             log.exception("The answer to '%s' could not be made", custom_id)
             answered = reply = HttpError(message=f"The emulator's answer failed: {type(error).__name__}: {error}")
-        row = _rendered(reply, entropy, custom_id)
+        row = _to_row(reply, hex_id, custom_id)
         if rule is not None:
-            row.output, row.error = spoil_lines(rule, entropy, custom_id, row.output, row.error)
+            row.output, row.error = apply_line_fault(rule, hex_id, custom_id, row.output, row.error)
         if row.body is not None or isinstance(reply, Malformed):
             row.body = row.body or {}
-            row.hashed = body_hash(body)
-            row.delivered = is_delivered(answered, rule)
+            row.digest = body_hash(body)
+            row.delivered = delivery(answered, rule)
         return row
 
     def _rule(self, batch: Batch, custom_id: str, raw: bytes) -> Rule | None:
         return self._faults.for_row(
-            Occasion(
-                custom_id=custom_id, body=raw, metadata=batch.metadata, endpoint=batch.endpoint, batch=batch.number
-            )
+            Event(custom_id=custom_id, body=raw, metadata=batch.metadata, endpoint=batch.endpoint, batch=batch.number)
         )
 
 
-def _rendered(reply: Raw | HttpError | LineError | Missing | Malformed, entropy: str, custom_id: str) -> _Row:
+def _to_row(reply: Raw | HttpError | LineError | Missing | Malformed, hex_id: str, custom_id: str) -> _Row:
     """Return the row with its line, in the file it belongs to (API facts, section 3.1)."""
     if isinstance(reply, Raw):
-        line = _response_line(entropy, custom_id, reply.status, reply.body)
+        line = _response_line(hex_id, custom_id, reply.status, reply.body)
         is_good = reply.status == 200
         return _Row(custom_id, [line], [], reply.body) if is_good else _Row(custom_id, [], [line], is_failed=True)
     if isinstance(reply, HttpError):
         error = {"message": reply.message, "type": reply.type, "param": None, "code": reply.code}
-        line = _response_line(entropy, custom_id, reply.status, {"error": error})
+        line = _response_line(hex_id, custom_id, reply.status, {"error": error})
         # Such a line in the output file was counted as completed (API facts, section 3.1).
         return _Row(custom_id, [line], []) if reply.in_output else _Row(custom_id, [], [line], is_failed=True)
     if isinstance(reply, LineError):
-        return _Row(custom_id, [], [_line_error(entropy, custom_id, reply)], is_failed=True)
+        return _Row(custom_id, [], [_line_error(hex_id, custom_id, reply)], is_failed=True)
     if isinstance(reply, Malformed):
         return _Row(custom_id, [reply.data + b"\n"], [])
     return _Row(custom_id, [], [])
 
 
-def _response_line(entropy: str, custom_id: str, status: int, body: JsonObject) -> bytes:
-    response = {"status_code": status, "request_id": entropy, "body": body}
-    return to_line({"id": "batch_req_" + entropy, "custom_id": custom_id, "response": response, "error": None})
+def _response_line(hex_id: str, custom_id: str, status: int, body: JsonObject) -> bytes:
+    response = {"status_code": status, "request_id": hex_id, "body": body}
+    return to_line({"id": "batch_req_" + hex_id, "custom_id": custom_id, "response": response, "error": None})
 
 
-def _line_error(entropy: str, custom_id: str, reply: LineError) -> bytes:
+def _line_error(hex_id: str, custom_id: str, reply: LineError) -> bytes:
     error = {"code": reply.code, "message": reply.message}
-    return to_line({"id": "batch_req_" + entropy, "custom_id": custom_id, "response": None, "error": error})
+    return to_line({"id": "batch_req_" + hex_id, "custom_id": custom_id, "response": None, "error": error})
 
 
 def to_line(value: Any) -> bytes:
@@ -199,14 +197,14 @@ def _write(row: _Row, tally: Tally, output: BinaryIO, error: BinaryIO) -> None:
         return
     usage = row.body.get("usage")
     usage = usage if isinstance(usage, dict) else {}
-    spent = usage.get("input_tokens", usage.get("prompt_tokens")) or 0
-    earned = usage.get("output_tokens", usage.get("completion_tokens")) or 0
-    tally.bill.add(row.custom_id, row.hashed, (spent, earned), row.delivered)
+    input_tokens = usage.get("input_tokens", usage.get("prompt_tokens")) or 0
+    output_tokens = usage.get("output_tokens", usage.get("completion_tokens")) or 0
+    tally.bill.add(row.custom_id, row.digest, (input_tokens, output_tokens), row.delivered)
     tally.cached_tokens += _detail(usage, "input_tokens_details", "prompt_tokens_details", "cached_tokens")
     tally.reasoning_tokens += _detail(usage, "output_tokens_details", "completion_tokens_details", "reasoning_tokens")
 
 
-def _detail(usage: JsonObject, one: str, other: str, name: str) -> int:
-    details = usage.get(one) or usage.get(other)
+def _detail(usage: JsonObject, first: str, other: str, name: str) -> int:
+    details = usage.get(first) or usage.get(other)
     value = details.get(name) if isinstance(details, dict) else None
     return value if isinstance(value, int) else 0
