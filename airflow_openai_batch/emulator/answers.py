@@ -107,7 +107,10 @@ class Malformed:
     data: bytes = b'{"id": "batch_req_cut'
 
 
-Reply = Text | Fragmented | Refusal | Truncated | Filtered | Vectors | Raw | HttpError | LineError | Missing | Malformed
+TextReply = Text | Fragmented | Refusal | Truncated
+ContentReply = TextReply | Filtered | Vectors
+LineReply = Raw | HttpError | LineError | Missing | Malformed
+Reply = ContentReply | LineReply
 Answered = Reply | str | dict[str, Any] | list[Any]
 
 
@@ -163,7 +166,7 @@ def schema_of(endpoint: str, body: JsonObject) -> Any:
 
 def with_text(reply: Reply, text: str) -> Reply:
     """Return the reply with another text, or unchanged if it has none."""
-    return replace(reply, text=text) if isinstance(reply, Text | Fragmented | Truncated | Refusal) else reply
+    return replace(reply, text=text) if isinstance(reply, TextReply) else reply
 
 
 def _response_format(endpoint: str, body: JsonObject) -> tuple[str, Any]:

@@ -1,4 +1,4 @@
-"""The state of the emulator and its rules: files, batches, and the work that falls due as time goes by. No HTTP."""
+"""The state of the emulator and the rules of the API: files, batches and the work on them. No HTTP."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _HOUR_S = 3_600
 
 
 class Backend:
-    """Files and batches. Safe to use from any thread; slow work runs on threads of its own.
+    """Files and batches. Safe to use from any thread; slow work runs on separate threads.
 
     Args:
-        settings: How it behaves.
-        clock: Its time.
-        directory: Where it keeps the contents of files.
+        settings: The emulator's settings.
+        clock: The emulator's time.
+        directory: Where the contents of files are kept.
     """
 
     def __init__(self, settings: Settings, clock: Clock, directory: Path) -> None:
@@ -41,11 +41,11 @@ class Backend:
         self.progress = Progress(settings, clock, self.file_store, self.faults, self.ledger, self._lock)
 
     def settle(self) -> None:
-        """Do all work that is due, and wait for it."""
+        """Start all work that is due, and wait until it is done."""
         self.progress.settle()
 
     def complete_all(self) -> None:
-        """Move the clock until every batch has ended that ever will."""
+        """Advance the clock until every batch has ended, except those that never end."""
         self.settle()
         while live := [batch for batch in self.all() if batch.is_live and batch.times.ended_at < inf]:
             ends_at = min(batch.times.ended_at for batch in live)
@@ -53,7 +53,7 @@ class Backend:
             self.settle()
 
     def reset(self) -> None:
-        """Forget files, batches, faults and the ledger; settings and time stay."""
+        """Remove files, batches, faults and the ledger's records; settings and time stay."""
         self.settle()
         with self._lock:
             self._batches.clear()
@@ -63,23 +63,23 @@ class Backend:
             self.file_store.clear()
 
     def create(self, request: Any) -> Batch:
-        """Make a batch. May read the whole input file, so call it from a thread that may wait.
+        """Create a batch. May read the whole input file: not for the event loop's thread.
 
         Raises:
-            ApiError: The request is not well formed, or a limit is reached.
+            ApiError: 400, the request is invalid; 429, too many batches this hour; or the queue is full.
         """
         params = check_create(request)
         stored = self.file_store.find(params.input_file_id)
         if stored is not None and stored.purpose != "batch":
-            # Not in the facts: only that the purpose must be exactly `batch`.
+            # OpenAI: the purpose must be `batch`. Assumed: the error.
             message = f"The file '{stored.id}' has purpose '{stored.purpose}', not 'batch'."
             raise ApiError(400, message, code="invalid_value", param="input_file_id")
         with self._lock:
             now = self.clock.now()
             self._check_rate(now)
             number = len(self._batches) + 1
-            occasion = Event(metadata=params.metadata, endpoint=params.endpoint, batch=number)
-            quirks = quirks_from_rules(self.faults.for_batch(occasion))
+            event = Event(metadata=params.metadata, endpoint=params.endpoint, batch=number)
+            quirks = quirks_from_rules(self.faults.for_batch(event))
             batch = Batch(
                 id=self.ids.batch(),
                 number=number,
@@ -103,7 +103,7 @@ class Backend:
         """Return a batch.
 
         Raises:
-            ApiError: 404, there is none.
+            ApiError: 404, no batch has this id.
         """
         batch = self._batches.get(batch_id)
         if batch is None:
@@ -116,21 +116,21 @@ class Backend:
             return list(self._batches.values())
 
     def listed(self) -> list[Batch]:
-        """Return the batches that a listing shows, newest first."""
+        """Return the batches of a listing. Seen: newest first."""
         now = self.clock.now()
         return [b for b in reversed(self.all()) if now >= b.times.created_at + b.quirks.listing_lag_s]
 
     def cancel(self, batch_id: str) -> Batch:
-        """Begin to cancel a batch; one that is being or has been cancelled stays as it is.
+        """Start to cancel a batch; one that is cancelling or cancelled does not change.
 
         Raises:
-            ApiError: 404, there is none; 409, it has ended otherwise.
+            ApiError: 404, no batch has this id; 409, it is completed, failed or expired.
         """
         with self._lock:
             batch = self.get(batch_id)
             status, now = batch.status, self.clock.now()
             if status in (Status.COMPLETED, Status.FAILED, Status.EXPIRED):
-                # 409 was seen for completed and failed, 200 for cancelled (API facts, section 2.2); expired is a guess.
+                # Seen: 409 for completed and failed, 200 for cancelled. Assumed: 409 for expired.
                 raise ApiError(409, f"Cannot cancel a batch with status '{status}'.")
             if batch.times.cancelling_at is None and now < batch.times.ended_at:
                 quirks = batch.quirks
@@ -142,10 +142,10 @@ class Backend:
             return batch
 
     def delete_file(self, file_id: str) -> None:
-        """Remove a file; a batch that has read it already goes on.
+        """Delete a file. Assumed: a batch that has been validated goes on without it.
 
         Raises:
-            ApiError: 404, there is none.
+            ApiError: 404, the file does not exist.
         """
         path = self.file_store.get(file_id).path
         self.file_store.delete(file_id, keep_bytes=self.progress.is_reading(path))

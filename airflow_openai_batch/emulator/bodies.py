@@ -12,24 +12,22 @@ from typing import Any
 
 from airflow_openai_batch.emulator.answers import (
     Answered,
+    ContentReply,
     Filtered,
     Fragmented,
     HttpError,
-    LineError,
-    Malformed,
-    Missing,
+    LineReply,
     Raw,
     Refusal,
     Reply,
     Text,
+    TextReply,
     Truncated,
     Vectors,
     as_reply,
 )
 from airflow_openai_batch.emulator.model import DAY_S, JsonObject
 from airflow_openai_batch.emulator.tokens import estimate, input_items, prompt_tokens
-
-ContentReply = Text | Fragmented | Refusal | Truncated | Filtered | Vectors
 
 _DIMENSIONS = {"text-embedding-3-large": 3072}
 _MAX_EMBEDDING_INPUTS = 2_048  # OpenAI: per request
@@ -57,10 +55,10 @@ class BatchRequest:
     now: int
 
 
-def respond(request: BatchRequest, answered: Answered) -> Raw | HttpError | LineError | Missing | Malformed:
+def respond(request: BatchRequest, answered: Answered) -> LineReply:
     """Return a reply in the endpoint's body shape; replies that have no body are returned as they are."""
     reply: Reply = as_reply(answered)
-    if isinstance(reply, Raw | HttpError | LineError | Missing | Malformed):
+    if isinstance(reply, LineReply):
         return reply
     if request.endpoint == "/v1/embeddings":
         return _embeddings(request, reply)
@@ -71,7 +69,7 @@ def respond(request: BatchRequest, answered: Answered) -> Raw | HttpError | Line
 
 def reply_text(reply: ContentReply) -> str:
     """Return the text of a reply, empty if it has none."""
-    return reply.text if isinstance(reply, Text | Fragmented | Refusal | Truncated) else ""
+    return reply.text if isinstance(reply, TextReply) else ""
 
 
 def _chat(request: BatchRequest, reply: ContentReply) -> JsonObject:

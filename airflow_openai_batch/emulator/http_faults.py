@@ -149,7 +149,7 @@ class FaultMiddleware:
 def _delay_s(rules: list[Rule], *, is_after: bool) -> float:
     """Return the seconds to wait before the call is processed, or after it."""
     delays = (rule.args for rule in rules if rule.name == "delay")
-    return sum(args.get("seconds", 0.1) for args in delays if bool(args.get("after")) is is_after)
+    return sum((float(args.get("seconds", 0.1)) for args in delays if bool(args.get("after")) is is_after), 0.0)
 
 
 async def _buffer_json_body(scope: Scope, receive: Receive) -> tuple[Receive, bytes]:

@@ -1,4 +1,4 @@
-"""The work that falls due as time goes by: input files are checked, requests are answered, files are written."""
+"""The work that becomes due as time passes: input files are validated, requests answered, output files written."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _UNFINISHED_ERRORS = {
 
 
 class Progress:
-    """Moves batches along when their time has come. Slow work runs on threads of its own.
+    """Advances batches when their work is due. Slow work runs on separate threads.
 
     Args:
         settings: How the emulator behaves.
-        clock: Its time.
-        shelf: Its files.
-        faults: The rules in force.
-        ledger: Where bills go.
-        lock: Guards every change of a batch.
+        clock: The emulator's time.
+        file_store: The emulator's files.
+        faults: The active rules.
+        ledger: Records the bills.
+        lock: Held during every change of a batch.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Progress:
     ) -> None:
         self._settings = settings
         self._clock = clock
-        self._shelf = file_store
+        self._file_store = file_store
         self._faults = faults
         self._ledger = ledger
         self._lock = lock
@@ -56,38 +56,38 @@ class Progress:
         self._inputs: dict[str, Path] = {}
         self._jobs: dict[str, Future[None]] = {}
         self._stop = threading.Event()
-        # One thread, so that batches join the token queue in the order they were made.
+        # One thread, so that batches enter the token queue in the order of their creation.
         self._validators = ThreadPoolExecutor(1, "emulator-validate")
         self._workers = ThreadPoolExecutor(4, "emulator-work")
 
     def stop(self) -> None:
-        """Give up the work in hand."""
+        """Abandon the work that runs."""
         self._stop.set()
         self._validators.shutdown(cancel_futures=True)
         self._workers.shutdown(cancel_futures=True)
 
     def track(self, batch: Batch) -> None:
-        """Take a new batch on."""
+        """Add a new batch."""
         self._unsettled[batch.id] = batch
 
     def is_reading(self, path: Path) -> bool:
-        """Whether a batch that has not ended needs the file."""
+        """Return whether a batch that has not ended reads the file."""
         with self._lock:
             return path in self._inputs.values()
 
     def clear(self) -> None:
-        """Forget every batch."""
+        """Remove every batch."""
         self._unsettled.clear()
         self._inputs.clear()
 
     def settle(self) -> None:
-        """Do all work that is due, and wait for it."""
+        """Start all work that is due, and wait until it is done."""
         while jobs := self.start_due():
             for job in jobs:
                 job.result()
 
     def start_due(self, batch_id: str | None = None) -> list[Future[None]]:
-        """Start the work that is due; return all that is running, or what is running for one batch."""
+        """Start all work that is due, and return what runs, of one batch or of all."""
         with self._lock:
             if self._stop.is_set():
                 return []
@@ -117,7 +117,7 @@ class Progress:
                 self._jobs.pop(batch.id, None)
 
     def close(self, batch: Batch, result: Result) -> None:
-        """Note how a batch ended."""
+        """Set how a batch ended."""
         batch.result = result
         self._inputs.pop(batch.id, None)
         self._unsettled.pop(batch.id, None)
@@ -136,7 +136,7 @@ class Progress:
     def _verdict(self, batch: Batch) -> Verdict:
         if batch.quirks.fail:
             return Verdict(list(batch.quirks.fail))
-        stored = self._shelf.find(batch.input_file_id)
+        stored = self._file_store.find(batch.input_file_id)
         if stored is None:
             message = (
                 f"Cannot find file {batch.input_file_id}, or organization org-emulator does not have access to it."
@@ -146,7 +146,7 @@ class Progress:
         return check_input(stored.path, batch.endpoint, self._settings.limits)
 
     def _queue_error(self, verdict: Verdict, times: Timetable, limit: int | None) -> BatchError | None:
-        """Return the error of a full queue: tokens of unfinished batches of the same model count."""
+        """Return the error of a full queue. OpenAI: tokens of unfinished batches of the same model count."""
         if limit is None:
             return None
         others = (b for b in self._unsettled.values() if b.times is not times and b.verdict)
@@ -161,21 +161,25 @@ class Progress:
         return BatchError("token_limit_exceeded", message)
 
     def check_queue_at_create(self, batch: Batch, http: int) -> None:
-        """Check a batch against the queue at creation, as some regions and plans do (API facts, section 4).
+        """Check the queue's limit when a batch is created. Seen: some regions and plans do (HTTP 400 or 429).
+
+        Args:
+            batch: The new batch.
+            http: The HTTP status of the error.
 
         Raises:
             ApiError: The queue is full.
         """
         verdict = self._verdict(batch)
         if verdict.errors:
-            return  # those errors wait for the validation
+            return  # the asynchronous validation reports these
         if queue_error := self._queue_error(verdict, batch.times, batch.quirks.queue_limit):
             raise ApiError(http, queue_error.message, code=queue_error.code)
         batch.verdict = verdict
 
     def _answer(self, batch: Batch) -> None:
         path = self._inputs[batch.id]
-        output_path, error_path = self._shelf.new_path(), self._shelf.new_path()
+        output_path, error_path = self._file_store.new_path(), self._file_store.new_path()
         worker = Worker(self._settings.answer, self._faults, self._stop)
         with output_path.open("wb", 1 << 20) as output, error_path.open("wb", 1 << 20) as error:
             tally = worker.run(self._task(batch, path), output, error)
@@ -199,11 +203,11 @@ class Progress:
             batch, path, n_answered, unfinished_error, self._settings.seed or 0, self._settings.concurrency
         )
 
-    def _store_or_discard(self, batch: Batch, path: Path, kind: str, is_wanted: object) -> StoredFile | None:
+    def _store_or_discard(self, batch: Batch, path: Path, suffix: str, is_wanted: object) -> StoredFile | None:
         if not is_wanted:
             path.unlink()
             return None
-        return self._shelf.add(path, f"{batch.id}_{kind}.jsonl", "batch_output", batch.output_lifetime_s)
+        return self._file_store.add(path, f"{batch.id}_{suffix}.jsonl", "batch_output", batch.output_lifetime_s)
 
 
 def _result(tally: Tally, output: StoredFile | None, error: StoredFile | None) -> Result:

@@ -1,4 +1,4 @@
-"""What row faults do to a reply and to the lines made of it."""
+"""Faults of rows: what they do to a reply and to the lines made of it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from airflow_openai_batch.emulator.answers import (
     Refusal,
     Reply,
     Text,
+    TextReply,
     Truncated,
     as_reply,
     schema_of,
@@ -27,11 +28,18 @@ from airflow_openai_batch.emulator.faults import Rule
 
 _SEPARATORS = "one\u2028two\u2029three\u0085four"
 
+# Row faults with which the answer remains useful.
 _HARMLESS = frozenset({"u2028", "duplicate", "both_files", "fragmented"})
 
 
 def answer_with_fault(request: BatchRequest, rule: Rule | None, answer: Answer) -> Answered:
-    """Return what a row is answered, bent by the rule that acts on it."""
+    """Return the answer to a row, with the fault of the rule that applies to it.
+
+    Args:
+        request: The row's request.
+        rule: The rule that applies, None if none does.
+        answer: The answer function.
+    """
     if rule is None:
         return answer(request.endpoint, request.body)
     replies: dict[str, type[Any]] = {
@@ -51,8 +59,8 @@ def answer_with_fault(request: BatchRequest, rule: Rule | None, answer: Answer) 
     )
 
 
-def delivery(answered: Answered, rule: Rule | None) -> str:
-    """Return `ok` for an answer that is of use, else the name of what spoiled it."""
+def delivery_status(answered: Answered, rule: Rule | None) -> str:
+    """Return `ok` for a useful answer, else the name of the fault or reply type that made it useless."""
     if rule is not None and rule.name not in _HARMLESS:
         return rule.name
     reply = as_reply(answered)
@@ -64,7 +72,15 @@ def delivery(answered: Answered, rule: Rule | None) -> str:
 def apply_line_fault(
     rule: Rule, hex_id: str, custom_id: str, output: list[bytes], error: list[bytes]
 ) -> tuple[list[bytes], list[bytes]]:
-    """Return the lines of both files after a fault that acts on lines rather than on the reply."""
+    """Return a row's lines of both files, changed if the rule's fault concerns lines rather than replies.
+
+    Args:
+        rule: The rule that applies.
+        hex_id: The request's 32 hex digits.
+        custom_id: The row's custom_id.
+        output: Its lines in the output file.
+        error: Its lines in the error file.
+    """
     if rule.name == "malformed" and "data" not in rule.args:
         return [line[: len(line) // 2] + b"\n" for line in output], error
     if rule.name == "duplicate":
@@ -77,7 +93,7 @@ def apply_line_fault(
 
 
 def _apply_reply_fault(reply: Reply, rule: Rule, schema: Any) -> Reply:
-    if not isinstance(reply, Text | Fragmented | Truncated | Refusal):
+    if not isinstance(reply, TextReply):
         return reply
     text = reply_text(reply)
     match rule.name:
@@ -88,27 +104,27 @@ def _apply_reply_fault(reply: Reply, rule: Rule, schema: Any) -> Reply:
         case "invalid":
             return Text(rule.args.get("text", _wrong_text(schema)))
         case "u2028":
-            return with_text(reply, _separated(text))
+            return with_text(reply, _with_separators(text))
     return reply
 
 
 def _wrong_text(schema: Any) -> str:
-    """Return JSON of another type than the schema asks for."""
+    """Return JSON of another type than the schema requires."""
     return "{}" if isinstance(schema, dict) and schema.get("type") == "array" else "[]"
 
 
-def _separated(text: str) -> str:
-    """Put line separators into a text; in JSON into its free strings, which are those with a space."""
+def _with_separators(text: str) -> str:
+    """Return a text with line separators; JSON gets them in its free strings, which are those with a space."""
     try:
         value = json.loads(text)
     except ValueError:
         return f"{text} {_SEPARATORS}"
-    return json.dumps(_map(value), ensure_ascii=False)
+    return json.dumps(_separate_words(value), ensure_ascii=False)
 
 
-def _map(value: Any) -> Any:
+def _separate_words(value: Any) -> Any:
     if isinstance(value, str):
         return value.replace(" ", "\u2028") if " " in value else value
     if isinstance(value, list):
-        return [_map(item) for item in value]
-    return {name: _map(item) for name, item in value.items()} if isinstance(value, dict) else value
+        return [_separate_words(item) for item in value]
+    return {name: _separate_words(item) for name, item in value.items()} if isinstance(value, dict) else value

@@ -1,6 +1,6 @@
-"""A value that satisfies a JSON schema: enough of the standard for structured outputs, and always the same one.
+"""Generation of a value that satisfies a JSON schema: enough of the standard for structured outputs, repeatable.
 
-Not covered: `not`, `if`, `patternProperties`, `contains`, references to other documents, difficult patterns.
+Not supported: `not`, `if`, `patternProperties`, `contains`, references to other documents, difficult patterns.
 """
 
 from __future__ import annotations
@@ -25,16 +25,20 @@ _FORMATS = {
     "uuid": "123e4567-e89b-42d3-a456-426614174000",
     "uri": "https://example.com/a",
 }
-_SIMPLIFY_DEPTH = 6
+_SIMPLIFY_DEPTH = 6  # from here on the simplest choices, so that recursive schemas end
 _MAX_DEPTH = 40
-_TRIES = 50
+_TRIES = 50  # to find an item that is unique
 
 
 def make_instance(schema: Any, seed: int) -> Any:
     """Return a value that satisfies the schema.
 
+    Args:
+        schema: The JSON schema.
+        seed: The same schema and seed give the same value.
+
     Raises:
-        ValueError: The schema needs what is not covered here.
+        ValueError: The schema uses what is not supported here.
     """
     rng = random.Random(seed)  # noqa: S311 - no secrets here
     return _InstanceGenerator(schema, rng).make(schema, 0)
@@ -60,17 +64,16 @@ class _InstanceGenerator:
         return self._of_type(self._type_name(schema, depth), schema, depth)
 
     def _resolved(self, schema: Any) -> dict[str, Any]:
-        """Return the schema as one object, references and `allOf` folded in."""
+        """Return the schema as one object, with references and `allOf` merged into it."""
         if not isinstance(schema, dict):
             return {}
         while "$ref" in schema:
             rest = {k: v for k, v in schema.items() if k != "$ref"}
             schema = _merged(self._target(schema["$ref"]), rest)
-        parts = schema.get("allOf", [])
-        folded = {k: v for k, v in schema.items() if k != "allOf"}
-        for part in parts:
-            folded = _merged(folded, self._resolved(part))
-        return folded
+        resolved = {k: v for k, v in schema.items() if k != "allOf"}
+        for part in schema.get("allOf", []):
+            resolved = _merged(resolved, self._resolved(part))
+        return resolved
 
     def _target(self, ref: str) -> dict[str, Any]:
         if not ref.startswith("#"):
@@ -82,7 +85,7 @@ class _InstanceGenerator:
         return node if isinstance(node, dict) else {}
 
     def _option(self, options: list[Any], depth: int) -> Any:
-        """Choose a branch; deep down the plainest one, so that recursive schemas end."""
+        """Return one of the options, from `_SIMPLIFY_DEPTH` on the simplest."""
         if depth < _SIMPLIFY_DEPTH:
             return self._rng.choice(options)
         return min(options, key=lambda option: self._weight(option))
@@ -90,9 +93,7 @@ class _InstanceGenerator:
     def _weight(self, option: Any) -> int:
         is_reference = isinstance(option, dict) and "$ref" in option
         type_name = self._resolved(option).get("type")
-        return {"null": 0, "object": 2, "array": 1}.get(
-            type_name if isinstance(type_name, str) else "", 1
-        ) + 2 * is_reference
+        return {"null": 0, "object": 2}.get(str(type_name), 1) + 2 * is_reference
 
     def _type_name(self, schema: dict[str, Any], depth: int) -> str:
         type_name = schema.get("type")
@@ -126,19 +127,20 @@ class _InstanceGenerator:
         return {name: self.make(properties.get(name, schema.get("additionalProperties")), depth + 1) for name in names}
 
     def _array(self, schema: dict[str, Any], depth: int) -> list[Any]:
-        min_length = schema.get("minItems", 0)
-        most = schema.get("maxItems", max(min_length, 2))
-        length = min_length if depth >= _SIMPLIFY_DEPTH else self._rng.randint(min(max(min_length, 1), most), most)
-        fixed = schema.get("prefixItems", [])
-        items = [fixed[i] if i < len(fixed) else schema.get("items", {}) for i in range(max(length, len(fixed)))]
+        minimum = schema.get("minItems", 0)
+        maximum = schema.get("maxItems", max(minimum, 2))
+        length = minimum if depth >= _SIMPLIFY_DEPTH else self._rng.randint(min(max(minimum, 1), maximum), maximum)
+        prefix = schema.get("prefixItems", [])
+        items = [*prefix, *[schema.get("items", {})] * (length - len(prefix))]
+        is_unique = schema.get("uniqueItems")
         values: list[Any] = []
         for item in items:
-            tries = (self.make(item, depth + 1) for _ in range(_TRIES if schema.get("uniqueItems") else 1))
-            values += islice((first for first in tries if not schema.get("uniqueItems") or first not in values), 1)
+            candidates = (self.make(item, depth + 1) for _ in range(_TRIES if is_unique else 1))
+            values += islice((value for value in candidates if not is_unique or value not in values), 1)
         return values
 
-    def _number(self, schema: dict[str, Any], least_step: float) -> float:
-        step = schema.get("multipleOf", least_step)
+    def _number(self, schema: dict[str, Any], default_step: float) -> float:
+        step = schema.get("multipleOf", default_step)
         low = schema.get("minimum", -math.inf)
         high = schema.get("maximum", math.inf)
         gap = step or 1e-6 * max(1.0, abs(schema.get("exclusiveMinimum", 0)), abs(schema.get("exclusiveMaximum", 0)))
@@ -165,7 +167,7 @@ class _InstanceGenerator:
 
 
 def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """Return both schemas in one: properties and required names add up, the second wins elsewhere."""
+    """Return two schemas as one: their properties and required names are united, elsewhere the second wins."""
     merged = {**first, **second}
     if "properties" in first and "properties" in second:
         merged["properties"] = {**first["properties"], **second["properties"]}

@@ -1,4 +1,4 @@
-"""The HTTP face: routes of the Files and Batches API, translated to calls of the backend and back."""
+"""The HTTP server: the routes of the Files and Batches API, as calls of the backend. OpenAI: paths and parameters."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ class _Api:
         self._backend = backend
 
     def authorized(self, handler: Handler) -> Handler:
-        """Let only calls with an accepted key through."""
+        """Return a handler that answers calls without an accepted key with HTTP 401."""
 
         async def checked(request: Request) -> Response:
-            kind, _, key = request.headers.get("authorization", "").partition(" ")
+            scheme, _, key = request.headers.get("authorization", "").partition(" ")
             keys = self._backend.settings.api_keys
-            if kind.lower() != "bearer" or not key:
+            if scheme.lower() != "bearer" or not key:
                 raise ApiError(401, "You didn't provide an API key.")
             if keys is not None and key not in keys:
                 raise ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
@@ -70,11 +70,11 @@ class _Api:
         return checked
 
     async def create_file(self, request: Request) -> Response:
-        """POST /v1/files. The form parser spools the file to disk; it is copied from there."""
+        """POST /v1/files. The form parser spools the file to disk, from where it is copied."""
         async with request.form() as form:
             file, purpose = form.get("file"), form.get("purpose")
-            for name, value, kind in (("file", file, UploadFile), ("purpose", purpose, str)):
-                if not isinstance(value, kind):
+            for name, value, expected in (("file", file, UploadFile), ("purpose", purpose, str)):
+                if not isinstance(value, expected):
                     message = f"Missing required parameter: '{name}'."
                     raise ApiError(400, message, code="missing_required_parameter", param=name)
             assert isinstance(file, UploadFile) and isinstance(purpose, str)  # noqa: S101 - for the type checker
@@ -162,12 +162,12 @@ class _Api:
         return self._backend.file_store.add(path, filename, purpose, lifetime_s or default)
 
     async def _settle(self, batch_id: str | None = None) -> None:
-        """Let due work finish, but do not keep the caller waiting: what is not done shows as the state before."""
+        """Wait for due work, but only for the settings' `patience`: then batches show the state before."""
         deadline = asyncio.get_running_loop().time() + self._backend.settings.patience
         while jobs := self._backend.progress.start_due(batch_id):
-            left_s = deadline - asyncio.get_running_loop().time()
+            remaining_s = deadline - asyncio.get_running_loop().time()
             waiting = [asyncio.wrap_future(job) for job in jobs]
-            finished, pending = await asyncio.wait(waiting, timeout=max(0.0, left_s))
+            finished, pending = await asyncio.wait(waiting, timeout=max(0.0, remaining_s))
             for job in finished:
                 job.result()
             if pending:
@@ -194,12 +194,22 @@ async def _chunks(stored: StoredFile) -> AsyncIterator[bytes]:
 
 
 def _page(items: list[tuple[str, Any]], after: str | None, limit: int, show: Callable[[Any], Any]) -> JSONResponse:
-    """Return one page of a listing: up to `limit` items after the one with the id `after`."""
+    """Return one page of a listing.
+
+    Args:
+        items: Ids and items, in the order of the listing.
+        after: The id after which the page starts; None starts with the first item.
+        limit: The page size.
+        show: Converts an item to JSON.
+
+    Raises:
+        ApiError: 400, no item has the id `after`.
+    """
     start = 0
     if after is not None:
         start = next((number for number, (item_id, _) in enumerate(items, 1) if item_id == after), 0)
         if not start:
-            # Not in the facts: what an unknown cursor is answered.
+            # Assumed: the response to an unknown cursor.
             raise ApiError(400, f"Invalid 'after': '{after}' was not found.", code="invalid_value", param="after")
     page = items[start : start + limit]
     first, last = (page[0][0], page[-1][0]) if page else (None, None)

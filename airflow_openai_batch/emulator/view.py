@@ -1,4 +1,4 @@
-"""The batch object as the API shows it at a moment."""
+"""The batch object of the API. OpenAI: its fields."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ def batch_json(batch: Batch, status: Status | None = None) -> JsonObject:
 
     Args:
         batch: The batch.
-        status: A state to show instead of the current one: the answer to `create` always says `validating` and
-            the answer to `cancel` always says `cancelling`, however fast the emulator is set.
+        status: A state to show instead of the current one: the response to `create` is always `validating` and the
+            response to `cancel` always `cancelling`, whatever the emulator's duration.
     """
     status = status or batch.status
     times, quirks = batch.times, batch.quirks
@@ -32,7 +32,7 @@ def batch_json(batch: Batch, status: Status | None = None) -> JsonObject:
         "expires_at": int(times.expires_at),
         **_transition_times(batch, status),
         "request_counts": _counts(batch, status, result),
-        # Zeros, not null, after a batch without one success was seen live; null before the end.
+        # Seen: zeros, not null, after a batch without a success (ProjectTech4DevAI/kaapi-backend #723).
         "usage": (result.usage if result else Usage()).to_json() if status in TERMINAL else None,
         "metadata": batch.metadata,
     }
@@ -45,14 +45,14 @@ def _output_file_id(batch: Batch, result: Result | None) -> str | None:
 
 
 def _transition_times(batch: Batch, status: Status) -> JsonObject:
-    """Return the time of each border the batch has passed, null for the others."""
+    """Return the times at which the batch entered its states, null for states that it has not entered."""
     times = batch.times
     cancelling_at = times.cancelling_at
     has_run = status not in (Status.VALIDATING, Status.FAILED)
     stopped_at = cancelling_at if cancelling_at is not None else min(times.ended_at, batch.clock.now())
     has_started = has_run and times.validated_at <= stopped_at and batch.verdict is not None
     has_finalized = has_started and times.finalizing_at <= stopped_at
-    at = {
+    times_by_field = {
         "in_progress_at": times.validated_at if has_started else None,
         "finalizing_at": times.finalizing_at if has_finalized else None,
         "completed_at": times.completed_at if status is Status.COMPLETED else None,
@@ -61,11 +61,11 @@ def _transition_times(batch: Batch, status: Status) -> JsonObject:
         "cancelling_at": cancelling_at if status in (Status.CANCELLING, Status.CANCELLED) else None,
         "cancelled_at": times.cancelled_at if status is Status.CANCELLED else None,
     }
-    return {name: None if when is None else int(when) for name, when in at.items()}
+    return {name: None if time is None else int(time) for name, time in times_by_field.items()}
 
 
 def _counts(batch: Batch, status: Status, result: Result | None) -> JsonObject:
-    """Return the counts: zeros before the work, an estimate during it, the truth (or a lie) after it."""
+    """Return the counts: zeros before the work, an estimate during it, the result (or a fault's counts) after it."""
     if batch.verdict is None or status in (Status.VALIDATING, Status.FAILED):
         return {"total": 0, "completed": 0, "failed": 0}
     total = batch.verdict.total
