@@ -52,7 +52,11 @@ class _Admin:
         return JSONResponse({"faults": self._backend.faults.to_json()})
 
     async def add_faults(self, request: Request) -> Response:
-        """Add a rule or a list of rules, and return the active ones."""
+        """Add a rule or a list of rules, and return the active ones.
+
+        Raises:
+            ApiError: 400, the body has something that is not a rule.
+        """
         rules = await _body(request)
         try:
             self._backend.faults.add(*(rules if isinstance(rules, list) else [rules]))
@@ -66,7 +70,11 @@ class _Admin:
         return await self.list_faults(request)
 
     async def advance(self, request: Request) -> Response:
-        """Move the clock forward: `{"advance": seconds}`."""
+        """Move the clock forward: `{"advance": seconds}`.
+
+        Raises:
+            ApiError: 400, the body has no such number, or a negative one.
+        """
         body = await _body(request)
         try:
             self._backend.clock.advance(float(body["advance"]))

@@ -56,7 +56,7 @@ class _Api:
         self._backend = backend
 
     def authorized(self, handler: Handler) -> Handler:
-        """Return a handler that answers calls without an accepted key with HTTP 401."""
+        """Return the handler for calls with an accepted key; for others it raises an `ApiError` with status 401."""
 
         async def checked(request: Request) -> Response:
             scheme, _, key = request.headers.get("authorization", "").partition(" ")
@@ -70,7 +70,11 @@ class _Api:
         return checked
 
     async def create_file(self, request: Request) -> Response:
-        """POST /v1/files. The form parser spools the file to disk, from where it is copied."""
+        """POST /v1/files. The form parser spools the file to disk, from where it is copied.
+
+        Raises:
+            ApiError: 400 or 413, the Files API would reject the upload.
+        """
         async with request.form() as form:
             file, purpose = form.get("file"), form.get("purpose")
             for name, value, expected in (("file", file, UploadFile), ("purpose", purpose, str)):

@@ -85,7 +85,13 @@ class Stopped(Exception):
 
 
 class Worker:
-    """Answers batches with one answer function and one set of faults."""
+    """Answers batches.
+
+    Args:
+        answer: The answer function.
+        faults: The active rules.
+        stop: Is set when the emulator stops.
+    """
 
     def __init__(self, answer: Answer, faults: Faults, stop: threading.Event) -> None:
         self._answer = answer
