@@ -175,7 +175,7 @@ def _responses(request: BatchRequest, reply: ContentReply) -> JsonObject:
 
 
 def _output_items(hex_id: str, reply: ContentReply, status: str) -> list[JsonObject]:
-    """Return a reasoning item and the message. Seen: reasoning models do so, the message is not the first item."""
+    """Return a reasoning item and the message. OpenAI: with reasoning models the message is not the first item."""
     text = reply_text(reply)
     texts = [text[: len(text) // 2], text] if isinstance(reply, Fragmented) else [text]
     items: list[JsonObject] = [{"id": "rs_" + hex_id, "type": "reasoning", "summary": []}]

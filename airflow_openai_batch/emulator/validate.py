@@ -31,7 +31,7 @@ _CONTENT_FIELDS = {
     "/v1/images/edits": "prompt",
     "/v1/videos": "prompt",
 }
-# OpenAI: moderations, images and videos have a default model.
+# OpenAI: moderations and images have a default model. Assumed: videos too.
 _MODEL_OPTIONAL = frozenset({"/v1/moderations", "/v1/images/generations", "/v1/images/edits", "/v1/videos"})
 
 
