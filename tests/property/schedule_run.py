@@ -209,7 +209,7 @@ class Schedule:
         backend = self.world.backend
         if what == "dashboard_cancel" and (live := backend.ledger.live_batches()):
             backend.cancel(self.rng.choice(live).id)
-        files = [stored for stored in backend.shelf.all() if stored.purpose == "batch"]
+        files = [stored for stored in backend.file_store.all() if stored.purpose == "batch"]
         if what == "input_file_deleted" and files:
             backend.delete_file(self.rng.choice(files).id)
 
