@@ -12,7 +12,7 @@ row travels:
 * ``api``       the calls (``client``), what comes back (``batch_json``), what an error means (``errors``)
 * ``job``       ``submit`` plans a job, ``advance`` moves it: ``planner`` names what may be done, ``actions`` do it
   (``create_batch`` is the paid one), facts change state (``state_machine``); until a rest (``status``)
-* ``answers``   ``harvest`` makes one outcome part of a batch's files: ``fast_parser`` reads the usual line, ``parser``
+* ``answers``   ``harvest`` makes one outcome part of a batch's files: ``fast_parser`` reads good lines, ``parser``
   any other, ``bodies`` and ``classify`` say what became of the row, ``row_order`` and ``outcome_files`` write it
 * ``results``   ``writer`` merges rows and outcomes (``merge``), arranges columns (``layout``) and fills a ``sink``
 * ``progress``  where a job stands, for people: ``compute``, ``rate``, ``shards``, ``log_format``
