@@ -18,7 +18,8 @@ from typing import IO, Literal, NamedTuple
 from airflow_openai_batch.engine.answers.line_files import Lines, add_unmatched
 from airflow_openai_batch.engine.answers.outcome_files import AnswerColumns, ClassifiedRow, PartWriter, Tally
 from airflow_openai_batch.engine.answers.parser import LineParser, custom_id_of
-from airflow_openai_batch.engine.answers.proof import Harvest, why_unproven
+from airflow_openai_batch.engine.answers.proof import Lines as FoundLines
+from airflow_openai_batch.engine.answers.proof import are_damaged, why_unproven
 from airflow_openai_batch.engine.answers.result_formats import as_json_lines
 from airflow_openai_batch.engine.answers.row_order import AnswerBlock, AnswerReader, Unordered
 from airflow_openai_batch.engine.api.client import Api
@@ -56,6 +57,10 @@ class Unproven(Exception):
     def __init__(self, reason: str, raw: tuple[str, ...], digest: str) -> None:
         super().__init__(reason)
         self.raw, self.digest = raw, digest
+
+
+class _Damaged(Exception):
+    """Rows without a line were answered and billed: their lines are there and cannot be read."""
 
 
 class _Downloads(NamedTuple):
@@ -104,7 +109,7 @@ def harvest(
         unmatched = stack.enter_context(tempfile.TemporaryFile(prefix="openai-batch-"))
         reader = AnswerReader(parser, AnswerColumns(job), ids, unmatched)
 
-        def write(blocks: Iterable[AnswerBlock]) -> Tally:
+        def write(blocks: Iterable[AnswerBlock], *, is_absence_final: bool) -> Tally:
             classifier = _RowClassifier(
                 parser,
                 shard,
@@ -112,24 +117,28 @@ def harvest(
                 job.policy.retry_on,
                 unmatched,
                 is_error_file_gone=downloads.is_error_file_gone,
-                is_absence_final=accepted == "missing",
+                is_absence_final=is_absence_final,
             )
             with _part_writer(store, name, job, shard) as writer:
                 for block in blocks:
                     requests = index.slice(block.start, block.stop - block.start).to_batches()[0]
                     writer.write(requests, block.answers, block.rows - block.start, block.places, classifier(block))
-                if accepted is None:
+                if accepted is None and not is_absence_final:
                     _require_proof(store, shard, downloads, classifier.n_absent, writer.tally, unmatched)
             return writer.tally
 
+        is_final = accepted == "missing"
         tally: Tally | None = None
         if not earlier:
-            with contextlib.suppress(Unordered):
-                tally = write(reader.once(lines))
+            with contextlib.suppress(Unordered, _Damaged):
+                tally = write(reader.once(lines), is_absence_final=is_final)
         if tally is None:
-            unmatched.seek(0)
-            unmatched.truncate()
-            tally = write(reader.twice(lines))
+            try:
+                _empty(unmatched)
+                tally = write(reader.twice(lines), is_absence_final=is_final)
+            except _Damaged:
+                _empty(unmatched)
+                tally = write(reader.twice(lines), is_absence_final=True)
         unmatched_name = _store_unmatched(store, unmatched, shard.id)
     return Harvested(outcomes=name, unmatched=unmatched_name, tally=tally)
 
@@ -153,21 +162,35 @@ def _require_proof(
         return  # nothing ran, or every row has a line
     if downloads.output_gone is not None:
         raise downloads.output_gone
-    reason = why_unproven(
-        shard.batch,
-        Harvest(
-            n_rows=shard.n_requests,
-            n_seen=shard.n_requests - n_absent,
-            n_answered=sum(tally.by_status[status] for status in (Status.SUCCEEDED, *_ANSWERED)),
-            has_unmatched=unmatched.tell() > 0,
-            is_size_wrong=downloads.is_size_wrong,
-        ),
+    n_unreadable, n_foreign = _count_unmatched(unmatched)
+    lines = FoundLines(
+        n_rows=shard.n_requests,
+        n_seen=shard.n_requests - n_absent,
+        n_answered=sum(tally.by_status[status] for status in (Status.SUCCEEDED, *_ANSWERED)),
+        n_unreadable=n_unreadable,
+        n_foreign=n_foreign,
+        is_size_wrong=downloads.is_size_wrong,
     )
+    if are_damaged(shard.batch, lines):
+        raise _Damaged
+    reason = why_unproven(shard.batch, lines)
     if reason is not None and not downloads.is_error_file_gone:
         digest = _digest(downloads.files)
         known = shard.evidence is not None and shard.evidence.digest == digest
         raw = () if known else tuple(_store_raw(store, file, shard.id) for file in downloads.files if _size(file))
         raise Unproven(reason, raw, digest)
+
+
+def _count_unmatched(unmatched: IO[bytes]) -> tuple[int, int]:
+    """Return how many unmatched lines cannot be read, and how many name a row that was not asked."""
+    unmatched.seek(0)
+    has_id = [custom_id_of(line) is not None for line in unmatched]
+    return has_id.count(False), has_id.count(True)
+
+
+def _empty(file: IO[bytes]) -> None:
+    file.seek(0)
+    file.truncate()
 
 
 def _download_all(stack: contextlib.ExitStack, api: Api, shard: Shard, sleep: Callable[[float], None]) -> _Downloads:
@@ -220,8 +243,7 @@ def _downloaded(api: Api, file_id: str, sleep: Callable[[float], None]) -> Itera
                 if (error.retry_after_s or 0.0) > _MAX_PAUSE_S:
                     raise
                 sleep(error.retry_after_s or 2.0)
-            file.seek(0)
-            file.truncate()
+            _empty(file)
         yield file, is_whole
 
 
