@@ -196,8 +196,10 @@ def extend_deadline(engine: Engine) -> None:
 
 
 def _retried(shard: Shard) -> Shard:
-    """Return a shard that OpenAI refused as one to send again: a person has looked, and nothing was billed."""
-    return reset_for_resubmit(shard) if shard.rejections and shard.child is None else shard
+    """Return a shard that OpenAI refused, or seemed to hide, as one to send again: a person has looked."""
+    if shard.rejections and shard.child is None:
+        return reset_for_resubmit(shard)
+    return msgspec.structs.replace(shard, n_absent=0) if shard.n_absent else shard
 
 
 def _reattach(engine: Engine, snapshot: Snapshot, job: Job, policy: Policy, acknowledged: tuple[str, ...]) -> Job:
