@@ -1,4 +1,4 @@
-"""Look at a job, or wish something of it: ``python -m airflow_openai_batch show|cancel|start-over``."""
+"""Look at a job, or command it: ``python -m airflow_openai_batch show|cancel|start-over``."""
 
 from __future__ import annotations
 
@@ -24,24 +24,26 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("task_id", help="the task that submitted")
     parser.add_argument("--map-index", type=int, default=-1)
     parser.add_argument("--storage", help="by default the option [openai_batch] storage")
-    given = parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
 
     from airflow_openai_batch.engine.job.summary import progress_line, summarize
     from airflow_openai_batch.engine.model import JobKey
     from airflow_openai_batch.engine.store.job_store import JobStore
     from airflow_openai_batch.hooks import storage_root
 
-    key = JobKey(dag_id=given.dag_id, run_id=given.run_id, task_id=given.task_id, map_index=given.map_index)
-    store = JobStore(storage_root(given.storage), key)
-    found = store.load()
-    if found is None:
+    key = JobKey(
+        dag_id=arguments.dag_id, run_id=arguments.run_id, task_id=arguments.task_id, map_index=arguments.map_index
+    )
+    store = JobStore(storage_root(arguments.storage), key)
+    snapshot = store.load()
+    if snapshot is None:
         print(f"There is no job in {store}.", file=sys.stderr)
         return 1
-    if given.command != "show":
-        store.command(given.command.replace("-", "_"))
+    if arguments.command != "show":
+        store.command(arguments.command.replace("-", "_"))
         print(f"Noted in {store}. Now clear the task.")
         return 0
-    number, job = found
+    number, job = snapshot
     print(f"{store}, epoch {job.epoch}, snapshot {number}")
     print(progress_line(summarize(job)))
     for shard in job.shards:

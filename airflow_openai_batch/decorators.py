@@ -29,8 +29,8 @@ class _OpenAIBatchDecoratedOperator(DecoratedOperator, OpenAIBatchOperator):
     def execute(self, context: Any) -> Any:
         """Call the function, then make the job of the rows it returned or take it up."""
         # The context's names (ds, ti, …) and the caller's own arguments, as far as the function asks for them.
-        known = {**context, **self.op_kwargs}
-        kwargs = determine_kwargs(self.python_callable, self.op_args, known)
+        arguments = {**context, **self.op_kwargs}
+        kwargs = determine_kwargs(self.python_callable, self.op_args, arguments)
         rows = self.python_callable(*self.op_args, **kwargs)
         self.rows = rows if isinstance(rows, str) else Rows(rows)
         return OpenAIBatchOperator.execute(self, context)

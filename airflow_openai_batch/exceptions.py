@@ -1,4 +1,4 @@
-"""The single map from the engine's errors to Airflow's, and so to what a retry does."""
+"""The exceptions that tasks raise: the engine's exceptions mapped to those of Airflow, which decide about retries."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ from airflow_openai_batch.engine.errors import ApiError, EngineError, StoreError
 
 
 class OpenAIBatchError(AirflowException):
-    """Something that a retry may mend; a retry never pays twice."""
+    """An error that a retry may cure. A retry never pays twice."""
 
 
 class OpenAIBatchFailure(AirflowFailException):
-    """Something that a retry would only repeat: the task fails at once and says what to do."""
+    """An error that a retry would only repeat: the task fails without retry, and says what to do."""
 
 
 @contextlib.contextmanager
 def airflow_errors() -> Iterator[None]:
-    """Raise the engine's errors as Airflow's."""
+    """Raise the engine's exceptions in the block as Airflow's.
+
+    Raises:
+        OpenAIBatchError: A retry may cure the error.
+        OpenAIBatchFailure: A retry would only repeat it.
+    """
     try:
         yield
     except UnknownFormat as error:
@@ -28,5 +33,5 @@ def airflow_errors() -> Iterator[None]:
     except (StoreError, ApiError) as error:
         raise OpenAIBatchError(str(error)) from error
     except EngineError as error:
-        # The message is complete, and a traceback through the engine would only hide it in the task's log.
+        # Without cause: the message is complete, and a traceback through the engine would hide it in the task's log.
         raise OpenAIBatchFailure(str(error)) from None

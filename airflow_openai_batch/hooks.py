@@ -1,4 +1,4 @@
-"""From an Airflow connection to clients of OpenAI, and from the configuration to job stores."""
+"""The hook: clients of OpenAI from an Airflow connection, and the storage of jobs from the configuration."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook, ObjectStoragePath, conf
 
+from airflow_openai_batch import settings
 from airflow_openai_batch.engine.errors import StoreError
 
 if TYPE_CHECKING:
     from airflow.providers.openai.hooks.openai import OpenAIHook
     from openai import AsyncOpenAI, OpenAI
 
-SECTION = "openai_batch"
 _LOCAL_EXECUTORS = ("LocalExecutor", "SequentialExecutor")
 
-# One client per event loop and connection: a client of its own costs each trigger 20-90 ms of blocked loop.
+# One client for each event loop and connection: creating a client blocks the loop for 20 to 90 ms.
 _clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, AsyncOpenAI]] = weakref.WeakKeyDictionary()
 
 
 class OpenAIBatchHook(BaseHook):
     """Clients of the ``openai`` SDK from a connection of type ``openai``.
 
-    The connection type belongs to ``apache-airflow-providers-openai`` and is used as it is: the password is the API
+    The connection type belongs to ``apache-airflow-providers-openai`` and is used unchanged: the password is the API
     key, the host is the base URL, the extra ``openai_client_kwargs`` may hold ``organization``, ``project`` and any
     other argument of the client, and ``auth_type`` may be ``workload_identity``.
 
@@ -53,36 +53,44 @@ class OpenAIBatchHook(BaseHook):
         return _openai_hook()(conn_id=self.conn_id).get_conn()
 
     async def get_async_conn(self) -> AsyncOpenAI:
-        """Return the client that all triggers of this connection on the event loop share. Its retries are off."""
+        """Return the client that all triggers of this connection on the event loop share, without retries.
+
+        Raises:
+            AirflowNotFoundException: There is no such connection.
+        """
         loop = asyncio.get_running_loop()
-        known = _clients.setdefault(loop, {})
-        if self.conn_id not in known:
+        clients = _clients.setdefault(loop, {})
+        if self.conn_id not in clients:
             _quiet_http()
-            # The first import of the SDK takes a second or more, which the other triggers would stand still for.
+            # The first import of the SDK takes a second or more, in which the other triggers would be blocked.
             hook_class = await asyncio.to_thread(_openai_hook)
             client = await hook_class(conn_id=self.conn_id).aget_conn()
-            known.setdefault(self.conn_id, client.with_options(max_retries=0))
-        return known[self.conn_id]
+            clients.setdefault(self.conn_id, client.with_options(max_retries=0))
+        return clients[self.conn_id]
 
     def forget_async_conn(self) -> None:
-        """Build the shared client anew next time: the connection's key may have been changed."""
+        """Forget the shared client, so that the next one is built from the current connection."""
         _clients.get(asyncio.get_running_loop(), {}).pop(self.conn_id, None)
 
     def test_connection(self) -> tuple[bool, str]:
-        """Try what a job needs: restricted keys need the scopes of batches and of files."""
+        """Test the calls that a job needs (seen: a restricted key needs scopes for batches and for files).
+
+        Returns:
+            Whether all calls succeeded, and a message.
+        """
         from airflow_openai_batch.engine.api.errors import translate
 
         client = self.get_conn().with_options(max_retries=0, timeout=30)
-        for what, call in (("batches", client.batches.list), ("files", client.files.list)):
+        for resource, call in (("batches", client.batches.list), ("files", client.files.list)):
             try:
                 call(limit=1)
             except Exception as error:  # shown to the person who pressed the button
-                return False, f"Cannot list {what}: {translate(error) or error}"
+                return False, f"Cannot list {resource}: {translate(error) or error}"
         return True, "Batches and files can be listed."
 
 
 def _openai_hook() -> type[OpenAIHook]:
-    """Return the hook that owns the connection type, and load what a trigger needs besides."""
+    """Return the hook that owns the connection type, and import the other modules that a trigger needs."""
     from airflow.providers.openai.hooks.openai import OpenAIHook
 
     import airflow_openai_batch.engine.answers.harvest
@@ -92,7 +100,7 @@ def _openai_hook() -> type[OpenAIHook]:
 
 
 def _quiet_http() -> None:
-    """Keep the HTTP library from writing a line for every poll into the task's log; a level set by the user stays."""
+    """Keep the HTTP library from logging every poll to the task's log, unless the user has set a level."""
     for name in ("httpx", "httpx2"):
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
@@ -100,12 +108,15 @@ def _quiet_http() -> None:
 
 
 def storage_root(storage: str | None = None) -> Any:
-    """Return the path under which jobs are stored: the argument, the option ``[openai_batch] storage``, or a default.
+    """Return the root path of job stores: the argument, the option ``[openai_batch] storage``, or a default.
+
+    Args:
+        storage: A URI or local path; None for the option.
 
     Raises:
         StoreError: The default is this machine's disk, and the executor runs tasks on several machines.
     """
-    configured = storage or conf.get(SECTION, "storage", fallback="")
+    configured = storage or settings.STORAGE.get()
     if configured:
         return as_path(configured)
     executors = [name.strip().rpartition(".")[2] for name in conf.get("core", "executor", fallback="").split(",")]
@@ -125,7 +136,7 @@ def as_path(text: str) -> Any:
 
 
 def without_connection(place: str) -> str:
-    """Return a URI without the connection in it (``s3://conn@bucket/key``). Azure's own ``container@account`` stays."""
+    """Return a URI without its connection (``s3://conn@bucket/key``). Azure's ``container@account`` is kept."""
     scheme, mark, rest = place.partition("://")
     host, slash, path = rest.partition("/")
     if not mark or host.endswith(".windows.net"):

@@ -1,4 +1,4 @@
-"""Links from a task to OpenAI's dashboard."""
+"""Operator extra links: from a task to its batch and files in OpenAI's dashboard."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from airflow_openai_batch.engine.model import Batch
 
 BATCH_IDS_KEY = "openai_batch_ids"
-"""XCom key under which a task keeps the ids of its batches, newest last."""
+"""XCom key of the ids of a task's batches, newest last."""
 
 BATCH_LINK_KEY = "openai_batch_link"
-"""XCom key under which a task keeps the address of its newest batch, or an empty text."""
+"""XCom key of the URL of a task's newest batch, or an empty text."""
 
 FILE_LINKS_KEY = "openai_file_links"
-"""XCom key under which a task keeps the addresses of its files at OpenAI, by the name of the link."""
+"""XCom key of the URLs of a task's files at OpenAI, by the name of the link."""
 
 _DASHBOARD = "https://platform.openai.com"
 
@@ -30,13 +30,13 @@ class OpenAIBatchLink(BaseOperatorLink):
     name = "OpenAI batch"
 
     def get_link(self, operator: Any, *, ti_key: TaskInstanceKey) -> str:
-        """Return the address, or an empty text while there is no batch."""
+        """Return the URL, or an empty text while there is no batch."""
         return XCom.get_value(ti_key=ti_key, key=BATCH_LINK_KEY) or ""
 
 
 class _FileLink(BaseOperatorLink):
     def get_link(self, operator: Any, *, ti_key: TaskInstanceKey) -> str:
-        """Return the address, or an empty text while there is no such file."""
+        """Return the URL, or an empty text while there is no such file."""
         links = XCom.get_value(ti_key=ti_key, key=FILE_LINKS_KEY) or {}
         return links.get(self.name, "")
 
@@ -64,25 +64,25 @@ LINKS = (OpenAIBatchLink(), OpenAIInputFileLink(), OpenAIOutputFileLink(), OpenA
 
 
 def batch_link(batch_id: str, host: str) -> str:
-    """Return the address of a batch in OpenAI's dashboard, or an empty text if it runs on another host."""
+    """Return the URL of a batch in OpenAI's dashboard, or an empty text if it runs on another host."""
     return f"{_DASHBOARD}/batches/{batch_id}" if _is_openai(host) else ""
 
 
 def file_link(file_id: str, host: str) -> str:
-    """Return the address of a file in OpenAI's dashboard, or an empty text if it is on another host."""
+    """Return the URL of a file in OpenAI's dashboard, or an empty text if it is on another host."""
     return f"{_DASHBOARD}/storage/files/{file_id}" if _is_openai(host) else ""
 
 
 def addresses(batches: Sequence[Batch], host: str) -> dict[str, str]:
-    """Return the addresses of what a job has in OpenAI's dashboard, by the name of the link.
+    """Return the URLs of a job's newest batch and files in OpenAI's dashboard, by the name of the link.
 
     Args:
         batches: The job's batches, newest last.
-        host: Where they run; there are none if it is not OpenAI's.
+        host: The host they run on; there are no URLs if it is not OpenAI's.
     """
     if not batches or not _is_openai(host):
         return {}
-    found = {OpenAIBatchLink.name: batch_link(batches[-1].id, host)}
+    urls = {OpenAIBatchLink.name: batch_link(batches[-1].id, host)}
     for batch in batches:
         for name, file_id in (
             (OpenAIInputFileLink.name, batch.input_file_id),
@@ -90,8 +90,8 @@ def addresses(batches: Sequence[Batch], host: str) -> dict[str, str]:
             (OpenAIErrorFileLink.name, batch.error_file_id),
         ):
             if file_id is not None:
-                found[name] = file_link(file_id, host)
-    return found
+                urls[name] = file_link(file_id, host)
+    return urls
 
 
 def _is_openai(host: str) -> bool:

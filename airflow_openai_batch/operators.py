@@ -22,9 +22,9 @@ from airflow_openai_batch.task.job import (
     checked_handle,
     engine_for,
     handle_of,
+    look_of,
     pause_s,
     poll_interval,
-    seen_by,
     trigger_for,
     write_results,
 )
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from airflow_openai_batch.engine.job.context import Engine
     from airflow_openai_batch.engine.job.status import Wait
     from airflow_openai_batch.engine.model import Policy
-    from airflow_openai_batch.engine.progress.model import Look, Progress
+    from airflow_openai_batch.engine.progress.model import Look
+    from airflow_openai_batch.reporting.worker_progress import Shown
 
 START_OVER = "openai_batch_start_over"
 """Key in a Dag run's conf: any text there makes the job start over, once for each text."""
@@ -157,10 +158,12 @@ class _Submitting(WithLineage, BaseOperator):
     def _policy(self) -> Policy:
         from airflow_openai_batch.engine.model import Policy, Status
 
-        known = [status.value for status in Status]
-        unknown = [name for name in self.retry_on if name not in known]
+        statuses = [status.value for status in Status]
+        unknown = [name for name in self.retry_on if name not in statuses]
         if unknown:
-            raise OpenAIBatchFailure(f"retry_on: unknown outcome {', '.join(unknown)}; there are {', '.join(known)}.")
+            raise OpenAIBatchFailure(
+                f"retry_on: unknown outcome {', '.join(unknown)}; there are {', '.join(statuses)}."
+            )
         return Policy(
             max_rounds=self.max_rounds,
             retry_on=frozenset(Status(name) for name in self.retry_on),
@@ -175,14 +178,14 @@ class _Submitting(WithLineage, BaseOperator):
 
 
 def _is_shown(rows: Any) -> bool:
-    """Say whether Airflow may see ``rows``: paths, which it renders, and XComArgs, by which it knows the upstream."""
+    """Return whether Airflow may see ``rows``: paths, which it renders, and XComArgs, which name the upstream task."""
     return isinstance(rows, str) or lists_files(rows) or (hasattr(rows, "resolve") and hasattr(rows, "iter_references"))
 
 
 def _start_over_text(context: Mapping[str, Any]) -> str | None:
     conf = getattr(context.get("dag_run"), "conf", None) or {}
-    wish = conf.get(START_OVER)
-    return str(wish) if wish else None
+    text = conf.get(START_OVER)
+    return str(text) if text else None
 
 
 class OpenAIBatchSubmitOperator(_Submitting):
@@ -301,21 +304,21 @@ class OpenAIBatchOperator(_Submitting):
         """Go on after the trigger saw that there may be something to do."""
         self.log.info("Woken: %s", (event or {}).get("reason", "no reason given"))
         handle = handle_of(context, self.conn_id, self.storage)
-        return self._go_on(engine_for(handle, self.log, self.response_model), handle, context, seen_by(event))
+        return self._go_on(engine_for(handle, self.log, self.response_model), handle, context, look_of(event))
 
-    def _go_on(self, engine: Engine, handle: JobHandle, context: Any, seen: Look | None = None) -> Any:
+    def _go_on(self, engine: Engine, handle: JobHandle, context: Any, look: Look | None = None) -> Any:
         from airflow_openai_batch.engine.job.status import Done
 
-        progress: Progress | None = None
         while True:
-            reached, progress = advance_and_report(engine, context, progress or seen)
+            reached, shown = advance_and_report(engine, context, look)
+            look = shown.look
             if isinstance(reached, Done):
                 return write_results(engine, self.output_uri, context)
             if self.deferrable:
-                self._defer(reached, progress, handle)
+                self._defer(reached, shown, handle)
             time.sleep(pause_s(reached, poll_interval(self.poll_interval)))
 
-    def _defer(self, wait: Wait, progress: Progress, handle: JobHandle) -> NoReturn:
+    def _defer(self, wait: Wait, shown: Shown, handle: JobHandle) -> NoReturn:
         interval = poll_interval(self.poll_interval)
-        trigger = trigger_for(wait, progress, handle, poll_interval_s=interval, cancel_on_kill=self.cancel_on_kill)
+        trigger = trigger_for(wait, shown, handle, poll_interval_s=interval, cancel_on_kill=self.cancel_on_kill)
         self.defer(trigger=trigger, method_name="execute_complete")

@@ -23,15 +23,16 @@ from airflow_openai_batch.task.job import (
     cancels_on_kill,
     checked_handle,
     engine_for,
+    look_of,
     poll_interval,
-    seen_by,
     trigger_for,
 )
 
 if TYPE_CHECKING:
     from airflow_openai_batch.engine.job.context import Engine
     from airflow_openai_batch.engine.job.status import Done, Wait
-    from airflow_openai_batch.engine.progress.model import Look, Progress
+    from airflow_openai_batch.engine.progress.model import Look
+    from airflow_openai_batch.reporting.worker_progress import Shown
 
 
 class OpenAIBatchSensor(BaseSensorOperator):
@@ -50,7 +51,7 @@ class OpenAIBatchSensor(BaseSensorOperator):
         A summary: rows by outcome, tokens, batches.
 
     Raises:
-        OpenAIBatchFailure: A person must act; nothing is lost.
+        OpenAIBatchFailure: The job needs manual intervention; nothing is lost.
     """
 
     template_fields: Sequence[str] = ("job",)
@@ -62,14 +63,15 @@ class OpenAIBatchSensor(BaseSensorOperator):
         self.job = job
         self.deferrable = deferrable
         self.poll_interval = poll_interval
-        self._progress: Progress | None = None
+        self._look: Look | None = None
 
     def poke(self, context: Any) -> PokeReturnValue:
         """Move the job on once."""
         from airflow_openai_batch.engine.job.status import Done
 
         engine, _ = self._engine()
-        reached, self._progress = advance_and_report(engine, context, self._progress)
+        reached, shown = advance_and_report(engine, context, self._look)
+        self._look = shown.look
         if not isinstance(reached, Done):
             return PokeReturnValue(is_done=False)
         return PokeReturnValue(is_done=True, xcom_value=_summary(reached))
@@ -92,18 +94,18 @@ class OpenAIBatchSensor(BaseSensorOperator):
     def execute_complete(self, context: Any, event: dict[str, Any] | None = None, since: float | None = None) -> Any:
         """Go on after the trigger saw that there may be something to do."""
         self.log.info("Woken: %s", (event or {}).get("reason", "no reason given"))
-        return self._go_on(context, since or time.time(), seen_by(event))
+        return self._go_on(context, since or time.time(), look_of(event))
 
-    def _go_on(self, context: Any, since: float, seen: Look | None = None) -> Any:
+    def _go_on(self, context: Any, since: float, look: Look | None = None) -> Any:
         from airflow_openai_batch.engine.job.status import Done
 
         engine, handle = self._engine()
-        reached, progress = advance_and_report(engine, context, seen)
+        reached, shown = advance_and_report(engine, context, look)
         if isinstance(reached, Done):
             return _summary(reached)
-        return self._defer(engine, reached, progress, handle, since)
+        return self._defer(engine, reached, shown, handle, since)
 
-    def _defer(self, engine: Engine, wait: Wait, progress: Progress, handle: JobHandle, since: float) -> Any:
+    def _defer(self, engine: Engine, wait: Wait, shown: Shown, handle: JobHandle, since: float) -> Any:
         left = since + self.timeout - time.time()
         if left <= 0:
             raise AirflowSensorTimeout(
@@ -112,7 +114,7 @@ class OpenAIBatchSensor(BaseSensorOperator):
             )
         trigger = trigger_for(
             wait,
-            progress,
+            shown,
             handle,
             poll_interval_s=poll_interval(self.poll_interval),
             cancel_on_kill=cancels_on_kill(engine),

@@ -12,12 +12,12 @@ import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_openai_batch import settings
 from airflow_openai_batch.engine.job.planner import Watched, wake
 from airflow_openai_batch.engine.model import ENDED_STATUSES, Timing
-from airflow_openai_batch.hooks import SECTION, OpenAIBatchHook
+from airflow_openai_batch.hooks import OpenAIBatchHook
 from airflow_openai_batch.polling.subscription import SubscriptionFailed, Update
 from airflow_openai_batch.polling.watcher import watch
 from airflow_openai_batch.reporting.metrics import PollCounts
@@ -49,7 +49,8 @@ class OpenAIBatchTrigger(BaseTrigger):
         poll_interval_s: The longest pause between two looks at a batch; ``pace`` tells when it is shorter.
         cancel_on_kill: Whether to cancel the batches when a person marks the task failed, success or skipped.
         progress: Where the job stood when the task deferred (``engine.progress``), to keep it up to date; counts and
-            ids. None: only the batches are told of.
+            ids. None: only the batches are reported.
+        look: What the task remembered of the job, for its rate and its log.
 
     Attributes:
         batches: The batches as they were last seen, with their counts, by id; without those not yet looked at.
@@ -65,6 +66,7 @@ class OpenAIBatchTrigger(BaseTrigger):
         poll_interval_s: float = 60.0,
         cancel_on_kill: bool = True,
         progress: dict[str, Any] | None = None,
+        look: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.conn_id = conn_id
@@ -74,6 +76,7 @@ class OpenAIBatchTrigger(BaseTrigger):
         self.poll_interval_s = poll_interval_s
         self.cancel_on_kill = cancel_on_kill
         self.progress = progress
+        self.look = look
         self.batches: dict[str, Batch] = {}
         self._ended_at: dict[str, float] = {}
         self._seen: dict[str, Any] | None = None
@@ -90,6 +93,7 @@ class OpenAIBatchTrigger(BaseTrigger):
                 "poll_interval_s": self.poll_interval_s,
                 "cancel_on_kill": self.cancel_on_kill,
                 "progress": self.progress,
+                "look": self.look,
             },
         )
 
@@ -98,7 +102,7 @@ class OpenAIBatchTrigger(BaseTrigger):
         try:
             reason = await self._watch()
         except asyncio.CancelledError:
-            # Airflow before 3.3 knows no on_kill; a cancelled run is all that a trigger is told there.
+            # Airflow before 3.3 knows no on_kill; a cancelled run is all that a trigger learns there.
             if not hasattr(BaseTrigger, "on_kill"):
                 await self.on_kill()
             raise
@@ -110,7 +114,7 @@ class OpenAIBatchTrigger(BaseTrigger):
         self.log.info("Watching %d batches.", len(self.batch_ids))
         # An event within the seconds that the deferring worker needs to exit can lose the task to a race in the
         # scheduler; execute has just looked, so nothing is missed by looking later.
-        delay_s = conf.getfloat(SECTION, "first_poll_delay", fallback=10.0)
+        delay_s = settings.FIRST_POLL_DELAY.get()
         for attempt in range(_WATCHER_TRIES):
             try:
                 return await self._watch_until_worth_it(delay_s + attempt * _WATCHER_PAUSE_S)
@@ -125,11 +129,11 @@ class OpenAIBatchTrigger(BaseTrigger):
         async with waiting as shared, self._live() as live:
             await self._warm_up()
             while True:
-                news = await shared.next_update(self._next_moment())
-                self._take(news)
-                if news.changed:
+                update = await shared.next_update(self._next_moment())
+                self._record(update)
+                if update.changed:
                     live.changed()
-                reason = news.refusal or wake(
+                reason = update.refusal or wake(
                     [self._watched(batch_id) for batch_id in self.batch_ids],
                     time.time(),
                     self.wake_at,
@@ -143,6 +147,7 @@ class OpenAIBatchTrigger(BaseTrigger):
     def _live(self) -> Live:
         return Live(
             self.progress,
+            self.look,
             self.batch_ids,
             self.batches,
             task_instance=self.task_instance,
@@ -151,17 +156,17 @@ class OpenAIBatchTrigger(BaseTrigger):
         )
 
     def _next_moment(self) -> float | None:
-        """Return when there is something to do without any news: ``wake_at``, or to fetch what has ended."""
+        """Return when there is something to do without an update: ``wake_at``, or to fetch what has ended."""
         moments = [ended_at + Timing().harvest_after_s for ended_at in self._ended_at.values()]
         return min(moments if self.wake_at is None else [self.wake_at, *moments], default=None)
 
-    def _take(self, news: Update) -> None:
-        """Remember what has changed, and tell it in this task's log."""
-        if news.failure is not None:
-            self.log.warning("Look %d in a row failed, the batches run on: %s", *news.failure)
-        elif news.is_well_again:
+    def _record(self, update: Update) -> None:
+        """Record what has changed, and log it for this task."""
+        if update.failure is not None:
+            self.log.warning("Look %d in a row failed, the batches run on: %s", *update.failure)
+        elif update.is_well_again:
             self.log.info("OpenAI answers again.")
-        for batch in news.changed:
+        for batch in update.changed:
             before = self.batches.get(batch.id)
             self.batches[batch.id] = batch
             if before is None or before.status != batch.status:

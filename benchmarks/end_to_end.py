@@ -161,7 +161,7 @@ def limits(case: Case) -> None:
         with engine.store.open(shard.requests) as file:
             requests.append(Path(str(file.name)))
         assert shard.outcomes is not None
-        with engine.store.open(shard.outcomes) as file:
+        with engine.store.open(shard.outcomes.name) as file:
             parts.append(pq.read_table(file))
     results = pq.ParquetFile(case.shared / "results.parquet", pre_buffer=False)
     answers = [case.work / f"{i}.answers" for i in range(len(shards))]

@@ -1,20 +1,24 @@
-"""A server that speaks OpenAI's Files and Batches API over real HTTP, and misbehaves on request.
+"""A server that speaks OpenAI's Files and Batches API over real HTTP, with faults on request.
 
 Emulated: uploading, listing, reading, deleting and expiring files; creating, listing, reading and cancelling
-batches; the asynchronous validation of an input file with OpenAI's error codes; the passage of a batch through
-its states as a function of a clock; partial results of expired and cancelled batches; the enqueued-token queue;
-response bodies of the eight endpoints a batch may use; and faults, from a dropped answer to a mangled line.
+batches; the asynchronous validation of an input file with OpenAI's error codes; the states of a batch as a
+function of a clock; partial results of expired and cancelled batches; the enqueued-token limit; response bodies
+of the eight endpoints a batch may use; and faults, from a dropped response to a malformed line.
 
-Not emulated: models (answers are made up, or come from a function of yours, or from another server), the
+Not emulated: models (answers are generated, or come from a function of yours, or from another server), the
 endpoints outside a batch, the Uploads API, webhooks, scopes, organizations and projects, rate limits other than
 batches per hour, real token counts (4 bytes are one token), prompt caching, prices, image and video downloads,
-Azure's and other vendors' dialects, TLS, and state that survives a restart.
+the dialects of Azure and other vendors, TLS, and state that survives a restart.
+
+Where a comment states a fact about the API, "OpenAI:" means its published specification and documentation, "seen:"
+a response of the real service that was reported in public, and "assumed:" that neither says it.
 
 Use it inside a process (`with Emulator() as emu: OpenAI(base_url=emu.base_url, api_key="x")`), from a shell
 (`python -m airflow_openai_batch.emulator`) or as the pytest fixture `openai_batch_emulator`.
 
-Reading order: `model` (files, batches, time), `validate`, `answers` → `bodies` → `work` (request line to output
-line), `backend` (the state and its rules, no HTTP), `server` (HTTP), `faults`, `ledger`, `runner`.
+Reading order: `model` (files, batches, time), `validate`, `answers` → `bodies` → `worker` (request line to output
+line), `backend` (the state and its rules, no HTTP), `server` (HTTP), `faults` → `http_faults` and `row_faults`,
+`ledger`, `runner`.
 """
 
 from __future__ import annotations
@@ -68,7 +72,7 @@ __all__ = [
     "chaos",
 ]
 
-_HOMES = {
+_MODULES = {
     "Clock": "clock",
     "Emulator": "runner",
     "Limits": "validate",
@@ -81,7 +85,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    # Lazy, because the pytest plug-in imports this package in every pytest run that has it installed.
+    # Lazy: the pytest plug-in imports this package in every pytest run that has it installed.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'answers')}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'answers')}"), name)

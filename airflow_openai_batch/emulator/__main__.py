@@ -1,4 +1,4 @@
-"""`python -m airflow_openai_batch.emulator`: an emulator in a process of its own."""
+"""The command line, `python -m airflow_openai_batch.emulator`: an emulator in its own process."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import threading
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from airflow_openai_batch.emulator.answers import Answer, default_answer
-from airflow_openai_batch.emulator.faults import Rule
 from airflow_openai_batch.emulator.model import DAY_S
 from airflow_openai_batch.emulator.runner import Emulator
 from airflow_openai_batch.emulator.upstream import CONCURRENCY, Upstream
@@ -22,7 +21,7 @@ from airflow_openai_batch.emulator.validate import Limits
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the emulator until SIGINT or SIGTERM."""
+    """Run the emulator until SIGINT or SIGTERM and return the exit status."""
     options = _parser().parse_args(argv)
     if options.log_requests:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
@@ -87,9 +86,9 @@ def _answer(options: argparse.Namespace) -> Answer:
     return cast("Answer", getattr(import_module(module), name))
 
 
-def _rules(path: Path | None) -> list[Rule]:
+def _rules(path: Path | None) -> list[Any]:
     rules = json.loads(path.read_text(encoding="utf-8")) if path else []
-    return [Rule.from_json(rule) for rule in (rules if isinstance(rules, list) else [rules])]
+    return rules if isinstance(rules, list) else [rules]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a request is answered: the kinds of reply, the function that chooses one, and the default choice."""
+"""What a request is answered: the reply types, the function that chooses one, and the default function."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from airflow_openai_batch.emulator.tokens import prompt_texts
 class Text:
     """A plain answer.
 
-    Moderations read the text `flagged` as a flagged input; images put it into `revised_prompt`; videos and
+    For moderations the text `flagged` makes the input flagged; images put the text into `revised_prompt`; videos and
     embeddings ignore it.
     """
 
@@ -29,7 +29,7 @@ class Text:
 class Fragmented:
     """A Responses answer in two message items, the first a cut-off copy; elsewhere the same as `Text`.
 
-    Seen in 557 of 233,124 real lines (API facts, section 3.1).
+    Seen: 557 of 233,124 real output lines had a truncated first item (opentargets/mira #70).
     """
 
     text: str
@@ -37,7 +37,7 @@ class Fragmented:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The model declines."""
+    """The model refuses to answer."""
 
     text: str = "I'm sorry, but I can't help with that."
 
@@ -73,7 +73,8 @@ class Raw:
 class HttpError:
     """A request that was answered with an error: `response.status_code` and `response.body.error`.
 
-    `in_output` puts the line into the output file, where such lines were seen too (API facts, section 3.1).
+    `in_output` puts the line into the output file. Seen: lines with status 0 there, counted as completed (OpenAI's
+    forum, 2025-11).
     """
 
     status: int = 500
@@ -85,7 +86,10 @@ class HttpError:
 
 @dataclass(frozen=True, slots=True)
 class LineError:
-    """A request that was never answered: `response` is null and `error` is set."""
+    """A request that was never answered: `response` is null and `error` is set.
+
+    OpenAI: the codes are `batch_expired`, `batch_cancelled` and `request_timeout`.
+    """
 
     code: str = "request_timeout"
     message: str = "The request timed out."
@@ -98,76 +102,82 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """Bytes in place of the line."""
+    """Arbitrary bytes in place of the line."""
 
     data: bytes = b'{"id": "batch_req_cut'
 
 
-Reply = Text | Fragmented | Refusal | Truncated | Filtered | Vectors | Raw | HttpError | LineError | Missing | Malformed
+TextReply = Text | Fragmented | Refusal | Truncated
+ContentReply = TextReply | Filtered | Vectors
+LineReply = Raw | HttpError | LineError | Missing | Malformed
+Reply = ContentReply | LineReply
 Answered = Reply | str | dict[str, Any] | list[Any]
 
 
 class Answer(Protocol):
-    """A function that answers a request.
-
-    It returns a text, an object (which becomes JSON text), a list of numbers (one embedding), a list of such lists
-    (one embedding per input) or one of the reply types. It is called from worker threads.
-    """
+    """A function that answers a request. It is called from worker threads."""
 
     def __call__(self, endpoint: str, body: JsonObject, /) -> Answered:
-        """Return what the request is answered."""
+        """Return the answer to a request.
+
+        Args:
+            endpoint: The batch's endpoint, such as `/v1/responses`.
+            body: The request's body.
+
+        Returns:
+            A text, an object (which becomes JSON text), a list of numbers (one embedding), a list of such lists (one
+            embedding per input) or one of the reply types.
+        """
 
 
 def as_reply(answered: Answered) -> Reply:
-    """Return the reply that a simple return value stands for."""
+    """Return the reply that the return value of an answer function stands for."""
     if isinstance(answered, str):
         return Text(answered)
     if isinstance(answered, dict):
         return Text(json.dumps(answered, ensure_ascii=False))
     if isinstance(answered, list):
-        is_one = not answered or isinstance(answered[0], int | float)
-        return Vectors([answered] if is_one else answered)
+        is_single = not answered or isinstance(answered[0], int | float)
+        return Vectors([answered] if is_single else answered)
     return answered
 
 
 def default_answer(endpoint: str, body: JsonObject) -> Answered:
     """Answer with a valid instance of the request's JSON schema, or echo the end of its input."""
     if body.get("text") or body.get("response_format"):
-        kind, schema = _wanted_format(endpoint, body)
-        if kind == "json_schema":
+        format_type, schema = _response_format(endpoint, body)
+        if format_type == "json_schema":
             return json.dumps(make_instance(schema, body_seed(body)), ensure_ascii=False)
-        if kind == "json_object":
+        if format_type == "json_object":
             return json.dumps({"echo": _echo(body)}, ensure_ascii=False)
     return _echo(body)
 
 
 def body_seed(body: JsonObject) -> int:
-    """Return a number that depends on the request's texts only."""
+    """Return a number that depends on nothing but the request's texts."""
     return crc32("\n".join(prompt_texts(body)).encode("utf-8", "surrogatepass"))
 
 
 def schema_of(endpoint: str, body: JsonObject) -> Any:
-    """Return the JSON schema a request asks for, None if it asks for none."""
-    kind, schema = _wanted_format(endpoint, body)
-    return schema if kind == "json_schema" else None
+    """Return the JSON schema of the answer that a request asks for, None if it asks for none."""
+    format_type, schema = _response_format(endpoint, body)
+    return schema if format_type == "json_schema" else None
 
 
 def with_text(reply: Reply, text: str) -> Reply:
     """Return the reply with another text, or unchanged if it has none."""
-    return replace(reply, text=text) if isinstance(reply, Text | Fragmented | Truncated | Refusal) else reply
+    return replace(reply, text=text) if isinstance(reply, TextReply) else reply
 
 
-def _wanted_format(endpoint: str, body: JsonObject) -> tuple[str, Any]:
-    """Return kind and schema of the answer format; Responses has it flat, Chat Completions nested."""
-    if endpoint == "/v1/responses":
-        text = body.get("text")
-        form = text.get("format") if isinstance(text, dict) else None
-        return (form.get("type", ""), form.get("schema", True)) if isinstance(form, dict) else ("", None)
-    form = body.get("response_format")
-    if not isinstance(form, dict):
+def _response_format(endpoint: str, body: JsonObject) -> tuple[str, Any]:
+    """Return type and schema of the response format. OpenAI: flat in Responses, nested in Chat Completions."""
+    is_flat = endpoint == "/v1/responses"
+    container = body.get("text") if is_flat else body
+    response_format = container.get("format" if is_flat else "response_format") if isinstance(container, dict) else None
+    if not isinstance(response_format, dict):
         return "", None
-    nested = form.get("json_schema")
-    return form.get("type", ""), nested.get("schema", True) if isinstance(nested, dict) else True
+    holder = response_format if is_flat else response_format.get("json_schema")
+    return response_format.get("type", ""), holder.get("schema", True) if isinstance(holder, dict) else True
 
 
 def _echo(body: JsonObject) -> str:

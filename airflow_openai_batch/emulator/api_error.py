@@ -1,12 +1,19 @@
-"""HTTP errors in OpenAI's envelope."""
+"""HTTP errors in OpenAI's envelope, `{"error": {"message", "type", "param", "code"}}`."""
 
 from __future__ import annotations
 
 from airflow_openai_batch.emulator.model import JsonObject
 
 
-class ApiRefusal(Exception):
-    """An HTTP error in OpenAI's envelope."""
+class ApiError(Exception):
+    """An HTTP error that the API answers.
+
+    Args:
+        status: The HTTP status.
+        message: The text for people.
+        code: The machine-readable code, if the API gives one.
+        param: The parameter that is wrong, if it is one.
+    """
 
     def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None) -> None:
         super().__init__(message)
@@ -21,7 +28,14 @@ class ApiRefusal(Exception):
 
 
 def error_json(status: int, message: str, *, code: str | None = None, param: str | None = None) -> JsonObject:
-    """Return OpenAI's error envelope with the type that goes with a status."""
-    kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-    kind = kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    """Return OpenAI's error envelope with the error type of an HTTP status.
+
+    Args:
+        status: The HTTP status.
+        message: The text for people.
+        code: The machine-readable code, if the API gives one.
+        param: The parameter that is wrong, if it is one.
+    """
+    error_types = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+    error_type = error_types.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {"error": {"message": message, "type": error_type, "param": param, "code": code}}

@@ -1,4 +1,4 @@
-"""The state of the emulator and its rules: files, batches, and the work that falls due as time goes by. No HTTP."""
+"""The state of the emulator and the rules of the API: files, batches and the work on them. No HTTP."""
 
 from __future__ import annotations
 
@@ -7,45 +7,45 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from airflow_openai_batch.emulator.api_error import ApiRefusal
+from airflow_openai_batch.emulator.api_error import ApiError
 from airflow_openai_batch.emulator.checks import check_create
 from airflow_openai_batch.emulator.clock import Clock
-from airflow_openai_batch.emulator.faults import Faults, Occasion
-from airflow_openai_batch.emulator.file_store import Shelf
+from airflow_openai_batch.emulator.faults import Event, Faults
+from airflow_openai_batch.emulator.file_store import FileStore
 from airflow_openai_batch.emulator.ledger import Ledger
-from airflow_openai_batch.emulator.model import Batch, Ids, Result, Status
+from airflow_openai_batch.emulator.model import Batch, IdGenerator, Result, Status
 from airflow_openai_batch.emulator.progress import Progress
-from airflow_openai_batch.emulator.settings import Settings, quirks_of
+from airflow_openai_batch.emulator.settings import Settings, quirks_from_rules
 
 _HOUR_S = 3_600
 
 
 class Backend:
-    """Files and batches. Safe to use from any thread; slow work runs on threads of its own.
+    """Files and batches. Safe to use from any thread; slow work runs on separate threads.
 
     Args:
-        settings: How it behaves.
-        clock: Its time.
-        directory: Where it keeps the contents of files.
+        settings: The emulator's settings.
+        clock: The emulator's time.
+        directory: Where the contents of files are kept.
     """
 
     def __init__(self, settings: Settings, clock: Clock, directory: Path) -> None:
         self.settings = settings
         self.clock = clock
-        self.ids = Ids(settings.seed)
-        self.shelf = Shelf(directory, clock, self.ids)
+        self.ids = IdGenerator(settings.seed)
+        self.file_store = FileStore(directory, clock, self.ids)
         self.faults = Faults(settings.seed or 0)
         self.ledger = Ledger(self.settle)
         self._batches: dict[str, Batch] = {}
         self._lock = threading.RLock()
-        self.progress = Progress(settings, clock, self.shelf, self.faults, self.ledger, self._lock)
+        self.progress = Progress(settings, clock, self.file_store, self.faults, self.ledger, self._lock)
 
     def settle(self) -> None:
-        """Do all work that is due, and wait for it."""
+        """Start all work that is due, and wait until it is done."""
         self.progress.settle()
 
     def complete_all(self) -> None:
-        """Move the clock until every batch has ended that ever will."""
+        """Advance the clock until every batch has ended, except those that never end."""
         self.settle()
         while live := [batch for batch in self.all() if batch.is_live and batch.times.ended_at < inf]:
             ends_at = min(batch.times.ended_at for batch in live)
@@ -53,61 +53,61 @@ class Backend:
             self.settle()
 
     def reset(self) -> None:
-        """Forget files, batches, faults and the ledger; settings and time stay."""
+        """Remove files, batches, faults and the ledger's records; settings and time stay."""
         self.settle()
         with self._lock:
             self._batches.clear()
             self.progress.clear()
             self.faults.clear()
             self.ledger.clear()
-            self.shelf.clear()
+            self.file_store.clear()
 
     def create(self, request: Any) -> Batch:
-        """Make a batch. May read the whole input file, so call it from a thread that may wait.
+        """Create a batch. May read the whole input file: not for the event loop's thread.
 
         Raises:
-            ApiRefusal: The request is not well formed, or a limit is reached.
+            ApiError: 400, the request is invalid; 429, too many batches this hour; or the queue is full.
         """
-        wanted = check_create(request)
-        stored = self.shelf.find(wanted.input_file_id)
+        params = check_create(request)
+        stored = self.file_store.find(params.input_file_id)
         if stored is not None and stored.purpose != "batch":
-            # Not in the facts: only that the purpose must be exactly `batch`.
+            # OpenAI: the purpose must be `batch`. Assumed: the error.
             message = f"The file '{stored.id}' has purpose '{stored.purpose}', not 'batch'."
-            raise ApiRefusal(400, message, code="invalid_value", param="input_file_id")
+            raise ApiError(400, message, code="invalid_value", param="input_file_id")
         with self._lock:
             now = self.clock.now()
             self._check_rate(now)
             number = len(self._batches) + 1
-            occasion = Occasion(metadata=wanted.metadata, endpoint=wanted.endpoint, batch=number)
-            quirks = quirks_of(self.faults.for_batch(occasion))
+            event = Event(metadata=params.metadata, endpoint=params.endpoint, batch=number)
+            quirks = quirks_from_rules(self.faults.for_batch(event))
             batch = Batch(
                 id=self.ids.batch(),
                 number=number,
-                endpoint=wanted.endpoint,
-                input_file_id=wanted.input_file_id,
-                completion_window=wanted.completion_window,
-                metadata=wanted.metadata,
+                endpoint=params.endpoint,
+                input_file_id=params.input_file_id,
+                completion_window=params.completion_window,
+                metadata=params.metadata,
                 times=self.settings.timetable(now, quirks),
                 clock=self.clock,
                 quirks=quirks,
-                output_life_s=wanted.output_life_s,
+                output_lifetime_s=params.output_lifetime_s,
             )
             if quirks.queue_http is not None:
-                self.progress.admit_now(batch, quirks.queue_http)
+                self.progress.check_queue_at_create(batch, quirks.queue_http)
             self._batches[batch.id] = batch
             self.progress.track(batch)
-            self.ledger.note_batch(batch)
+            self.ledger.record_batch(batch)
         return batch
 
     def get(self, batch_id: str) -> Batch:
         """Return a batch.
 
         Raises:
-            ApiRefusal: 404, there is none.
+            ApiError: 404, no batch has this id.
         """
         batch = self._batches.get(batch_id)
         if batch is None:
-            raise ApiRefusal(404, f"No batch found with id '{batch_id}'.")
+            raise ApiError(404, f"No batch found with id '{batch_id}'.")
         return batch
 
     def all(self) -> list[Batch]:
@@ -116,22 +116,22 @@ class Backend:
             return list(self._batches.values())
 
     def listed(self) -> list[Batch]:
-        """Return the batches that a listing shows, newest first."""
+        """Return the batches of a listing. Seen: newest first."""
         now = self.clock.now()
         return [b for b in reversed(self.all()) if now >= b.times.created_at + b.quirks.listing_lag_s]
 
     def cancel(self, batch_id: str) -> Batch:
-        """Begin to cancel a batch; one that is being or has been cancelled stays as it is.
+        """Start to cancel a batch; one that is cancelling or cancelled does not change.
 
         Raises:
-            ApiRefusal: 404, there is none; 409, it has ended otherwise.
+            ApiError: 404, no batch has this id; 409, it is completed, failed or expired.
         """
         with self._lock:
             batch = self.get(batch_id)
             status, now = batch.status, self.clock.now()
             if status in (Status.COMPLETED, Status.FAILED, Status.EXPIRED):
-                # 409 was seen for completed and failed, 200 for cancelled (API facts, section 2.2); expired is a guess.
-                raise ApiRefusal(409, f"Cannot cancel a batch with status '{status}'.")
+                # Seen: 409 for completed and failed, 200 for cancelled. Assumed: 409 for expired.
+                raise ApiError(409, f"Cannot cancel a batch with status '{status}'.")
             if batch.times.cancelling_at is None and now < batch.times.ended_at:
                 quirks = batch.quirks
                 lag_s = quirks.stuck_s if quirks.stuck_state == "cancelling" else 0.0
@@ -142,18 +142,18 @@ class Backend:
             return batch
 
     def delete_file(self, file_id: str) -> None:
-        """Remove a file; a batch that has read it already goes on.
+        """Delete a file. Assumed: a batch that has been validated goes on without it.
 
         Raises:
-            ApiRefusal: 404, there is none.
+            ApiError: 404, the file does not exist.
         """
-        path = self.shelf.get(file_id).path
-        self.shelf.delete(file_id, keep_bytes=self.progress.is_reading(path))
+        path = self.file_store.get(file_id).path
+        self.file_store.delete(file_id, keep_bytes=self.progress.is_reading(path))
 
     def _check_rate(self, now: float) -> None:
-        most = self.settings.limits.batches_per_hour
+        limit = self.settings.limits.batches_per_hour
         for recent, batch in enumerate(reversed(self._batches.values()), 1):
             if batch.times.created_at <= now - _HOUR_S:
                 return
-            if recent >= most:
-                raise ApiRefusal(429, f"Rate limit reached: {most} batches per hour.", code="rate_limit_exceeded")
+            if recent >= limit:
+                raise ApiError(429, f"Rate limit reached: {limit} batches per hour.", code="rate_limit_exceeded")

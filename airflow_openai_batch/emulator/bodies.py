@@ -1,4 +1,4 @@
-"""The response body of each endpoint around a reply."""
+"""The response body of each endpoint, built around a reply. OpenAI: the shapes and field names."""
 
 from __future__ import annotations
 
@@ -12,27 +12,25 @@ from typing import Any
 
 from airflow_openai_batch.emulator.answers import (
     Answered,
+    ContentReply,
     Filtered,
     Fragmented,
     HttpError,
-    LineError,
-    Malformed,
-    Missing,
+    LineReply,
     Raw,
     Refusal,
     Reply,
     Text,
+    TextReply,
     Truncated,
     Vectors,
     as_reply,
 )
 from airflow_openai_batch.emulator.model import DAY_S, JsonObject
-from airflow_openai_batch.emulator.tokens import estimate, prompt_tokens
-
-Said = Text | Fragmented | Refusal | Truncated | Filtered | Vectors
+from airflow_openai_batch.emulator.tokens import estimate, input_items, prompt_tokens
 
 _DIMENSIONS = {"text-embedding-3-large": 3072}
-_MAX_EMBEDDING_INPUTS = 2_048  # per request (API facts, section 1.2)
+_MAX_EMBEDDING_INPUTS = 2_048  # OpenAI: per request
 _CATEGORIES = (
     "harassment", "harassment/threatening", "hate", "hate/threatening", "illicit", "illicit/violent", "self-harm",
     "self-harm/instructions", "self-harm/intent", "sexual", "sexual/minors", "violence", "violence/graphic",
@@ -41,34 +39,41 @@ _PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAS
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A request and what its answer needs besides: an id (32 hex digits) and the time."""
+class BatchRequest:
+    """A request of a batch, with what its answer needs besides.
+
+    Attributes:
+        endpoint: The batch's endpoint.
+        body: The request's body.
+        hex_id: 32 hex digits, from which the ids in the answer are made.
+        now: The time of the answer, in epoch seconds.
+    """
 
     endpoint: str
     body: JsonObject
-    entropy: str
+    hex_id: str
     now: int
 
 
-def respond(asked: Asked, answered: Answered) -> Raw | HttpError | LineError | Missing | Malformed:
-    """Put a reply into the endpoint's body shape; replies that have no body pass through."""
+def respond(request: BatchRequest, answered: Answered) -> LineReply:
+    """Return a reply in the endpoint's body shape; replies that have no body are returned as they are."""
     reply: Reply = as_reply(answered)
-    if isinstance(reply, Raw | HttpError | LineError | Missing | Malformed):
+    if isinstance(reply, LineReply):
         return reply
-    if asked.endpoint == "/v1/embeddings":
-        return _embeddings(asked, reply)
-    if not isinstance(asked.body.get("n") or 1, int):
+    if request.endpoint == "/v1/embeddings":
+        return _embeddings(request, reply)
+    if not isinstance(request.body.get("n") or 1, int):
         return HttpError(400, "invalid_type", "Invalid type for 'n': expected an integer.", "invalid_request_error")
-    return Raw(_SHAPES[asked.endpoint](asked, reply))
+    return Raw(_SHAPES[request.endpoint](request, reply))
 
 
-def said_text(reply: Said) -> str:
-    """Return the words of a reply."""
-    return reply.text if isinstance(reply, Text | Fragmented | Refusal | Truncated) else ""
+def reply_text(reply: ContentReply) -> str:
+    """Return the text of a reply, empty if it has none."""
+    return reply.text if isinstance(reply, TextReply) else ""
 
 
-def _chat(asked: Asked, reply: Said) -> JsonObject:
-    text, body = said_text(reply), asked.body
+def _chat(request: BatchRequest, reply: ContentReply) -> JsonObject:
+    text, body = reply_text(reply), request.body
     has_refused = isinstance(reply, Refusal)
     n = body.get("n") or 1
     choices: list[JsonObject] = [
@@ -86,9 +91,9 @@ def _chat(asked: Asked, reply: Said) -> JsonObject:
         for index in range(n)
     ]
     return {
-        "id": "chatcmpl-" + asked.entropy[:29],
+        "id": "chatcmpl-" + request.hex_id[:29],
         "object": "chat.completion",
-        "created": asked.now,
+        "created": request.now,
         "model": body.get("model"),
         "choices": choices,
         "usage": _completion_usage(body, text, n),
@@ -97,52 +102,51 @@ def _chat(asked: Asked, reply: Said) -> JsonObject:
     }
 
 
-def _completions(asked: Asked, reply: Said) -> JsonObject:
-    text, prompt = said_text(reply), asked.body.get("prompt")
-    prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
-    n = prompts * (asked.body.get("n") or 1)
+def _completions(request: BatchRequest, reply: ContentReply) -> JsonObject:
+    text, prompt = reply_text(reply), request.body.get("prompt")
+    n = (len(input_items(prompt)) or 1) * (request.body.get("n") or 1)
     choices = [
         {"index": index, "text": text, "logprobs": None, "finish_reason": _finish_reason(reply)} for index in range(n)
     ]
     return {
-        "id": "cmpl-" + asked.entropy[:29],
+        "id": "cmpl-" + request.hex_id[:29],
         "object": "text_completion",
-        "created": asked.now,
-        "model": asked.body.get("model"),
+        "created": request.now,
+        "model": request.body.get("model"),
         "choices": choices,
-        "usage": _completion_usage(asked.body, text, n),
+        "usage": _completion_usage(request.body, text, n),
     }
 
 
-def _finish_reason(reply: Said) -> str:
+def _finish_reason(reply: ContentReply) -> str:
     if isinstance(reply, Text):
         return reply.finish_reason
     return {Truncated: "length", Filtered: "content_filter"}.get(type(reply), "stop")
 
 
 def _completion_usage(body: JsonObject, text: str, n: int) -> JsonObject:
-    spent, earned = prompt_tokens(body), n * (estimate(text) if text else 0)
+    input_tokens, output_tokens = prompt_tokens(body), n * (estimate(text) if text else 0)
     return {
-        "prompt_tokens": spent,
-        "completion_tokens": earned,
-        "total_tokens": spent + earned,
+        "prompt_tokens": input_tokens,
+        "completion_tokens": output_tokens,
+        "total_tokens": input_tokens + output_tokens,
         "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
         "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
     }
 
 
-def _responses(asked: Asked, reply: Said) -> JsonObject:
-    text, body = said_text(reply), asked.body
+def _responses(request: BatchRequest, reply: ContentReply) -> JsonObject:
+    text, body = reply_text(reply), request.body
     reason = {Truncated: "max_output_tokens", Filtered: "content_filter"}.get(type(reply))
     if reason is None and isinstance(reply, Text):
         reason = {"length": "max_output_tokens", "content_filter": "content_filter"}.get(reply.finish_reason)
     status = "incomplete" if reason else "completed"
-    spent, earned = prompt_tokens(body), estimate(text) if text else 0
+    input_tokens, output_tokens = prompt_tokens(body), estimate(text) if text else 0
     return {
-        "id": "resp_" + asked.entropy,
+        "id": "resp_" + request.hex_id,
         "object": "response",
-        "created_at": asked.now,
-        "completed_at": None if reason else asked.now,
+        "created_at": request.now,
+        "completed_at": None if reason else request.now,
         "status": status,
         "background": False,
         "error": None,
@@ -150,7 +154,7 @@ def _responses(asked: Asked, reply: Said) -> JsonObject:
         "instructions": body.get("instructions"),
         "max_output_tokens": body.get("max_output_tokens"),
         "model": body.get("model"),
-        "output": _output_items(asked.entropy, reply, status),
+        "output": _output_items(request.hex_id, reply, status),
         "parallel_tool_calls": True,
         "previous_response_id": None,
         "service_tier": "default",
@@ -160,37 +164,35 @@ def _responses(asked: Asked, reply: Said) -> JsonObject:
         "tools": body.get("tools") or [],
         "top_p": body.get("top_p", 1.0),
         "usage": {
-            "input_tokens": spent,
+            "input_tokens": input_tokens,
             "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-            "output_tokens": earned,
+            "output_tokens": output_tokens,
             "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": spent + earned,
+            "total_tokens": input_tokens + output_tokens,
         },
         "metadata": body.get("metadata") or {},
     }
 
 
-def _output_items(entropy: str, reply: Said, status: str) -> list[JsonObject]:
-    """Return a reasoning item and the message, as reasoning models do: the message is not the first item."""
-    text = said_text(reply)
+def _output_items(hex_id: str, reply: ContentReply, status: str) -> list[JsonObject]:
+    """Return a reasoning item and the message. OpenAI: with reasoning models the message is not the first item."""
+    text = reply_text(reply)
     texts = [text[: len(text) // 2], text] if isinstance(reply, Fragmented) else [text]
-    items: list[JsonObject] = [{"id": "rs_" + entropy, "type": "reasoning", "summary": []}]
+    items: list[JsonObject] = [{"id": "rs_" + hex_id, "type": "reasoning", "summary": []}]
     for number, part in enumerate(texts):
         content: JsonObject = {"type": "output_text", "annotations": [], "logprobs": [], "text": part}
         if isinstance(reply, Refusal):
             content = {"type": "refusal", "refusal": part}
-        message = {"id": f"msg_{entropy}{number}", "type": "message", "status": status, "role": "assistant"}
+        message = {"id": f"msg_{hex_id}{number}", "type": "message", "status": status, "role": "assistant"}
         items.append({**message, "content": [] if isinstance(reply, Filtered) else [content]})
     return items
 
 
-def _embeddings(asked: Asked, reply: Said) -> Raw | HttpError:
-    body = asked.body
-    inputs = body["input"]
-    if not isinstance(inputs, list) or (inputs and isinstance(inputs[0], int)):
-        inputs = [inputs]
+def _embeddings(request: BatchRequest, reply: ContentReply) -> Raw | HttpError:
+    body = request.body
+    inputs = input_items(body["input"])
     if not 0 < len(inputs) <= _MAX_EMBEDDING_INPUTS:
-        # A bad value in a body is that line's error, not the batch's (API facts, section 1.3).
+        # Seen: a bad value in a body is that line's error, not the batch's (public tests that quote OpenAI).
         message = f"'input' must have between 1 and {_MAX_EMBEDDING_INPUTS} items."
         return HttpError(400, "invalid_value", message, "invalid_request_error")
     size = body.get("dimensions") or _DIMENSIONS.get(str(body.get("model")), 1536)
@@ -198,16 +200,16 @@ def _embeddings(asked: Asked, reply: Said) -> Raw | HttpError:
     if len(vectors) == 1 < len(inputs):
         vectors = [vectors[0]] * len(inputs)
     encode = _base64_floats if body.get("encoding_format") == "base64" else list
-    spent = prompt_tokens(body)
+    input_tokens = prompt_tokens(body)
     data = [
         {"object": "embedding", "index": index, "embedding": encode(vector)} for index, vector in enumerate(vectors)
     ]
-    usage = {"prompt_tokens": spent, "total_tokens": spent}
+    usage = {"prompt_tokens": input_tokens, "total_tokens": input_tokens}
     return Raw({"object": "list", "data": data, "model": body.get("model"), "usage": usage})
 
 
 def unit_vector(text: str, size: int) -> list[float]:
-    """Return a vector of length one that depends on the text only."""
+    """Return a vector of unit length with `size` components that depends on the text only."""
     raw = hashlib.shake_128(text.encode("utf-8", "surrogatepass")).digest(2 * size)
     numbers = [n - 32_767.5 for n in array("H", raw)]
     length = math.sqrt(math.fsum(n * n for n in numbers))
@@ -216,50 +218,50 @@ def unit_vector(text: str, size: int) -> list[float]:
 
 def _base64_floats(vector: Sequence[float]) -> str:
     floats = array("f", vector)
-    if floats.itemsize != 4 or array("H", [1]).tobytes() != b"\1\0":  # little-endian float32 by definition
+    if floats.itemsize != 4 or array("H", [1]).tobytes() != b"\1\0":  # OpenAI: little-endian float32
         floats.byteswap()
     return base64.b64encode(floats.tobytes()).decode()
 
 
-def _moderations(asked: Asked, reply: Said) -> JsonObject:
-    value = asked.body["input"]
+def _moderations(request: BatchRequest, reply: ContentReply) -> JsonObject:
+    value = request.body["input"]
     n = len(value) if isinstance(value, list) and value and isinstance(value[0], str) else 1
-    is_flagged = said_text(reply) == "flagged"
+    is_flagged = reply_text(reply) == "flagged"
     result = {
         "flagged": is_flagged,
         "categories": {name: is_flagged and name == "violence" for name in _CATEGORIES},
         "category_scores": {name: 0.97 if is_flagged and name == "violence" else 0.0001 for name in _CATEGORIES},
         "category_applied_input_types": {name: ["text"] for name in _CATEGORIES},
     }
-    model = asked.body.get("model") or "omni-moderation-latest"
-    return {"id": "modr-" + asked.entropy[:29], "model": model, "results": [result] * n}
+    model = request.body.get("model") or "omni-moderation-latest"
+    return {"id": "modr-" + request.hex_id[:29], "model": model, "results": [result] * n}
 
 
-def _images(asked: Asked, reply: Said) -> JsonObject:
-    spent, n = prompt_tokens(asked.body), asked.body.get("n") or 1
-    image = {"b64_json": _PIXEL, "revised_prompt": said_text(reply)}
+def _images(request: BatchRequest, reply: ContentReply) -> JsonObject:
+    input_tokens, n = prompt_tokens(request.body), request.body.get("n") or 1
+    image = {"b64_json": _PIXEL, "revised_prompt": reply_text(reply)}
     usage = {
-        "input_tokens": spent,
-        "input_tokens_details": {"text_tokens": spent, "image_tokens": 0},
+        "input_tokens": input_tokens,
+        "input_tokens_details": {"text_tokens": input_tokens, "image_tokens": 0},
         "output_tokens": 16 * n,
-        "total_tokens": spent + 16 * n,
+        "total_tokens": input_tokens + 16 * n,
     }
-    return {"created": asked.now, "data": [image] * n, "output_format": "png", "usage": usage}
+    return {"created": request.now, "data": [image] * n, "output_format": "png", "usage": usage}
 
 
-def _videos(asked: Asked, reply: Said) -> JsonObject:
-    body = asked.body
+def _videos(request: BatchRequest, reply: ContentReply) -> JsonObject:
+    body = request.body
     has_failed = isinstance(reply, Refusal | Filtered)
     return {
-        "id": "video_" + asked.entropy,
+        "id": "video_" + request.hex_id,
         "object": "video",
         "model": body.get("model") or "sora-2",
         "status": "failed" if has_failed else "completed",
         "progress": 0 if has_failed else 100,
-        "created_at": asked.now,
-        "completed_at": None if has_failed else asked.now,
-        # Videos can be downloaded for a day after the batch (API facts, section 1.3).
-        "expires_at": asked.now + int(DAY_S),
+        "created_at": request.now,
+        "completed_at": None if has_failed else request.now,
+        # OpenAI: videos can be downloaded for a day after the batch.
+        "expires_at": request.now + int(DAY_S),
         "prompt": body.get("prompt"),
         "seconds": str(body.get("seconds") or "4"),
         "size": body.get("size") or "720x1280",
@@ -268,7 +270,7 @@ def _videos(asked: Asked, reply: Said) -> JsonObject:
     }
 
 
-_SHAPES: dict[str, Callable[[Asked, Any], JsonObject]] = {
+_SHAPES: dict[str, Callable[[BatchRequest, Any], JsonObject]] = {
     "/v1/responses": _responses,
     "/v1/chat/completions": _chat,
     "/v1/completions": _completions,

@@ -1,4 +1,4 @@
-"""What time it is: real time that tests may push forward, or a time that only moves when told."""
+"""Sources of time: the system's clock, which tests may move forward, or a clock that moves only when advanced."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ class Clock(Protocol):
         """Return the time in epoch seconds, UTC."""
 
     def advance(self, seconds: float) -> None:
-        """Move the time forward."""
+        """Move the time forward.
+
+        Raises:
+            ValueError: The seconds are negative.
+        """
 
 
 class SystemClock:
-    """Real time plus whatever it was advanced by."""
+    """The system's time plus the seconds it was advanced by."""
 
     def __init__(self) -> None:
         self._offset_s = 0.0
@@ -27,15 +31,19 @@ class SystemClock:
         return time.time() + self._offset_s
 
     def advance(self, seconds: float) -> None:
-        """Move the time forward."""
+        """Move the time forward.
+
+        Raises:
+            ValueError: The seconds are negative.
+        """
         self._offset_s += _forward(seconds)
 
 
 class ManualClock:
-    """A time that stands still until it is advanced.
+    """A clock that stands still until it is advanced.
 
     Args:
-        start: The first time, in epoch seconds; by default a round number in November 2026.
+        start: The initial time in epoch seconds, UTC; by default a round number in November 2026.
     """
 
     def __init__(self, start: float = 1_795_000_000.0) -> None:
@@ -46,7 +54,11 @@ class ManualClock:
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """Move the time forward."""
+        """Move the time forward.
+
+        Raises:
+            ValueError: The seconds are negative.
+        """
         self._now += _forward(seconds)
 
 

@@ -1,11 +1,11 @@
-"""Scripted misbehaviour: rules that say where, when and how often the emulator goes wrong.
+"""Fault injection: rules that say where, when and how often the emulator fails.
 
 A rule is a small object, in Python (`Rule`) or JSON:
 
     {"on": "POST /v1/batches", "match": {"nth": 1}, "times": 1, "do": "drop_response"}
 
 `on` is a method and a path (`*` stands for one path segment, `*` alone for any call), `row` or `batch`.
-`do` names a fault, alone or with what it needs: `{"delay": 0.2}`, `{"status": {"code": 503, "after": true}}`.
+`do` names a fault, alone or with its parameters: `{"delay": 0.2}`, `{"status": {"code": 503, "after": true}}`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import hashlib
 import random
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_openai_batch.emulator.model import JsonObject
 
-# Fault → its parameters; the first is the one that a bare value stands for.
+# Fault → its parameters; a bare value sets the first.
 _CALL_FAULTS: dict[str, tuple[str, ...]] = {
     "drop_response": (),
     "reset": (),
@@ -61,17 +61,20 @@ _MATCHERS = frozenset({"nth", "metadata", "custom_id", "body", "file", "endpoint
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One kind of misbehaviour.
+    """A fault and the conditions under which it applies.
 
     Attributes:
-        on: `METHOD /path`, `row` or `batch`.
-        do: A fault's name, or an object with the name as its one key.
+        on: `METHOD /path`, `*`, `row` or `batch`.
+        do: A fault's name, or an object with the name as its only key and the parameters as its value.
         match: Conditions, all of which must hold: `nth` (number or numbers of the matching call, batch or row,
-            from 1), `metadata` (of the batch, a subset), `custom_id`, `body`, `file` (regular expressions, found
-            anywhere in the id, the JSON text, the file name), `endpoint`, `batch` (number of the batch, from 1).
-        times: How often it fires; None is for ever.
-        probability: Chance that it fires when it could.
-        seed: Makes the chance repeatable on its own; by default the emulator's seed does.
+            from 1), `metadata` (of the batch, a subset), `custom_id`, `body`, `file` (regular expressions, searched
+            in the id, the JSON text, the file name), `endpoint`, `batch` (number of the batch, from 1).
+        times: How often it fires at most; None is without limit.
+        probability: Chance that it fires when the conditions hold, 0 to 1.
+        seed: Seed of that chance; None takes the emulator's.
+
+    Raises:
+        ValueError: A field does not have such a value.
     """
 
     on: str
@@ -82,15 +85,15 @@ class Rule:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        known = {"row": _ROW_FAULTS, "batch": _BATCH_FAULTS}.get(self.on, _CALL_FAULTS)
-        if known is _CALL_FAULTS and self.on != "*" and not re.fullmatch(r"(\*|[A-Z]+) /\S*", self.on):
+        allowed = {"row": _ROW_FAULTS, "batch": _BATCH_FAULTS}.get(self.on, _CALL_FAULTS)
+        if allowed is _CALL_FAULTS and self.on != "*" and not re.fullmatch(r"(\*|[A-Z]+) /\S*", self.on):
             raise ValueError(f"'on' is 'METHOD /path', '*', 'row' or 'batch', not '{self.on}'.")
         if not isinstance(self.do, str) and len(self.do) != 1:
             raise ValueError(f"'do' names one fault, not {len(self.do)}: {dict(self.do)}.")
-        if self.name not in known:
-            raise ValueError(f"No fault '{self.name}' on '{self.on}'; there are {', '.join(known)}.")
-        if unknown := [key for key in self.args if key not in known[self.name]]:
-            raise ValueError(f"Fault '{self.name}' takes {known[self.name]}, not {unknown}.")
+        if self.name not in allowed:
+            raise ValueError(f"No fault '{self.name}' on '{self.on}'; there are {', '.join(allowed)}.")
+        if unknown := [key for key in self.args if key not in allowed[self.name]]:
+            raise ValueError(f"Fault '{self.name}' takes {allowed[self.name]}, not {unknown}.")
         if unknown := [key for key in self.match if key not in _MATCHERS]:
             raise ValueError(f"'match' takes {sorted(_MATCHERS)}, not {unknown}.")
 
@@ -99,7 +102,7 @@ class Rule:
         """Return the rule that a JSON object describes.
 
         Raises:
-            ValueError: It describes none.
+            ValueError: The object is not a rule.
         """
         try:
             return cls(**rule)
@@ -113,7 +116,7 @@ class Rule:
 
     @property
     def args(self) -> dict[str, Any]:
-        """Return the fault's parameters; a bare value is the first of them, `true` is none at all."""
+        """Return the fault's parameters; a bare value is the first of them, `true` is none."""
         if isinstance(self.do, str):
             return {}
         value = next(iter(self.do.values()))
@@ -124,8 +127,8 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Occasion:
-    """What is about to happen: a call, a row being answered or a batch being created."""
+class Event:
+    """What rules are matched with: a call, a row that is answered or a batch that is created."""
 
     call: str = ""
     custom_id: str = ""
@@ -137,127 +140,128 @@ class Occasion:
 
 
 @dataclass(slots=True)
-class _Armed:
+class _ActiveRule:
     """A rule and how often it matched and fired."""
 
     rule: Rule
-    dice: random.Random
+    rng: random.Random
     salt: str
     path: re.Pattern[str] | None
     patterns: dict[str, re.Pattern[str]]
     matched: int = 0
     fired: int = 0
 
-    def fires(self, now: Occasion) -> bool:
-        """Count the occasion, and say whether the rule acts on it."""
+    def fires(self, event: Event) -> bool:
+        """Count a matching event, and return whether the rule applies to it."""
         rule = self.rule
-        if (rule.times is not None and self.fired >= rule.times) or not self._matches(now):
+        if (rule.times is not None and self.fired >= rule.times) or not self._matches(event):
             return False
         self.matched += 1
         nth = rule.match.get("nth")
         if nth is not None and self.matched not in (nth if isinstance(nth, list | tuple) else [nth]):
             return False
-        if rule.probability < 1.0 and self._draw(now) >= rule.probability:
+        if rule.probability < 1.0 and self._draw(event) >= rule.probability:
             return False
         self.fired += 1
         return True
 
-    def _draw(self, now: Occasion) -> float:
-        """Return a number in [0, 1); for rows it depends on the row, as threads have no fixed order."""
+    def _draw(self, event: Event) -> float:
+        """Return a number in [0, 1); for rows it depends on the row, because threads have no fixed order."""
         if self.rule.on != "row":
-            return self.dice.random()
-        text = f"{self.salt}:{now.batch}:{now.custom_id}"
+            return self.rng.random()
+        text = f"{self.salt}:{event.batch}:{event.custom_id}"
         return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=7).digest()) / 2**56
 
-    def _matches(self, now: Occasion) -> bool:
-        if self.path is not None and not self.path.fullmatch(now.call):
+    def _matches(self, event: Event) -> bool:
+        if self.path is not None and not self.path.fullmatch(event.call):
             return False
-        return all(self._holds(key, wanted, now) for key, wanted in self.rule.match.items() if key != "nth")
+        return all(self._holds(key, expected, event) for key, expected in self.rule.match.items() if key != "nth")
 
-    def _holds(self, key: str, wanted: Any, now: Occasion) -> bool:
+    def _holds(self, key: str, expected: Any, event: Event) -> bool:
         if key == "metadata":
-            have = now.metadata or {}
-            return all(name in have and have[name] == value for name, value in wanted.items())
+            metadata = event.metadata or {}
+            return all(name in metadata and metadata[name] == value for name, value in expected.items())
         if key in self.patterns:
-            text = now.body.decode("utf-8", "replace") if key == "body" else getattr(now, key)
+            text = event.body.decode("utf-8", "replace") if key == "body" else getattr(event, key)
             return self.patterns[key].search(text) is not None
-        have_value = getattr(now, key)
-        return have_value in wanted if isinstance(wanted, list | tuple) else bool(have_value == wanted)
+        actual = getattr(event, key)
+        return actual in expected if isinstance(expected, list | tuple) else bool(actual == expected)
 
 
 class Faults:
-    """The rules in force. Safe to use from any thread."""
+    """The active rules. Safe to use from any thread."""
 
     def __init__(self, seed: int = 0) -> None:
         self._seed = seed
-        self._armed: list[_Armed] = []
+        self._active: list[_ActiveRule] = []
         self._n_added = 0
         self._lock = threading.Lock()
         self.has_row_rules = False
 
     def add(self, *rules: Rule | Mapping[str, Any]) -> None:
-        """Put rules into force, after those that are.
+        """Add rules after those that are active.
 
         Raises:
-            ValueError: One of them is no rule; none is added.
+            ValueError: One of them is not a rule; none is added.
         """
-        made = [rule if isinstance(rule, Rule) else Rule.from_json(rule) for rule in rules]
+        parsed = [rule if isinstance(rule, Rule) else Rule.from_json(rule) for rule in rules]
         with self._lock:
-            self._armed += [self._arm(rule) for rule in made]
-            self.has_row_rules = any(armed.rule.on == "row" for armed in self._armed)
+            self._active += [self._activate(rule) for rule in parsed]
+            self.has_row_rules = any(active.rule.on == "row" for active in self._active)
 
     def clear(self) -> None:
-        """Drop every rule."""
+        """Remove every rule."""
         with self._lock:
-            self._armed.clear()
+            self._active.clear()
             self.has_row_rules = False
 
-    def for_call(self, now: Occasion) -> list[Rule]:
-        """Return the rules that act on a call: any delays, then at most one other."""
-        return list(self._at_most_one(now, besides="delay"))
-
-    def for_row(self, now: Occasion) -> Rule | None:
-        """Return the rule that acts on a row."""
+    def for_call(self, event: Event) -> list[Rule]:
+        """Return the rules that apply to a call: any number of delays and at most one other."""
+        rules: list[Rule] = []
+        has_other = False
         with self._lock:
-            return next((a.rule for a in self._armed if a.rule.on == "row" and a.fires(now)), None)
+            for active in self._active:
+                is_delay = active.rule.name == "delay"
+                if active.path is not None and (is_delay or not has_other) and active.fires(event):
+                    has_other |= not is_delay
+                    rules.append(active.rule)
+        return rules
 
-    def for_batch(self, now: Occasion) -> list[Rule]:
-        """Return the rules that act on a batch that is being created."""
+    def for_row(self, event: Event) -> Rule | None:
+        """Return the first rule that applies to a row, None if none does."""
         with self._lock:
-            return [armed.rule for armed in self._armed if armed.rule.on == "batch" and armed.fires(now)]
+            return next(
+                (active.rule for active in self._active if active.rule.on == "row" and active.fires(event)), None
+            )
+
+    def for_batch(self, event: Event) -> list[Rule]:
+        """Return the rules that apply to a batch that is created."""
+        with self._lock:
+            return [active.rule for active in self._active if active.rule.on == "batch" and active.fires(event)]
 
     def to_json(self) -> list[JsonObject]:
-        """Return the rules with how often each matched and fired."""
+        """Return the rules, each with how often it matched and fired."""
         with self._lock:
             return [
                 {
-                    "on": a.rule.on,
-                    "do": a.rule.do,
-                    "match": dict(a.rule.match),
-                    "times": a.rule.times,
-                    "probability": a.rule.probability,
-                    "matched": a.matched,
-                    "fired": a.fired,
+                    "on": active.rule.on,
+                    "do": active.rule.do,
+                    "match": dict(active.rule.match),
+                    "times": active.rule.times,
+                    "probability": active.rule.probability,
+                    "matched": active.matched,
+                    "fired": active.fired,
                 }
-                for a in self._armed
+                for active in self._active
             ]
 
-    def _at_most_one(self, now: Occasion, besides: str) -> Iterator[Rule]:
-        has_acted = False
-        with self._lock:
-            for armed in self._armed:
-                is_free = armed.rule.name == besides
-                if armed.path is not None and (is_free or not has_acted) and armed.fires(now):
-                    has_acted |= not is_free
-                    yield armed.rule
-
-    def _arm(self, rule: Rule) -> _Armed:
+    def _activate(self, rule: Rule) -> _ActiveRule:
         self._n_added += 1
         salt = f"{self._seed if rule.seed is None else rule.seed}:{self._n_added}"
         patterns = {k: re.compile(v) for k, v in rule.match.items() if k in ("custom_id", "body", "file")}
         path = None if rule.on in ("row", "batch") else re.compile(_path_pattern(rule.on))
-        dice = random.Random(salt)  # noqa: S311 - no secrets here
-        return _Armed(rule, dice, salt, path, patterns)
+        rng = random.Random(salt)  # noqa: S311 - no secrets here
+        return _ActiveRule(rule, rng, salt, path, patterns)
 
 
 def _path_pattern(on: str) -> str:
@@ -268,22 +272,22 @@ def _path_pattern(on: str) -> str:
 
 
 def chaos(seed: int, rates: Mapping[str, float]) -> list[Rule]:
-    """Return rules for random but repeatable trouble.
+    """Return rules for random but repeatable faults.
 
     Args:
-        seed: The same seed and rates make the same trouble for the same calls and rows.
-        rates: Fault name → chance, for faults that need no more than their name, and for `status` (a 503),
-            `delay` (50 ms) and `cut_body` (half). Call faults hit any call, row and batch faults any row or batch.
+        seed: The same seed and rates give the same faults for the same calls and rows.
+        rates: Fault name → chance (0 to 1), for faults that need only their name, and for `status` (a 503), `delay`
+            (50 ms) and `cut_body` (half). Call faults apply to any call, row and batch faults to any row or batch.
 
     Raises:
-        ValueError: A name is no fault or cannot do without parameters.
+        ValueError: A name is not a fault, or the fault needs parameters.
     """
-    plain = {"status": 503, "delay": 0.05, "cut_body": 0.5, "expire_at": 0.5, "fail": "cannot_find_file"}
+    values = {"status": 503, "delay": 0.05, "cut_body": 0.5, "expire_at": 0.5, "fail": "cannot_find_file"}
     rules = []
     for name, rate in rates.items():
         on = "row" if name in _ROW_FAULTS else "batch" if name in _BATCH_FAULTS else "*"
         if name in ("stuck", "late_output_file_id", "listing_lag", "queue_limit"):
             raise ValueError(f"Fault '{name}' needs parameters: write a rule.")
-        do: str | dict[str, Any] = {name: plain[name]} if name in plain else name
+        do: str | dict[str, Any] = {name: values[name]} if name in values else name
         rules.append(Rule(on, do, probability=rate, seed=seed))
     return rules

@@ -1,19 +1,25 @@
-"""Where files are kept: contents on disk, file objects in memory."""
+"""Storage of files: contents on disk, file objects in memory."""
 
 from __future__ import annotations
 
 import threading
 from pathlib import Path
 
-from airflow_openai_batch.emulator.api_error import ApiRefusal
+from airflow_openai_batch.emulator.api_error import ApiError
 from airflow_openai_batch.emulator.clock import Clock
-from airflow_openai_batch.emulator.model import Ids, StoredFile
+from airflow_openai_batch.emulator.model import IdGenerator, StoredFile
 
 
-class Shelf:
-    """The stored files. Safe to use from any thread."""
+class FileStore:
+    """The uploaded and generated files. Safe to use from any thread.
 
-    def __init__(self, directory: Path, clock: Clock, ids: Ids) -> None:
+    Args:
+        directory: Where the contents are kept.
+        clock: Decides which files have expired.
+        ids: Makes the files' ids.
+    """
+
+    def __init__(self, directory: Path, clock: Clock, ids: IdGenerator) -> None:
         self._directory = directory
         self._clock = clock
         self._ids = ids
@@ -22,22 +28,29 @@ class Shelf:
         self._lock = threading.Lock()
 
     def new_path(self) -> Path:
-        """Return a path for new content."""
+        """Return an unused path for new content."""
         with self._lock:
             self._n_paths += 1
             return self._directory / f"{self._n_paths:08d}"
 
-    def add(self, path: Path, filename: str, purpose: str, life_s: float | None) -> StoredFile:
-        """Make a file object for content that is on disk already."""
+    def add(self, path: Path, filename: str, purpose: str, lifetime_s: float | None) -> StoredFile:
+        """Return a new file object for content that is on disk already.
+
+        Args:
+            path: The content, at a path that `new_path` returned.
+            filename: The name that the API shows.
+            purpose: The purpose that the API shows.
+            lifetime_s: Seconds until the file expires; None is never.
+        """
         now = self._clock.now()
-        expires_at = None if life_s is None else now + life_s
+        expires_at = None if lifetime_s is None else now + lifetime_s
         with self._lock:
             stored = StoredFile(self._ids.file(), path, path.stat().st_size, now, expires_at, filename, purpose)
             self._files[stored.id] = stored
         return stored
 
     def find(self, file_id: str) -> StoredFile | None:
-        """Return a file that exists and has not expired."""
+        """Return a file, None if it does not exist or has expired."""
         with self._lock:
             return self._unexpired(self._files.get(file_id))
 
@@ -45,27 +58,27 @@ class Shelf:
         """Return a file.
 
         Raises:
-            ApiRefusal: 404, there is none.
+            ApiError: 404, it does not exist or has expired.
         """
         stored = self.find(file_id)
         if stored is None:
-            raise ApiRefusal(404, f"No such File object: {file_id}", param="id")
+            raise ApiError(404, f"No such File object: {file_id}", param="id")
         return stored
 
     def all(self) -> list[StoredFile]:
-        """Return the files, oldest first."""
+        """Return the files that have not expired, oldest first."""
         with self._lock:
             return [stored for stored in self._files.values() if self._unexpired(stored)]
 
     def delete(self, file_id: str, *, keep_bytes: bool) -> None:
-        """Remove a file.
+        """Delete a file.
 
         Args:
             file_id: The file.
-            keep_bytes: Leave the content on disk for a batch that reads it.
+            keep_bytes: Whether its content stays on disk, for a batch that reads it.
 
         Raises:
-            ApiRefusal: 404, there is none.
+            ApiError: 404, it does not exist or has expired.
         """
         stored = self.get(file_id)
         with self._lock:
@@ -74,7 +87,7 @@ class Shelf:
             stored.path.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Remove every file."""
+        """Delete every file."""
         with self._lock:
             for stored in self._files.values():
                 stored.path.unlink(missing_ok=True)

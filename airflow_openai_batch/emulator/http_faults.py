@@ -1,4 +1,4 @@
-"""HTTP-level trouble, around an application that knows nothing of it: calls dropped, delayed, refused or cut."""
+"""Faults of HTTP calls, as ASGI middleware: connections dropped, responses delayed, replaced or truncated."""
 
 from __future__ import annotations
 
@@ -14,35 +14,31 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from airflow_openai_batch.emulator.api_error import error_json
 from airflow_openai_batch.emulator.backend import Backend
-from airflow_openai_batch.emulator.faults import Occasion, Rule
+from airflow_openai_batch.emulator.faults import Event, Rule
 from airflow_openai_batch.emulator.ledger import Call
 
 Scope = MutableMapping[str, Any]
-
 Message = MutableMapping[str, Any]
-
 Receive = Callable[[], Awaitable[Message]]
-
 Send = Callable[[Message], Awaitable[None]]
-
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 log = logging.getLogger(__name__)
 
+# Keys of the ASGI scope.
 _TRANSPORT = "emulator.transport"
-
-_NOTE = "emulator.note"
+_RECORDER = "emulator.recorder"
 
 _HTML = "<html><head><title>{0} Bad Gateway</title></head><body><h1>{0} Bad Gateway</h1></body></html>"
 
 
-class LoosableProtocol(H11Protocol):
-    """Uvicorn's HTTP protocol; hands the connection to the application, which may have to drop it."""
+class DroppableProtocol(H11Protocol):
+    """Uvicorn's HTTP protocol, which passes the connection to the application so that a fault can drop it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wrap the application of this one connection."""
+        """Put the transport into the scope of each call on this connection."""
         super().connection_made(transport)
-        # asyncio leaves this out for listeners made elsewhere; without it each answer waits 40 ms for an ACK.
+        # asyncio does not set this for listeners made elsewhere; without it each response waits 40 ms for an ACK.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         app = self.app
 
@@ -53,8 +49,8 @@ class LoosableProtocol(H11Protocol):
         self.app = with_transport
 
 
-class _Note:
-    """Logs a call once: before its answer or its end can be seen by the caller."""
+class _CallRecorder:
+    """Records a call once, before the caller can see its response or its end."""
 
     def __init__(self, backend: Backend, scope: Scope, fault: str) -> None:
         self._backend = backend
@@ -67,16 +63,21 @@ class _Note:
             return
         self._is_done = True
         call = Call(self._backend.clock.now(), self._scope["method"], self._scope["path"], status, self._fault)
-        self._backend.ledger.note_call(call)
+        self._backend.ledger.record_call(call)
         log.info("%s %s %s %s", call.method, call.path, call.status or "unanswered", call.fault)
 
 
-class _Cut(Exception):
-    """Enough of the body was sent."""
+class _BodyCut(Exception):
+    """The wanted part of the body was sent."""
 
 
-class Misbehave:
-    """ASGI middleware: logs each call in the ledger and applies the fault rules that match it."""
+class FaultMiddleware:
+    """ASGI middleware that records each call in the ledger and applies the fault rules that match it.
+
+    Args:
+        app: The application.
+        backend: Has the fault rules and the ledger.
+    """
 
     def __init__(self, app: App, backend: Backend) -> None:
         self._app = app
@@ -87,77 +88,82 @@ class Misbehave:
         if scope["type"] != "http" or scope["path"].startswith("/_emulator"):
             await self._app(scope, receive, send)
             return
-        receive, body = await _peeked(scope, receive)
-        rules = self._backend.faults.for_call(self._occasion(scope, body))
-        note = _Note(self._backend, scope, "+".join(rule.name for rule in rules))
+        receive, body = await _buffer_json_body(scope, receive)
+        rules = self._backend.faults.for_call(self._event(scope, body))
+        record = _CallRecorder(self._backend, scope, "+".join(rule.name for rule in rules))
 
-        async def noting(message: Message) -> None:
+        async def send_and_record(message: Message) -> None:
             if message["type"] == "http.response.start":
-                note(message["status"])
+                record(message["status"])
                 message["headers"] = [*message["headers"], (b"x-request-id", self._backend.ids.request().encode())]
             await send(message)
 
-        for rule in rules:
-            if rule.name == "delay" and not rule.args.get("after"):
-                await asyncio.sleep(rule.args.get("seconds", 0.1))
-        acting = next((rule for rule in rules if rule.name != "delay"), None)
-        late_s = sum(rule.args.get("seconds", 0.1) for rule in rules if rule.name == "delay" and rule.args.get("after"))
-        scope[_NOTE] = note
-        await self._act(acting, late_s, scope, receive, noting)
+        if delay_s := _delay_s(rules, is_after=False):
+            await asyncio.sleep(delay_s)
+        fault = next((rule for rule in rules if rule.name != "delay"), None)
+        delay_after_s = _delay_s(rules, is_after=True)
+        scope[_RECORDER] = record
+        await self._apply(fault, delay_after_s, scope, receive, send_and_record)
 
-    def _occasion(self, scope: Scope, body: bytes) -> Occasion:
+    def _event(self, scope: Scope, body: bytes) -> Event:
         method, path = scope["method"], scope["path"]
         parts = path.strip("/").split("/")
         file = metadata = None
         if len(parts) >= 3 and parts[1] == "files":
-            file = self._backend.shelf.find(parts[2])
+            file = self._backend.file_store.find(parts[2])
         elif len(parts) >= 3 and parts[1] == "batches":
             metadata = next((b.metadata for b in self._backend.all() if b.id == parts[2]), None)
         elif body:
             metadata = _metadata(body)
-        return Occasion(f"{method} {path}", body=body, metadata=metadata, file=file.filename if file else "")
+        return Event(f"{method} {path}", body=body, metadata=metadata, file=file.filename if file else "")
 
-    async def _act(self, rule: Rule | None, late_s: float, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _apply(self, rule: Rule | None, delay_after_s: float, scope: Scope, receive: Receive, send: Send) -> None:
         match rule.name if rule else "":
             case "reset":
-                await _drop(scope, receive, is_rude=True)
+                await _drop(scope, receive, with_reset=True)
             case "drop_response":
-                await self._app(scope, receive, _swallow)
-                await asyncio.sleep(late_s)
-                await _drop(scope, receive, is_rude=False)
+                await self._app(scope, receive, _discard_message)
+                await asyncio.sleep(delay_after_s)
+                await _drop(scope, receive, with_reset=False)
             case "status" if rule is not None:
                 if rule.args.get("after"):
-                    await self._app(scope, receive, _swallow)
+                    await self._app(scope, receive, _discard_message)
                 else:
                     await _discard_body(receive)
-                await asyncio.sleep(late_s)
-                await _answer(rule, send)
+                await asyncio.sleep(delay_after_s)
+                await _send_error(rule, send)
             case "malformed_json":
-                await self._app(scope, receive, _Halver(send))
+                await self._app(scope, receive, _HalfBodySender(send))
             case "cut_body" if rule is not None:
                 await self._cut(rule.args.get("fraction", 0.5), scope, receive, send)
             case _:
-                await self._app(scope, receive, _Later(send, late_s))
+                await self._app(scope, receive, _DelayedSender(send, delay_after_s))
 
     async def _cut(self, fraction: float, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await self._app(scope, receive, _Cutter(send, fraction))
-        except _Cut:
-            await _drop(scope, receive, is_rude=False)
+            await self._app(scope, receive, _PartialBodySender(send, fraction))
+        except _BodyCut:
+            await _drop(scope, receive, with_reset=False)
 
 
-async def _peeked(scope: Scope, receive: Receive) -> tuple[Receive, bytes]:
-    """Return the body of a JSON call and a `receive` that gives it once more; uploads are left alone."""
+def _delay_s(rules: list[Rule], *, is_after: bool) -> float:
+    """Return the seconds to wait before the call is processed, or after it."""
+    delays = (rule.args for rule in rules if rule.name == "delay")
+    return sum((float(args.get("seconds", 0.1)) for args in delays if bool(args.get("after")) is is_after), 0.0)
+
+
+async def _buffer_json_body(scope: Scope, receive: Receive) -> tuple[Receive, bytes]:
+    """Return a `receive` that repeats the body of a JSON call, and the body; uploads are not read."""
     headers = dict(scope["headers"])
     if b"json" not in headers.get(b"content-type", b""):
         return receive, b""
     body = await _read_all(receive)
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def again() -> Message:
+    async def replay() -> Message:
         return messages.pop() if messages else await receive()
 
-    return again, body
+    return replay, body
 
 
 async def _read_all(receive: Receive) -> bytes:
@@ -183,15 +189,15 @@ def _metadata(body: bytes) -> dict[str, Any] | None:
     return metadata if isinstance(metadata, dict) else None
 
 
-async def _swallow(message: Message) -> None:
-    """Send nothing."""
+async def _discard_message(message: Message) -> None:
+    """Do not send the message."""
 
 
-async def _drop(scope: Scope, receive: Receive, *, is_rude: bool) -> None:
-    """Close the connection, rudely with a TCP reset, and wait until it is closed: uvicorn would answer 500 if not."""
+async def _drop(scope: Scope, receive: Receive, *, with_reset: bool) -> None:
+    """Close the connection, perhaps with a TCP reset, and wait until it is closed, or uvicorn would answer 500."""
     transport = scope[_TRANSPORT]
-    scope[_NOTE](None)
-    if is_rude:
+    scope[_RECORDER](None)
+    if with_reset:
         handle = transport.get_extra_info("socket")
         handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
@@ -201,16 +207,16 @@ async def _drop(scope: Scope, receive: Receive, *, is_rude: bool) -> None:
         pass
 
 
-async def _answer(rule: Rule, send: Send) -> None:
+async def _send_error(rule: Rule, send: Send) -> None:
     args = rule.args
     code = args.get("code", 500)
     if args.get("html"):
-        kind, body = b"text/html", _HTML.format(code).encode()
+        content_type, body = b"text/html", _HTML.format(code).encode()
     else:
         error = error_json(code, f"The emulator was told to answer {code}.")
         error["error"].update(args.get("error") or {})
-        kind, body = b"application/json", json.dumps(error).encode()
-    headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
+        content_type, body = b"application/json", json.dumps(error).encode()
+    headers = [(b"content-type", content_type), (b"content-length", str(len(body)).encode())]
     extra = {**(args.get("headers") or {})}
     if args.get("retry_after") is not None:
         extra["retry-after"] = str(args["retry_after"])
@@ -219,8 +225,8 @@ async def _answer(rule: Rule, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-class _Later:
-    """Sends after a delay."""
+class _DelayedSender:
+    """Sends the response after a delay."""
 
     def __init__(self, send: Send, delay_s: float) -> None:
         self._send = send
@@ -232,8 +238,8 @@ class _Later:
         await self._send(message)
 
 
-class _Halver:
-    """Sends half of the body under a length that fits, so that the JSON ends in the middle."""
+class _HalfBodySender:
+    """Sends half of the body with a matching content-length, so that the JSON is incomplete."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -254,22 +260,22 @@ class _Halver:
         await self._send({"type": "http.response.body", "body": half})
 
 
-class _Cutter:
-    """Announces the whole body and sends a fraction of it."""
+class _PartialBodySender:
+    """Sends the content-length of the whole body and a fraction of the body."""
 
     def __init__(self, send: Send, fraction: float) -> None:
         self._send = send
         self._fraction = fraction
-        self._left = 0
+        self._remaining = 0
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             length = int(dict(message["headers"]).get(b"content-length", 0))
-            self._left = int(length * self._fraction)
+            self._remaining = int(length * self._fraction)
             await self._send(message)
             return
-        body = message.get("body", b"")[: self._left]
-        self._left -= len(body)
+        body = message.get("body", b"")[: self._remaining]
+        self._remaining -= len(body)
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
-        if self._left <= 0:
-            raise _Cut
+        if self._remaining <= 0:
+            raise _BodyCut

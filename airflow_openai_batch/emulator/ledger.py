@@ -1,4 +1,4 @@
-"""What was billed and what was called: the witness for "never paid twice"."""
+"""The record of billed rows and of calls, by which tests verify that no row is paid for twice."""
 
 from __future__ import annotations
 
@@ -18,7 +18,15 @@ _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), check_circu
 
 
 class Call(NamedTuple):
-    """One HTTP call as the server saw it; `fault` names what was done to it, `status` is None if unanswered."""
+    """One HTTP call as the server saw it.
+
+    Attributes:
+        at: When, in epoch seconds.
+        method: The HTTP method.
+        path: The path without query.
+        status: The HTTP status, None if the call was not answered.
+        fault: The names of the faults that applied, joined by `+`.
+    """
 
     at: float
     method: str
@@ -28,7 +36,7 @@ class Call(NamedTuple):
 
 
 class Billed(NamedTuple):
-    """One billed row. `delivered` is what became of it: `ok` or the name of the reply or fault that spoiled it."""
+    """One billed row. `delivered` is `ok`, or the name of the reply type or fault that made its answer useless."""
 
     batch_id: str
     custom_id: str
@@ -38,7 +46,7 @@ class Billed(NamedTuple):
     delivered: str
 
 
-class Twice(NamedTuple):
+class DoubleBilling(NamedTuple):
     """A request that was billed in more than one batch."""
 
     custom_id: str
@@ -47,42 +55,52 @@ class Twice(NamedTuple):
 
 
 def body_hash(body: JsonObject) -> int:
-    """Return 64 bits that identify a request body, whatever the order of its keys."""
+    """Return a 64-bit hash of a request body that does not depend on the order of its keys."""
     return int.from_bytes(hashlib.blake2b(_canonical(body).encode(), digest_size=8).digest())
 
 
 @dataclass(slots=True)
 class Bill:
-    """The billed rows of one batch, by column: a million rows stay within some hundred megabytes."""
+    """The billed rows of one batch, by column, so that a million rows need only some hundred megabytes."""
 
     batch_id: str
     custom_ids: list[str] = field(default_factory=list)
     body_hashes: array[int] = field(default_factory=lambda: array("Q"))
     input_tokens: array[int] = field(default_factory=lambda: array("L"))
     output_tokens: array[int] = field(default_factory=lambda: array("L"))
-    spoiled: dict[int, str] = field(default_factory=dict)
+    undelivered: dict[int, str] = field(default_factory=dict)
 
-    def add(self, custom_id: str, hashed: int, tokens: tuple[int, int], delivered: str) -> None:
-        """Note a billed row."""
+    def add(self, custom_id: str, digest: int, tokens: tuple[int, int], delivered: str) -> None:
+        """Record a billed row.
+
+        Args:
+            custom_id: The row's custom_id.
+            digest: The hash of its body.
+            tokens: Its input and output tokens.
+            delivered: See `Billed`.
+        """
         if delivered != "ok":
-            self.spoiled[len(self.custom_ids)] = delivered
+            self.undelivered[len(self.custom_ids)] = delivered
         self.custom_ids.append(custom_id)
-        self.body_hashes.append(hashed)
+        self.body_hashes.append(digest)
         self.input_tokens.append(tokens[0])
         self.output_tokens.append(tokens[1])
 
     def rows(self) -> Iterator[Billed]:
-        """Yield the rows in the order they were answered."""
+        """Yield the rows in the order in which they were answered."""
         columns = zip(self.custom_ids, self.body_hashes, self.input_tokens, self.output_tokens, strict=True)
-        for number, (custom_id, hashed, spent, earned) in enumerate(columns):
-            yield Billed(self.batch_id, custom_id, hashed, spent, earned, self.spoiled.get(number, "ok"))
+        for number, (custom_id, digest, input_tokens, output_tokens) in enumerate(columns):
+            delivered = self.undelivered.get(number, "ok")
+            yield Billed(self.batch_id, custom_id, digest, input_tokens, output_tokens, delivered)
 
 
 class Ledger:
-    """Batches made, rows billed, calls received. Completed rows of completed, expired and cancelled batches are billed.
+    """Batches created, rows billed, calls received. Safe to use from any thread.
+
+    OpenAI: completed rows of completed, expired and cancelled batches are billed, others are not.
 
     Args:
-        settle: Brings the emulator up to date with its clock before an answer is given.
+        settle: Completes the work that is due at the clock's time, before the ledger is read.
     """
 
     def __init__(self, settle: Callable[[], None] = lambda: None) -> None:
@@ -94,18 +112,18 @@ class Ledger:
 
     @property
     def batches(self) -> list[Batch]:
-        """Return every batch ever made, oldest first, those whose answer was dropped included."""
+        """Return every batch ever created, oldest first, including those whose response was dropped."""
         self._settle()
         return list(self._batches)
 
     @property
     def calls(self) -> list[Call]:
-        """Return the last 100,000 calls, oldest first; the emulator's own routes are not in it."""
+        """Return the last 100,000 calls, oldest first, without those of the emulator's own routes."""
         with self._lock:
             return list(self._calls)
 
     def n_calls(self, method: str, path: str) -> int:
-        """Return how many calls of that method went to a path that starts so."""
+        """Return the number of calls with that method whose path starts with `path`."""
         return sum(call.method == method and call.path.startswith(path) for call in self.calls)
 
     def live_batches(self) -> list[Batch]:
@@ -126,12 +144,12 @@ class Ledger:
         with self._lock:
             return sum(len(bill.custom_ids) for bill in self._bills.values() if batch_id in (None, bill.batch_id))
 
-    def rows_billed_twice(self, *, only_delivered: bool = False) -> list[Twice]:
+    def rows_billed_twice(self, *, only_delivered: bool = False) -> list[DoubleBilling]:
         """Return the requests billed in more than one batch.
 
         Args:
-            only_delivered: Leave out billings whose answer was of no use (refused, truncated, invalid, malformed …):
-                asking those again is a decision, not an accident.
+            only_delivered: Count only billings with a useful answer: to request a refused, truncated, invalid or
+                malformed row again is a decision, not an accident.
         """
         seen: dict[tuple[str, int], tuple[str, ...]] = {}
         for row in self.rows():
@@ -141,25 +159,25 @@ class Ledger:
             batch_ids = seen.get(key, ())
             if row.batch_id not in batch_ids:
                 seen[key] = (*batch_ids, row.batch_id)
-        return [Twice(*key, batch_ids) for key, batch_ids in seen.items() if len(batch_ids) > 1]
+        return [DoubleBilling(*key, batch_ids) for key, batch_ids in seen.items() if len(batch_ids) > 1]
 
-    def note_batch(self, batch: Batch) -> None:
-        """Note that a batch was made."""
+    def record_batch(self, batch: Batch) -> None:
+        """Record a new batch."""
         with self._lock:
             self._batches.append(batch)
 
-    def note_bill(self, bill: Bill) -> None:
-        """Note what a batch cost."""
+    def record_bill(self, bill: Bill) -> None:
+        """Record what a batch cost."""
         with self._lock:
             self._bills[bill.batch_id] = bill
 
-    def note_call(self, call: Call) -> None:
-        """Note a call."""
+    def record_call(self, call: Call) -> None:
+        """Record a call."""
         with self._lock:
             self._calls.append(call)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove every record."""
         with self._lock:
             self._bills.clear()
             self._batches.clear()

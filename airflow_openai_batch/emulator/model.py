@@ -1,4 +1,4 @@
-"""Files and batches, and how a batch passes through its states as time goes by. Knows no HTTP and no disk."""
+"""Files and batches, and the state of a batch as a function of time. No HTTP, no disk."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from airflow_openai_batch.emulator.clock import Clock
 JsonObject = dict[str, Any]
 
 DAY_S = 86_400.0
-FILE_LIFE_S = 30 * DAY_S
-"""Files of purpose `batch` live 30 days unless told otherwise (API facts, section 3.3)."""
+FILE_LIFETIME_S = 30 * DAY_S
+"""OpenAI: files of purpose `batch` expire 30 days after creation by default, and this is the maximum."""
 
 ENDPOINTS = (
     "/v1/responses",
@@ -32,7 +32,7 @@ ENDPOINTS = (
 
 
 class Status(StrEnum):
-    """The states of a batch (API facts, section 2.2)."""
+    """The states of a batch. OpenAI: the names."""
 
     VALIDATING = "validating"
     FAILED = "failed"
@@ -47,8 +47,8 @@ class Status(StrEnum):
 TERMINAL = frozenset({Status.FAILED, Status.COMPLETED, Status.EXPIRED, Status.CANCELLED})
 
 
-class Ids:
-    """Maker of ids in the shapes that were seen live; with a seed the same ids come again."""
+class IdGenerator:
+    """Generator of ids in the shapes of the API. Seen: batch and file ids; with a seed the ids are repeatable."""
 
     def __init__(self, seed: int | None) -> None:
         self._random = random.Random(None if seed is None else f"ids:{seed}")  # noqa: S311 - no secrets here
@@ -68,7 +68,7 @@ class Ids:
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file object and where its bytes are."""
+    """A file object and the path of its content."""
 
     id: str
     path: Path
@@ -79,7 +79,7 @@ class StoredFile:
     purpose: str
 
     def read(self) -> bytes:
-        """Return the whole content (for tests; the server streams)."""
+        """Return the whole content. For tests; the server streams it."""
         return self.path.read_bytes()
 
     def to_json(self) -> JsonObject:
@@ -113,9 +113,14 @@ class BatchError:
 
 @dataclass(slots=True)
 class Verdict:
-    """What validation found in an input file.
+    """The result of validating an input file.
 
-    `offsets` holds the start of each request line and, last, the end of the file; it is let go with the answers.
+    Attributes:
+        errors: The errors; none if the batch may run.
+        model: The model that the lines name.
+        tokens: Estimated input tokens, which count against the queue's limit.
+        total: Number of requests.
+        offsets: The offset of each request line and, last, the size of the file; emptied when the batch has ended.
     """
 
     errors: list[BatchError]
@@ -147,7 +152,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a batch left behind when it ended."""
+    """Counts, usage and files of a batch that has ended."""
 
     completed: int = 0
     failed: int = 0
@@ -158,7 +163,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Quirks:
-    """How one batch misbehaves; filled from `batch` fault rules when it is created."""
+    """The faults of one batch, from the `batch` rules that applied when it was created."""
 
     fail: tuple[BatchError, ...] = ()
     expire_at: float | None = None
@@ -179,7 +184,12 @@ class Quirks:
 
 @dataclass(slots=True)
 class Timetable:
-    """When a batch passes which border, in epoch seconds; `ceiling` is the share of rows it ever answers."""
+    """When a batch enters its states, in epoch seconds.
+
+    Attributes:
+        worked_at: When the last row is answered.
+        ceiling: The share of rows that is answered at most, 0 to 1.
+    """
 
     created_at: float
     validated_at: float
@@ -194,18 +204,18 @@ class Timetable:
 
     @property
     def is_expiring(self) -> bool:
-        """Whether the window closes before the work is done."""
+        """Whether the window ends before the batch is completed."""
         return self.completed_at > self.expires_at
 
     @property
     def ended_at(self) -> float:
-        """Return when the batch ends, unless validation refuses it."""
+        """Return when the batch ends if validation finds no error."""
         if self.cancelling_at is not None:
             return self.cancelled_at
         return self.expired_at if self.is_expiring else self.completed_at
 
     def phase(self, now: float) -> Status:
-        """Return the state that the clock alone implies."""
+        """Return the state that follows from the time alone."""
         if self.cancelling_at is not None:
             return Status.CANCELLED if now >= self.cancelled_at else Status.CANCELLING
         if now >= self.ended_at:
@@ -215,7 +225,7 @@ class Timetable:
         return Status.FINALIZING if now >= self.finalizing_at else Status.IN_PROGRESS
 
     def progress(self, now: float) -> float:
-        """Return the share of rows answered by then, 0 to 1."""
+        """Return the share of rows that is answered at a time, 0 to 1."""
         now = min(now, self.expires_at)
         if self.cancelling_at is not None:
             now = min(now, self.cancelling_at)
@@ -228,7 +238,7 @@ class Timetable:
 
 @dataclass(slots=True)
 class Batch:
-    """A batch: what was asked, its timetable, and what is known about it so far."""
+    """A batch: the request for it, its timetable, and its results so far."""
 
     id: str
     number: int
@@ -239,13 +249,13 @@ class Batch:
     times: Timetable
     clock: Clock
     quirks: Quirks = Quirks()
-    output_life_s: float = FILE_LIFE_S
+    output_lifetime_s: float = FILE_LIFETIME_S
     verdict: Verdict | None = None
     result: Result | None = None
 
     @property
     def status(self) -> Status:
-        """Return the state as of now; work that is not done yet holds the batch in the state before."""
+        """Return the current state; while due work is not done, the batch remains in the state before."""
         phase = self.times.phase(self.clock.now())
         if phase in (Status.CANCELLING, Status.CANCELLED):
             return phase if self.result is not None else Status.CANCELLING
@@ -264,11 +274,11 @@ class Batch:
 
     @property
     def errors(self) -> list[BatchError]:
-        """Return what validation found wrong."""
+        """Return the errors of the validation, none before it."""
         return self.verdict.errors if self.verdict is not None else []
 
     def holds_tokens(self, at: float) -> int:
-        """Return the enqueued tokens it takes up at a time; a batch that ended or failed takes none."""
+        """Return its enqueued tokens at a time, 0 if it has ended or failed."""
         if self.verdict is None or self.verdict.errors or not self.times.created_at <= at < self.times.ended_at:
             return 0
         return self.verdict.tokens

@@ -1,6 +1,6 @@
-"""A text that matches a regular expression, for the plain expressions that schemas use.
+"""Generation of a text that matches a regular expression, for the simple expressions in JSON schemas.
 
-Understood: literals, escapes, `.`, classes, groups, alternatives, `? * + {m,n}` and anchors. Not: look-around,
+Supported: literals, escapes, `.`, classes, groups, alternatives, `? * + {m,n}` and anchors. Not: look-around,
 back-references, boundaries.
 """
 
@@ -13,24 +13,24 @@ import string
 _SHORTHANDS = {"d": string.digits, "w": string.ascii_letters + string.digits + "_", "s": " "}
 _ANY = string.ascii_letters + string.digits
 _REPEAT = re.compile(r"\{(\d+)(?:(,)(\d*))?\}")
-_MORE = 2  # how often beyond the least an open repetition may go on
+_EXTRA_REPEATS = 2  # beyond the minimum, where a repetition has no maximum
 
 
 def make_match(pattern: str, rng: random.Random) -> str:
-    """Return a text in which the pattern is found.
+    """Return a text that contains a match of the pattern.
 
     Raises:
-        ValueError: The pattern needs what is not understood here.
+        ValueError: The pattern uses what is not supported here.
     """
-    maker = _Maker(pattern, rng)
-    text = maker.alternatives()
-    if maker.rest or re.search(pattern, text) is None:
-        raise ValueError(f"The emulator cannot make a text for the pattern '{pattern}'.")
+    generator = _TextGenerator(pattern, rng)
+    text = generator.alternatives()
+    if generator.rest or re.search(pattern, text) is None:
+        raise ValueError(f"The emulator cannot generate a text for the pattern '{pattern}'.")
     return text
 
 
-class _Maker:
-    """Reads the pattern once, from left to right, and makes the text on the way."""
+class _TextGenerator:
+    """Parses the pattern once, from left to right, and generates the text meanwhile."""
 
     def __init__(self, pattern: str, rng: random.Random) -> None:
         self.rest = pattern
@@ -50,12 +50,11 @@ class _Maker:
             start = self.rest
             first = self._atom()
             atom = start[: len(start) - len(self.rest)]
-            least, most = self._repetition()
-            times = self._rng.randint(least, most)
+            minimum, maximum = self._repetition()
+            times = self._rng.randint(minimum, maximum)
             text += first if times else ""
             for _ in range(times - 1):
-                again = _Maker(atom, self._rng)
-                text += again._atom()
+                text += _TextGenerator(atom, self._rng)._atom()
         return text
 
     def _take(self) -> str:
@@ -80,7 +79,7 @@ class _Maker:
         if self.rest.startswith("?"):
             name = re.match(r"\?:|\?P?<\w+>", self.rest)
             if name is None:
-                raise ValueError("Look-around is not understood.")
+                raise ValueError("Look-around is not supported.")
             self.rest = self.rest[name.end() :]
         text = self.alternatives()
         if self._take() != ")":
@@ -92,7 +91,7 @@ class _Maker:
         if char in _SHORTHANDS:
             return _SHORTHANDS[char]
         if char.isalnum():
-            raise ValueError(f"The escape '{char}' is not understood.")
+            raise ValueError(f"The escape '{char}' is not supported.")
         return char
 
     def _char_class(self) -> str:
@@ -113,15 +112,15 @@ class _Maker:
         return "".join(char for char in _ANY if char not in chars) if is_negated else chars
 
     def _repetition(self) -> tuple[int, int]:
-        found = _REPEAT.match(self.rest)
-        if found:
-            self.rest = self.rest[found.end() :]
-            least = int(found[1])
-            most = int(found[3]) if found[3] else least + _MORE if found[2] else least
+        repeat = _REPEAT.match(self.rest)
+        if repeat:
+            self.rest = self.rest[repeat.end() :]
+            minimum = int(repeat[1])
+            maximum = int(repeat[3]) if repeat[3] else minimum + _EXTRA_REPEATS if repeat[2] else minimum
         else:
-            marks = {"?": (0, 1), "*": (0, _MORE), "+": (1, 1 + _MORE)}
-            least, most = marks.get(self.rest[:1], (1, 1))
-            self.rest = self.rest[self.rest[:1] in marks :] if self.rest else ""
-        if self.rest.startswith("?") and (least, most) != (1, 1):
+            operators = {"?": (0, 1), "*": (0, _EXTRA_REPEATS), "+": (1, 1 + _EXTRA_REPEATS)}
+            minimum, maximum = operators.get(self.rest[:1], (1, 1))
+            self.rest = self.rest[self.rest[:1] in operators :]
+        if self.rest.startswith("?") and (minimum, maximum) != (1, 1):
             self.rest = self.rest[1:]  # a lazy repetition matches the same texts
-        return least, most
+        return minimum, maximum

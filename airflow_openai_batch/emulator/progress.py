@@ -1,4 +1,4 @@
-"""The work that falls due as time goes by: input files are checked, requests are answered, files are written."""
+"""The work that becomes due as time passes: input files are validated, requests answered, output files written."""
 
 from __future__ import annotations
 
@@ -8,41 +8,47 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from airflow_openai_batch.emulator.answers import LineError
-from airflow_openai_batch.emulator.api_error import ApiRefusal
+from airflow_openai_batch.emulator.api_error import ApiError
 from airflow_openai_batch.emulator.clock import Clock
 from airflow_openai_batch.emulator.faults import Faults
-from airflow_openai_batch.emulator.file_store import Shelf
+from airflow_openai_batch.emulator.file_store import FileStore
 from airflow_openai_batch.emulator.ledger import Ledger
 from airflow_openai_batch.emulator.model import Batch, BatchError, Result, Status, StoredFile, Timetable, Verdict
 from airflow_openai_batch.emulator.settings import Settings
 from airflow_openai_batch.emulator.validate import check_input
-from airflow_openai_batch.emulator.worker import Order, Stopped, Tally, Worker
+from airflow_openai_batch.emulator.worker import BatchTask, Stopped, Tally, Worker
 
 _AFTER_WORK = frozenset({Status.FINALIZING, Status.COMPLETED, Status.EXPIRED, Status.CANCELLING, Status.CANCELLED})
-_REST = {
+_UNFINISHED_ERRORS = {
     True: LineError("batch_expired", "This request could not be executed before the completion window expired."),
     False: LineError("batch_cancelled", "This request was not executed because the batch was cancelled."),
 }
 
 
 class Progress:
-    """Moves batches along when their time has come. Slow work runs on threads of its own.
+    """Advances batches when their work is due. Slow work runs on separate threads.
 
     Args:
         settings: How the emulator behaves.
-        clock: Its time.
-        shelf: Its files.
-        faults: The rules in force.
-        ledger: Where bills go.
-        lock: Guards every change of a batch.
+        clock: The emulator's time.
+        file_store: The emulator's files.
+        faults: The active rules.
+        ledger: Records the bills.
+        lock: Held during every change of a batch.
     """
 
     def __init__(
-        self, settings: Settings, clock: Clock, shelf: Shelf, faults: Faults, ledger: Ledger, lock: threading.RLock
+        self,
+        settings: Settings,
+        clock: Clock,
+        file_store: FileStore,
+        faults: Faults,
+        ledger: Ledger,
+        lock: threading.RLock,
     ) -> None:
         self._settings = settings
         self._clock = clock
-        self._shelf = shelf
+        self._file_store = file_store
         self._faults = faults
         self._ledger = ledger
         self._lock = lock
@@ -50,38 +56,38 @@ class Progress:
         self._inputs: dict[str, Path] = {}
         self._jobs: dict[str, Future[None]] = {}
         self._stop = threading.Event()
-        # One thread, so that batches join the token queue in the order they were made.
+        # One thread, so that batches enter the token queue in the order of their creation.
         self._validators = ThreadPoolExecutor(1, "emulator-validate")
         self._workers = ThreadPoolExecutor(4, "emulator-work")
 
     def stop(self) -> None:
-        """Give up the work in hand."""
+        """Abandon the work that runs."""
         self._stop.set()
         self._validators.shutdown(cancel_futures=True)
         self._workers.shutdown(cancel_futures=True)
 
     def track(self, batch: Batch) -> None:
-        """Take a new batch on."""
+        """Add a new batch."""
         self._unsettled[batch.id] = batch
 
     def is_reading(self, path: Path) -> bool:
-        """Whether a batch that has not ended needs the file."""
+        """Return whether a batch that has not ended reads the file."""
         with self._lock:
             return path in self._inputs.values()
 
     def clear(self) -> None:
-        """Forget every batch."""
+        """Remove every batch."""
         self._unsettled.clear()
         self._inputs.clear()
 
     def settle(self) -> None:
-        """Do all work that is due, and wait for it."""
+        """Start all work that is due, and wait until it is done."""
         while jobs := self.start_due():
             for job in jobs:
                 job.result()
 
     def start_due(self, batch_id: str | None = None) -> list[Future[None]]:
-        """Start the work that is due; return all that is running, or what is running for one batch."""
+        """Start all work that is due, and return what runs, of one batch or of all."""
         with self._lock:
             if self._stop.is_set():
                 return []
@@ -111,7 +117,7 @@ class Progress:
                 self._jobs.pop(batch.id, None)
 
     def close(self, batch: Batch, result: Result) -> None:
-        """Note how a batch ended."""
+        """Set how a batch ended."""
         batch.result = result
         self._inputs.pop(batch.id, None)
         self._unsettled.pop(batch.id, None)
@@ -122,15 +128,15 @@ class Progress:
         verdict = self._verdict(batch)
         with self._lock:
             limit = self._settings.queue_limit if batch.quirks.queue_limit is None else batch.quirks.queue_limit
-            if not verdict.errors and (full := self._queue_error(verdict, batch.times, limit)):
-                verdict = Verdict([full], verdict.model)
+            if not verdict.errors and (queue_error := self._queue_error(verdict, batch.times, limit)):
+                verdict = Verdict([queue_error], verdict.model)
             if batch.result is None:
                 batch.verdict = verdict
 
     def _verdict(self, batch: Batch) -> Verdict:
         if batch.quirks.fail:
             return Verdict(list(batch.quirks.fail))
-        stored = self._shelf.find(batch.input_file_id)
+        stored = self._file_store.find(batch.input_file_id)
         if stored is None:
             message = (
                 f"Cannot find file {batch.input_file_id}, or organization org-emulator does not have access to it."
@@ -140,7 +146,7 @@ class Progress:
         return check_input(stored.path, batch.endpoint, self._settings.limits)
 
     def _queue_error(self, verdict: Verdict, times: Timetable, limit: int | None) -> BatchError | None:
-        """Return the error of a full queue: tokens of unfinished batches of the same model count."""
+        """Return the error of a full queue. OpenAI: tokens of unfinished batches of the same model count."""
         if limit is None:
             return None
         others = (b for b in self._unsettled.values() if b.times is not times and b.verdict)
@@ -154,44 +160,54 @@ class Progress:
         )
         return BatchError("token_limit_exceeded", message)
 
-    def admit_now(self, batch: Batch, http: int) -> None:
-        """Check a batch against the queue at creation, as some regions and plans do (API facts, section 4).
+    def check_queue_at_create(self, batch: Batch, http: int) -> None:
+        """Check the queue's limit when a batch is created. Seen: some regions and plans do (HTTP 400 or 429).
+
+        Args:
+            batch: The new batch.
+            http: The HTTP status of the error.
 
         Raises:
-            ApiRefusal: The queue is full.
+            ApiError: The queue is full.
         """
         verdict = self._verdict(batch)
         if verdict.errors:
-            return  # those errors wait for the validation
-        if full := self._queue_error(verdict, batch.times, batch.quirks.queue_limit):
-            raise ApiRefusal(http, full.message, code=full.code)
+            return  # the asynchronous validation reports these
+        if queue_error := self._queue_error(verdict, batch.times, batch.quirks.queue_limit):
+            raise ApiError(http, queue_error.message, code=queue_error.code)
         batch.verdict = verdict
 
     def _answer(self, batch: Batch) -> None:
         path = self._inputs[batch.id]
-        output_path, error_path = self._shelf.new_path(), self._shelf.new_path()
+        output_path, error_path = self._file_store.new_path(), self._file_store.new_path()
         worker = Worker(self._settings.answer, self._faults, self._stop)
         with output_path.open("wb", 1 << 20) as output, error_path.open("wb", 1 << 20) as error:
-            tally = worker.run(self._order(batch, path), output, error)
+            tally = worker.run(self._task(batch, path), output, error)
         files = (
-            self._keep(batch, output_path, "output", tally.n_output_lines and not batch.quirks.no_output_file),
-            self._keep(batch, error_path, "error", tally.n_error_lines or batch.quirks.zero_byte_error_file),
+            self._store_or_discard(
+                batch, output_path, "output", tally.n_output_lines and not batch.quirks.no_output_file
+            ),
+            self._store_or_discard(
+                batch, error_path, "error", tally.n_error_lines or batch.quirks.zero_byte_error_file
+            ),
         )
         with self._lock:
-            self._ledger.note_bill(tally.bill)
+            self._ledger.record_bill(tally.bill)
             self.close(batch, _result(tally, *files))
 
-    def _order(self, batch: Batch, path: Path) -> Order:
+    def _task(self, batch: Batch, path: Path) -> BatchTask:
         times, total = batch.times, batch.verdict.total if batch.verdict else 0
         n_answered = int(total * times.progress(min(times.ended_at, self._clock.now())) + 1e-9)
-        rest = None if batch.quirks.drop_unfinished else _REST[times.cancelling_at is None]
-        return Order(batch, path, n_answered, rest, self._settings.seed or 0, self._settings.concurrency)
+        unfinished_error = None if batch.quirks.drop_unfinished else _UNFINISHED_ERRORS[times.cancelling_at is None]
+        return BatchTask(
+            batch, path, n_answered, unfinished_error, self._settings.seed or 0, self._settings.concurrency
+        )
 
-    def _keep(self, batch: Batch, path: Path, kind: str, is_wanted: object) -> StoredFile | None:
+    def _store_or_discard(self, batch: Batch, path: Path, suffix: str, is_wanted: object) -> StoredFile | None:
         if not is_wanted:
             path.unlink()
             return None
-        return self._shelf.add(path, f"{batch.id}_{kind}.jsonl", "batch_output", batch.output_life_s)
+        return self._file_store.add(path, f"{batch.id}_{suffix}.jsonl", "batch_output", batch.output_lifetime_s)
 
 
 def _result(tally: Tally, output: StoredFile | None, error: StoredFile | None) -> Result:

@@ -1,4 +1,4 @@
-"""What row faults do to a reply and to the lines made of it."""
+"""Faults of rows: what they do to a reply and to the lines made of it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,31 @@ from airflow_openai_batch.emulator.answers import (
     Refusal,
     Reply,
     Text,
+    TextReply,
     Truncated,
     as_reply,
     schema_of,
     with_text,
 )
-from airflow_openai_batch.emulator.bodies import Asked, said_text
+from airflow_openai_batch.emulator.bodies import BatchRequest, reply_text
 from airflow_openai_batch.emulator.faults import Rule
 
 _SEPARATORS = "one\u2028two\u2029three\u0085four"
 
+# Row faults with which the answer remains useful.
 _HARMLESS = frozenset({"u2028", "duplicate", "both_files", "fragmented"})
 
 
-def reply_to(asked: Asked, rule: Rule | None, answer: Answer) -> Answered:
-    """Return what a row is answered, bent by the rule that acts on it."""
+def answer_with_fault(request: BatchRequest, rule: Rule | None, answer: Answer) -> Answered:
+    """Return the answer to a row, with the fault of the rule that applies to it.
+
+    Args:
+        request: The row's request.
+        rule: The rule that applies, None if none does.
+        answer: The answer function.
+    """
     if rule is None:
-        return answer(asked.endpoint, asked.body)
+        return answer(request.endpoint, request.body)
     replies: dict[str, type[Any]] = {
         "http_error": HttpError,
         "line_error": LineError,
@@ -42,15 +50,17 @@ def reply_to(asked: Asked, rule: Rule | None, answer: Answer) -> Answered:
         "filtered": Filtered,
     }
     if rule.name in replies:
-        made: Reply = replies[rule.name](**rule.args)
-        return made
+        reply: Reply = replies[rule.name](**rule.args)
+        return reply
     if rule.name == "malformed" and "data" in rule.args:
         return Malformed(rule.args["data"].encode())
-    return _bent(as_reply(answer(asked.endpoint, asked.body)), rule, schema_of(asked.endpoint, asked.body))
+    return _apply_reply_fault(
+        as_reply(answer(request.endpoint, request.body)), rule, schema_of(request.endpoint, request.body)
+    )
 
 
-def is_delivered(answered: Answered, rule: Rule | None) -> str:
-    """Return `ok` for an answer that is of use, else the name of what spoiled it."""
+def delivery_status(answered: Answered, rule: Rule | None) -> str:
+    """Return `ok` for a useful answer, else the name of the fault or reply type that made it useless."""
     if rule is not None and rule.name not in _HARMLESS:
         return rule.name
     reply = as_reply(answered)
@@ -59,25 +69,33 @@ def is_delivered(answered: Answered, rule: Rule | None) -> str:
     return "ok"
 
 
-def spoil_lines(
-    rule: Rule, entropy: str, custom_id: str, output: list[bytes], error: list[bytes]
+def apply_line_fault(
+    rule: Rule, hex_id: str, custom_id: str, output: list[bytes], error: list[bytes]
 ) -> tuple[list[bytes], list[bytes]]:
-    """Return the lines of both files after a fault that acts on lines rather than on the reply."""
+    """Return a row's lines of both files, changed if the rule's fault concerns lines rather than replies.
+
+    Args:
+        rule: The rule that applies.
+        hex_id: The request's 32 hex digits.
+        custom_id: The row's custom_id.
+        output: Its lines in the output file.
+        error: Its lines in the error file.
+    """
     if rule.name == "malformed" and "data" not in rule.args:
         return [line[: len(line) // 2] + b"\n" for line in output], error
     if rule.name == "duplicate":
         return output * 2, error * 2
     if rule.name == "both_files":
         failure = {"code": "server_error", "message": "The request failed, says this line."}
-        line = {"id": "batch_req_" + entropy[::-1], "custom_id": custom_id, "response": None, "error": failure}
+        line = {"id": "batch_req_" + hex_id[::-1], "custom_id": custom_id, "response": None, "error": failure}
         return output, [*error, json.dumps(line).encode() + b"\n"]
     return output, error
 
 
-def _bent(reply: Reply, rule: Rule, schema: Any) -> Reply:
-    if not isinstance(reply, Text | Fragmented | Truncated | Refusal):
+def _apply_reply_fault(reply: Reply, rule: Rule, schema: Any) -> Reply:
+    if not isinstance(reply, TextReply):
         return reply
-    text = said_text(reply)
+    text = reply_text(reply)
     match rule.name:
         case "truncated":
             return Truncated(text[: int(len(text) * rule.args.get("fraction", 0.5))])
@@ -86,27 +104,27 @@ def _bent(reply: Reply, rule: Rule, schema: Any) -> Reply:
         case "invalid":
             return Text(rule.args.get("text", _wrong_text(schema)))
         case "u2028":
-            return with_text(reply, _separated(text))
+            return with_text(reply, _with_separators(text))
     return reply
 
 
 def _wrong_text(schema: Any) -> str:
-    """Return JSON of another type than the schema asks for."""
+    """Return JSON of another type than the schema requires."""
     return "{}" if isinstance(schema, dict) and schema.get("type") == "array" else "[]"
 
 
-def _separated(text: str) -> str:
-    """Put line separators into a text; in JSON into its free strings, which are those with a space."""
+def _with_separators(text: str) -> str:
+    """Return a text with line separators; JSON gets them in its free strings, which are those with a space."""
     try:
         value = json.loads(text)
     except ValueError:
         return f"{text} {_SEPARATORS}"
-    return json.dumps(_mapped(value), ensure_ascii=False)
+    return json.dumps(_separate_words(value), ensure_ascii=False)
 
 
-def _mapped(value: Any) -> Any:
+def _separate_words(value: Any) -> Any:
     if isinstance(value, str):
         return value.replace(" ", "\u2028") if " " in value else value
     if isinstance(value, list):
-        return [_mapped(item) for item in value]
-    return {name: _mapped(item) for name, item in value.items()} if isinstance(value, dict) else value
+        return [_separate_words(item) for item in value]
+    return {name: _separate_words(item) for name, item in value.items()} if isinstance(value, dict) else value

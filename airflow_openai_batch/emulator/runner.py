@@ -1,4 +1,4 @@
-"""Running an emulator inside a process, on a thread of its own."""
+"""Runs an emulator inside a process, on a separate thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from airflow_openai_batch.emulator.answers import Answer, default_answer
 from airflow_openai_batch.emulator.backend import Backend
 from airflow_openai_batch.emulator.clock import Clock, SystemClock
 from airflow_openai_batch.emulator.faults import Faults, Rule
-from airflow_openai_batch.emulator.http_faults import LoosableProtocol
+from airflow_openai_batch.emulator.http_faults import DroppableProtocol
 from airflow_openai_batch.emulator.ledger import Ledger
 from airflow_openai_batch.emulator.model import DAY_S, Batch, StoredFile
 from airflow_openai_batch.emulator.server import make_app
@@ -27,7 +27,7 @@ from airflow_openai_batch.emulator.upstream import Upstream
 from airflow_openai_batch.emulator.validate import Limits
 
 _TICK_S = 0.02
-_WORK_EVERY_S = 0.25
+_WORK_INTERVAL_S = 0.25
 _START_TIMEOUT_S = 30.0
 
 
@@ -35,25 +35,28 @@ class Emulator:
     """A running emulator.
 
     Use it as a context manager or call `start` and `stop`. With the default settings nothing takes time: a batch has
-    ended when it is looked at for the first time. With a `ManualClock` nothing moves unless the clock is moved.
+    ended when it is first retrieved. With a `ManualClock` time stands still until the clock is advanced.
 
     Args:
-        answer: Chooses what a request is answered; the default makes valid instances of JSON schemas and echoes.
-        clock: Its time; the real one by default.
-        faults: Rules in force from the start.
-        duration: Seconds from creation to completed, split over validating, in_progress and finalizing.
-        validating: How much of it is spent validating; a tenth by default.
-        finalizing: How much of it is spent finalizing, and how long a cancel takes; a tenth by default.
-        window: Seconds that stand for the 24 hours after which a batch expires.
-        seed: Decides the order of lines, the chances of faults and, if given, the ids.
+        answer: The function that answers requests; by default a valid instance of the JSON schema, or an echo.
+        clock: Its source of time; by default the system's.
+        faults: The rules that are active from the start.
+        duration: Seconds from creation to completed: validating, in_progress and finalizing together.
+        validating: Seconds of it spent validating; None is a tenth.
+        finalizing: Seconds of it spent finalizing, and seconds a cancel takes; None is a tenth.
+        window: Seconds in place of the 24 hours after which a batch expires.
+        seed: Determines the order of lines, the random faults and, unless None, the ids.
         limits: The limits of a batch.
         queue_limit: Enqueued tokens per model; None is no limit.
         api_keys: The keys that are accepted; None accepts any.
-        concurrency: Requests of one batch answered at a time, for answers that wait for something.
-        patience: Real seconds a call waits for work that is due.
+        concurrency: Requests of one batch answered at the same time, for answer functions that wait.
+        patience: Real seconds a call waits for due work before it returns the state before.
         host: The address to listen on.
         port: The port to listen on; 0 takes a free one.
-        data_dir: Where contents of files are kept; a temporary directory by default.
+        data_dir: In which directory a temporary one for the files' contents is made; by default the system's.
+
+    Raises:
+        ValueError: One of the faults is not a rule.
     """
 
     _server: _Server | None = None
@@ -107,41 +110,46 @@ class Emulator:
 
     @property
     def admin_url(self) -> str:
-        """Return the URL under which the emulator's own routes are."""
+        """Return the base URL of the emulator's own routes."""
         return self.base_url.removesuffix("/v1") + "/_emulator"
 
     @property
     def faults(self) -> Faults:
-        """Return the rules in force."""
+        """Return the active rules."""
         return self.backend.faults
 
     @property
     def ledger(self) -> Ledger:
-        """Return what was billed and called."""
+        """Return the record of batches, billed rows and calls."""
         return self.backend.ledger
 
     @property
     def batches(self) -> dict[str, Batch]:
-        """Return the batches by id, oldest first, with all work done that is due."""
+        """Return the batches by id, oldest first, after all due work is done."""
         self.backend.settle()
         return {batch.id: batch for batch in self.backend.all()}
 
     @property
     def files(self) -> dict[str, StoredFile]:
-        """Return the files by id, oldest first, with all work done that is due."""
+        """Return the files by id, oldest first, after all due work is done."""
         self.backend.settle()
-        return {stored.id: stored for stored in self.backend.shelf.all()}
+        return {stored.id: stored for stored in self.backend.file_store.all()}
 
     def complete_all(self) -> None:
-        """Move the clock until every batch made so far has ended."""
+        """Advance the clock until every batch has ended, except those that never end."""
         self.backend.complete_all()
 
     def reset(self) -> None:
-        """Forget files, batches, faults and the ledger; settings and time stay."""
+        """Remove files, batches, faults and the ledger's records; settings and time stay."""
         self.backend.reset()
 
     def start(self) -> Self:
-        """Listen, and return when calls are answered."""
+        """Start the server, and return when it answers calls.
+
+        Raises:
+            OSError: The address cannot be listened on.
+            RuntimeError: The server did not start in time.
+        """
         host, port = self._address
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
@@ -152,7 +160,7 @@ class Emulator:
         self._address = (host, listener.getsockname()[1])
         config = uvicorn.Config(
             make_app(self.backend),
-            http=LoosableProtocol,
+            http=DroppableProtocol,
             ws="none",
             loop="asyncio",
             lifespan="off",
@@ -169,7 +177,7 @@ class Emulator:
         return self
 
     def stop(self) -> None:
-        """Drop every connection, give up work in hand and remove the files."""
+        """Close every connection, abandon the work that runs and delete the files."""
         if self._server is not None and self._thread is not None:
             self._server.should_exit = True
             self._thread.join()
@@ -182,13 +190,13 @@ class Emulator:
         return self.start()
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn's server with a short loop of its own: it also starts the work that has fallen due."""
+    """Uvicorn's server with its own main loop, which also starts the work that is due."""
 
     def __init__(self, config: uvicorn.Config, backend: Backend) -> None:
         super().__init__(config)
@@ -196,18 +204,18 @@ class _Server(uvicorn.Server):
         self._backend = backend
 
     async def main_loop(self) -> None:
-        """Wait for the end, and let batches move on when nobody looks."""
+        """Wait until the server has to exit, and advance batches that nobody retrieves."""
         self.is_up.set()
         waited_s = 0.0
         while not self.should_exit:
             await asyncio.sleep(_TICK_S)
             waited_s += _TICK_S
-            if waited_s >= _WORK_EVERY_S and isinstance(self._backend.clock, SystemClock):
+            if waited_s >= _WORK_INTERVAL_S and isinstance(self._backend.clock, SystemClock):
                 waited_s = 0.0
                 self._backend.progress.start_due()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drop every connection at once: a test that ends does not wait for the polite way."""
+        """Close every connection at once, so that the end of a test does not wait for clients."""
         for server in self.servers:
             server.close()
         for connection in list(self.server_state.connections):

@@ -1,6 +1,6 @@
-"""A value that satisfies a JSON schema: enough of the standard for structured outputs, and always the same one.
+"""Generation of a value that satisfies a JSON schema: enough of the standard for structured outputs, repeatable.
 
-Not covered: `not`, `if`, `patternProperties`, `contains`, references to other documents, difficult patterns.
+Not supported: `not`, `if`, `patternProperties`, `contains`, references to other documents, difficult patterns.
 """
 
 from __future__ import annotations
@@ -25,28 +25,32 @@ _FORMATS = {
     "uuid": "123e4567-e89b-42d3-a456-426614174000",
     "uri": "https://example.com/a",
 }
-_DEEP = 6
-_TOO_DEEP = 40
-_TRIES = 50
+_SIMPLIFY_DEPTH = 6  # from here on the simplest choices, so that recursive schemas end
+_MAX_DEPTH = 40
+_TRIES = 50  # to find an item that is unique
 
 
 def make_instance(schema: Any, seed: int) -> Any:
     """Return a value that satisfies the schema.
 
+    Args:
+        schema: The JSON schema.
+        seed: The same schema and seed give the same value.
+
     Raises:
-        ValueError: The schema needs what is not covered here.
+        ValueError: The schema uses what is not supported here.
     """
     rng = random.Random(seed)  # noqa: S311 - no secrets here
-    return _Maker(schema, rng).make(schema, 0)
+    return _InstanceGenerator(schema, rng).make(schema, 0)
 
 
-class _Maker:
+class _InstanceGenerator:
     def __init__(self, root: Any, rng: random.Random) -> None:
         self._root = root
         self._rng = rng
 
     def make(self, schema: Any, depth: int) -> Any:
-        if depth > _TOO_DEEP:
+        if depth > _MAX_DEPTH:
             raise ValueError("The schema has no finite instance that this emulator can find.")
         schema = self._resolved(schema)
         if "const" in schema:
@@ -57,20 +61,19 @@ class _Maker:
             if key in schema:
                 rest = {k: v for k, v in schema.items() if k != key}
                 return self.make(_merged(rest, self._resolved(self._option(schema[key], depth))), depth + 1)
-        return self._of_type(self._kind(schema, depth), schema, depth)
+        return self._of_type(self._type_name(schema, depth), schema, depth)
 
     def _resolved(self, schema: Any) -> dict[str, Any]:
-        """Return the schema as one object, references and `allOf` folded in."""
+        """Return the schema as one object, with references and `allOf` merged into it."""
         if not isinstance(schema, dict):
             return {}
         while "$ref" in schema:
             rest = {k: v for k, v in schema.items() if k != "$ref"}
             schema = _merged(self._target(schema["$ref"]), rest)
-        parts = schema.get("allOf", [])
-        folded = {k: v for k, v in schema.items() if k != "allOf"}
-        for part in parts:
-            folded = _merged(folded, self._resolved(part))
-        return folded
+        resolved = {k: v for k, v in schema.items() if k != "allOf"}
+        for part in schema.get("allOf", []):
+            resolved = _merged(resolved, self._resolved(part))
+        return resolved
 
     def _target(self, ref: str) -> dict[str, Any]:
         if not ref.startswith("#"):
@@ -82,26 +85,26 @@ class _Maker:
         return node if isinstance(node, dict) else {}
 
     def _option(self, options: list[Any], depth: int) -> Any:
-        """Choose a branch; deep down the plainest one, so that recursive schemas end."""
-        if depth < _DEEP:
+        """Return one of the options, from `_SIMPLIFY_DEPTH` on the simplest."""
+        if depth < _SIMPLIFY_DEPTH:
             return self._rng.choice(options)
         return min(options, key=lambda option: self._weight(option))
 
     def _weight(self, option: Any) -> int:
         is_reference = isinstance(option, dict) and "$ref" in option
-        kind = self._resolved(option).get("type")
-        return {"null": 0, "object": 2, "array": 1}.get(kind if isinstance(kind, str) else "", 1) + 2 * is_reference
+        type_name = self._resolved(option).get("type")
+        return {"null": 0, "object": 2}.get(str(type_name), 1) + 2 * is_reference
 
-    def _kind(self, schema: dict[str, Any], depth: int) -> str:
-        kind = schema.get("type")
-        if isinstance(kind, list):
-            return "null" if depth >= _DEEP and "null" in kind else str(self._rng.choice(kind))
-        if kind is None:
+    def _type_name(self, schema: dict[str, Any], depth: int) -> str:
+        type_name = schema.get("type")
+        if isinstance(type_name, list):
+            return "null" if depth >= _SIMPLIFY_DEPTH and "null" in type_name else str(self._rng.choice(type_name))
+        if type_name is None:
             return "object" if "properties" in schema else "array" if "items" in schema else "string"
-        return str(kind)
+        return str(type_name)
 
-    def _of_type(self, kind: str, schema: dict[str, Any], depth: int) -> Any:
-        match kind:
+    def _of_type(self, type_name: str, schema: dict[str, Any], depth: int) -> Any:
+        match type_name:
             case "object":
                 return self._object(schema, depth)
             case "array":
@@ -119,24 +122,25 @@ class _Maker:
     def _object(self, schema: dict[str, Any], depth: int) -> dict[str, Any]:
         required = schema.get("required", [])
         properties = schema.get("properties", {})
-        wanted = [name for name in properties if name in required or depth < _DEEP]
-        wanted += [name for name in required if name not in properties]
-        return {name: self.make(properties.get(name, schema.get("additionalProperties")), depth + 1) for name in wanted}
+        names = [name for name in properties if name in required or depth < _SIMPLIFY_DEPTH]
+        names += [name for name in required if name not in properties]
+        return {name: self.make(properties.get(name, schema.get("additionalProperties")), depth + 1) for name in names}
 
     def _array(self, schema: dict[str, Any], depth: int) -> list[Any]:
-        least = schema.get("minItems", 0)
-        most = schema.get("maxItems", max(least, 2))
-        length = least if depth >= _DEEP else self._rng.randint(min(max(least, 1), most), most)
-        fixed = schema.get("prefixItems", [])
-        items = [fixed[i] if i < len(fixed) else schema.get("items", {}) for i in range(max(length, len(fixed)))]
-        made: list[Any] = []
+        minimum = schema.get("minItems", 0)
+        maximum = schema.get("maxItems", max(minimum, 2))
+        length = minimum if depth >= _SIMPLIFY_DEPTH else self._rng.randint(min(max(minimum, 1), maximum), maximum)
+        prefix = schema.get("prefixItems", [])
+        items = [*prefix, *[schema.get("items", {})] * (length - len(prefix))]
+        is_unique = schema.get("uniqueItems")
+        values: list[Any] = []
         for item in items:
-            tries = (self.make(item, depth + 1) for _ in range(_TRIES if schema.get("uniqueItems") else 1))
-            made += islice((one for one in tries if not schema.get("uniqueItems") or one not in made), 1)
-        return made
+            candidates = (self.make(item, depth + 1) for _ in range(_TRIES if is_unique else 1))
+            values += islice((value for value in candidates if not is_unique or value not in values), 1)
+        return values
 
-    def _number(self, schema: dict[str, Any], least_step: float) -> float:
-        step = schema.get("multipleOf", least_step)
+    def _number(self, schema: dict[str, Any], default_step: float) -> float:
+        step = schema.get("multipleOf", default_step)
         low = schema.get("minimum", -math.inf)
         high = schema.get("maximum", math.inf)
         gap = step or 1e-6 * max(1.0, abs(schema.get("exclusiveMinimum", 0)), abs(schema.get("exclusiveMaximum", 0)))
@@ -156,17 +160,17 @@ class _Maker:
         if "pattern" in schema:
             return make_match(schema["pattern"], self._rng)
         text = " ".join(self._rng.choices(_WORDS, k=2))
-        least = schema.get("minLength", 0)
-        while len(text) < least:
+        min_length = schema.get("minLength", 0)
+        while len(text) < min_length:
             text += " " + self._rng.choice(_WORDS)
         return text[: schema.get("maxLength", len(text))]
 
 
-def _merged(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
-    """Return both schemas in one: properties and required names add up, the second wins elsewhere."""
-    both = {**one, **two}
-    if "properties" in one and "properties" in two:
-        both["properties"] = {**one["properties"], **two["properties"]}
-    if "required" in one and "required" in two:
-        both["required"] = [*one["required"], *(n for n in two["required"] if n not in one["required"])]
-    return both
+def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Return two schemas as one: their properties and required names are united, elsewhere the second wins."""
+    merged = {**first, **second}
+    if "properties" in first and "properties" in second:
+        merged["properties"] = {**first["properties"], **second["properties"]}
+    if "required" in first and "required" in second:
+        merged["required"] = [*first["required"], *(n for n in second["required"] if n not in first["required"])]
+    return merged

@@ -1,4 +1,4 @@
-"""The HTTP face: routes of the Files and Batches API, translated to calls of the backend and back."""
+"""The HTTP server: the routes of the Files and Batches API, as calls of the backend. OpenAI: paths and parameters."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from airflow_openai_batch.emulator.admin import admin_routes
-from airflow_openai_batch.emulator.api_error import ApiRefusal, error_json
+from airflow_openai_batch.emulator.api_error import ApiError, error_json
 from airflow_openai_batch.emulator.backend import Backend
-from airflow_openai_batch.emulator.checks import check_limit, check_upload, life_s
-from airflow_openai_batch.emulator.http_faults import Misbehave
-from airflow_openai_batch.emulator.model import FILE_LIFE_S, Status, StoredFile
+from airflow_openai_batch.emulator.checks import check_limit, check_upload, parse_expiration
+from airflow_openai_batch.emulator.http_faults import FaultMiddleware
+from airflow_openai_batch.emulator.model import FILE_LIFETIME_S, Status, StoredFile
 from airflow_openai_batch.emulator.view import batch_json
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -29,7 +29,7 @@ _CHUNK_BYTES = 1 << 18
 _MODELS = ("gpt-6-luna", "gpt-6-sol", "gpt-4o-mini", "text-embedding-3-small", "omni-moderation-latest")
 
 
-def make_app(backend: Backend) -> Misbehave:
+def make_app(backend: Backend) -> FaultMiddleware:
     """Return the ASGI application of an emulator."""
     api = _Api(backend)
     routes = [
@@ -45,8 +45,8 @@ def make_app(backend: Backend) -> Misbehave:
         Route("/v1/models", api.authorized(api.list_models), methods=["GET"]),
         *admin_routes(backend),
     ]
-    handlers: Any = {ApiRefusal: _on_refusal, HTTPException: _on_http_exception}
-    return Misbehave(Starlette(routes=routes, exception_handlers=handlers), backend)
+    handlers: Any = {ApiError: _on_api_error, HTTPException: _on_http_exception}
+    return FaultMiddleware(Starlette(routes=routes, exception_handlers=handlers), backend)
 
 
 class _Api:
@@ -56,36 +56,40 @@ class _Api:
         self._backend = backend
 
     def authorized(self, handler: Handler) -> Handler:
-        """Let only calls with an accepted key through."""
+        """Return the handler for calls with an accepted key; for others it raises an `ApiError` with status 401."""
 
         async def checked(request: Request) -> Response:
-            kind, _, key = request.headers.get("authorization", "").partition(" ")
+            scheme, _, key = request.headers.get("authorization", "").partition(" ")
             keys = self._backend.settings.api_keys
-            if kind.lower() != "bearer" or not key:
-                raise ApiRefusal(401, "You didn't provide an API key.")
+            if scheme.lower() != "bearer" or not key:
+                raise ApiError(401, "You didn't provide an API key.")
             if keys is not None and key not in keys:
-                raise ApiRefusal(401, "Incorrect API key provided.", code="invalid_api_key")
+                raise ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
             return await handler(request)
 
         return checked
 
     async def create_file(self, request: Request) -> Response:
-        """POST /v1/files. The form parser spools the file to disk; it is copied from there."""
+        """POST /v1/files. The form parser spools the file to disk, from where it is copied.
+
+        Raises:
+            ApiError: 400 or 413, the Files API would reject the upload.
+        """
         async with request.form() as form:
             file, purpose = form.get("file"), form.get("purpose")
-            for name, value, kind in (("file", file, UploadFile), ("purpose", purpose, str)):
-                if not isinstance(value, kind):
+            for name, value, expected in (("file", file, UploadFile), ("purpose", purpose, str)):
+                if not isinstance(value, expected):
                     message = f"Missing required parameter: '{name}'."
-                    raise ApiRefusal(400, message, code="missing_required_parameter", param=name)
+                    raise ApiError(400, message, code="missing_required_parameter", param=name)
             assert isinstance(file, UploadFile) and isinstance(purpose, str)  # noqa: S101 - for the type checker
-            life = life_s(_expires_after(form), "expires_after")
-            stored = await asyncio.to_thread(self._store, file, purpose, life)
+            lifetime_s = parse_expiration(_expires_after(form), "expires_after")
+            stored = await asyncio.to_thread(self._store, file, purpose, lifetime_s)
         return JSONResponse(stored.to_json())
 
     async def list_files(self, request: Request) -> Response:
         """GET /v1/files."""
         query = request.query_params
-        files = self._backend.shelf.all()
+        files = self._backend.file_store.all()
         if query.get("order", "desc") == "desc":
             files.reverse()
         if purpose := query.get("purpose"):
@@ -99,7 +103,7 @@ class _Api:
 
     async def get_file(self, request: Request) -> Response:
         """GET /v1/files/{file_id}."""
-        return JSONResponse(self._backend.shelf.get(request.path_params["file_id"]).to_json())
+        return JSONResponse(self._backend.file_store.get(request.path_params["file_id"]).to_json())
 
     async def delete_file(self, request: Request) -> Response:
         """DELETE /v1/files/{file_id}."""
@@ -109,7 +113,7 @@ class _Api:
 
     async def file_content(self, request: Request) -> Response:
         """GET /v1/files/{file_id}/content, streamed."""
-        stored = self._backend.shelf.get(request.path_params["file_id"])
+        stored = self._backend.file_store.get(request.path_params["file_id"])
         headers = {"content-length": str(stored.size), "content-disposition": f'attachment; filename="{stored.id}"'}
         return StreamingResponse(_chunks(stored), media_type="application/octet-stream", headers=headers)
 
@@ -135,9 +139,11 @@ class _Api:
         """POST /v1/batches/{batch_id}/cancel."""
         await self._settle(request.path_params["batch_id"])
         batch = self._backend.get(request.path_params["batch_id"])
-        was = batch.status
+        status_before = batch.status
         self._backend.cancel(batch.id)
-        return JSONResponse(batch_json(batch, was if was is Status.CANCELLED else Status.CANCELLING))
+        return JSONResponse(
+            batch_json(batch, status_before if status_before is Status.CANCELLED else Status.CANCELLING)
+        )
 
     async def list_models(self, _: Request) -> Response:
         """GET /v1/models."""
@@ -146,8 +152,8 @@ class _Api:
         data = [{"id": name, "object": "model", "created": created, "owned_by": "emulator"} for name in names]
         return JSONResponse({"object": "list", "data": data})
 
-    def _store(self, file: UploadFile, purpose: str, life: float | None) -> StoredFile:
-        path = self._backend.shelf.new_path()
+    def _store(self, file: UploadFile, purpose: str, lifetime_s: float | None) -> StoredFile:
+        path = self._backend.file_store.new_path()
         filename = file.filename or "upload"
         try:
             with path.open("wb") as target:
@@ -156,19 +162,19 @@ class _Api:
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        default = FILE_LIFE_S if purpose == "batch" else None
-        return self._backend.shelf.add(path, filename, purpose, life or default)
+        default = FILE_LIFETIME_S if purpose == "batch" else None
+        return self._backend.file_store.add(path, filename, purpose, lifetime_s or default)
 
     async def _settle(self, batch_id: str | None = None) -> None:
-        """Let due work finish, but do not keep the caller waiting: what is not done shows as the state before."""
+        """Wait for due work, but only for the settings' `patience`: then batches show the state before."""
         deadline = asyncio.get_running_loop().time() + self._backend.settings.patience
         while jobs := self._backend.progress.start_due(batch_id):
-            left_s = deadline - asyncio.get_running_loop().time()
+            remaining_s = deadline - asyncio.get_running_loop().time()
             waiting = [asyncio.wrap_future(job) for job in jobs]
-            done, late = await asyncio.wait(waiting, timeout=max(0.0, left_s))
-            for job in done:
+            finished, pending = await asyncio.wait(waiting, timeout=max(0.0, remaining_s))
+            for job in finished:
                 job.result()
-            if late:
+            if pending:
                 return
 
 
@@ -182,7 +188,7 @@ async def _json_body(request: Request) -> Any:
     try:
         return json.loads(await request.body())
     except ValueError:
-        raise ApiRefusal(400, "We could not parse the JSON body of your request.") from None
+        raise ApiError(400, "We could not parse the JSON body of your request.") from None
 
 
 async def _chunks(stored: StoredFile) -> AsyncIterator[bytes]:
@@ -192,13 +198,23 @@ async def _chunks(stored: StoredFile) -> AsyncIterator[bytes]:
 
 
 def _page(items: list[tuple[str, Any]], after: str | None, limit: int, show: Callable[[Any], Any]) -> JSONResponse:
-    """Return one page of a listing: up to `limit` items after the one with the id `after`."""
+    """Return one page of a listing.
+
+    Args:
+        items: Ids and items, in the order of the listing.
+        after: The id after which the page starts; None starts with the first item.
+        limit: The page size.
+        show: Converts an item to JSON.
+
+    Raises:
+        ApiError: 400, no item has the id `after`.
+    """
     start = 0
     if after is not None:
-        start = next((number for number, (one, _) in enumerate(items, 1) if one == after), 0)
+        start = next((number for number, (item_id, _) in enumerate(items, 1) if item_id == after), 0)
         if not start:
-            # Not in the facts: what an unknown cursor is answered.
-            raise ApiRefusal(400, f"Invalid 'after': '{after}' was not found.", code="invalid_value", param="after")
+            # Assumed: the response to an unknown cursor.
+            raise ApiError(400, f"Invalid 'after': '{after}' was not found.", code="invalid_value", param="after")
     page = items[start : start + limit]
     first, last = (page[0][0], page[-1][0]) if page else (None, None)
     has_more = start + limit < len(items)
@@ -206,8 +222,8 @@ def _page(items: list[tuple[str, Any]], after: str | None, limit: int, show: Cal
     return JSONResponse({"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": has_more})
 
 
-async def _on_refusal(_: Request, refusal: ApiRefusal) -> Response:
-    return JSONResponse(refusal.to_json(), refusal.status)
+async def _on_api_error(_: Request, error: ApiError) -> Response:
+    return JSONResponse(error.to_json(), error.status)
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:

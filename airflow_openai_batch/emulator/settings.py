@@ -1,4 +1,4 @@
-"""How an emulator behaves when nothing goes wrong, and how a batch's timetable follows from it."""
+"""Settings of an emulator, and the timetable and faults of a batch that follow from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airflow_openai_batch.emulator.faults import Rule
 from airflow_openai_batch.emulator.model import DAY_S, BatchError, Quirks, Timetable
 from airflow_openai_batch.emulator.validate import Limits
 
-_SHARE = 0.1  # of the duration, for validating and for finalizing
+_DEFAULT_SHARE = 0.1  # of the duration, for each of validating and finalizing
 
 _FAILURES = {
     "token_limit_exceeded": (
@@ -25,20 +25,20 @@ _FAILURES = {
 
 @dataclass(slots=True)
 class Settings:
-    """What an emulator can be told; all times in seconds of its clock. May be changed while it runs.
+    """The settings of an emulator; times in seconds of its clock. May be changed while it runs.
 
     Attributes:
-        answer: Chooses what a request is answered.
-        duration: From creation to completed. Zero is done at the first look.
-        validating: Share of it spent validating; a tenth by default.
-        finalizing: Share of it spent writing files, and the time a cancel takes; a tenth by default.
-        window: What stands for the 24 hours after which a batch expires.
-        seed: Decides the order of lines, the chances of faults and, if given, the ids.
+        answer: The function that answers requests.
+        duration: From creation to completed. With zero a batch has ended when it is first retrieved.
+        validating: Seconds of it spent validating; None is a tenth.
+        finalizing: Seconds of it spent finalizing, and seconds a cancel takes; None is a tenth.
+        window: In place of the 24 hours after which a batch expires.
+        seed: Determines the order of lines, the random faults and, unless None, the ids.
         limits: The limits of a batch.
         queue_limit: Enqueued tokens per model; None is no limit.
         api_keys: The keys that are accepted; None accepts any.
-        concurrency: Requests of one batch answered at a time; for answers that wait for something.
-        patience: Real seconds a call waits for work that is due, before it shows the state before.
+        concurrency: Requests of one batch answered at the same time, for answer functions that wait.
+        patience: Real seconds a call waits for due work before it returns the state before.
     """
 
     answer: Answer = default_answer
@@ -55,12 +55,17 @@ class Settings:
 
     @property
     def finalizing_s(self) -> float:
-        """Return how long files are written."""
-        return self.duration * _SHARE if self.finalizing is None else self.finalizing
+        """Return the seconds spent finalizing."""
+        return self.duration * _DEFAULT_SHARE if self.finalizing is None else self.finalizing
 
     def timetable(self, now: float, quirks: Quirks) -> Timetable:
-        """Return when a batch created now passes its borders."""
-        validating_s = self.duration * _SHARE if self.validating is None else self.validating
+        """Return the timetable of a new batch.
+
+        Args:
+            now: The time of creation, in epoch seconds.
+            quirks: The batch's faults.
+        """
+        validating_s = self.duration * _DEFAULT_SHARE if self.validating is None else self.validating
         stuck = {quirks.stuck_state: quirks.stuck_s}
         expires_at = now + (self.window if quirks.window_s is None else quirks.window_s)
         validated_at = now + validating_s + stuck.get("validating", 0.0)
@@ -84,15 +89,15 @@ class Settings:
         )
 
 
-def quirks_of(rules: Sequence[Rule]) -> Quirks:
-    """Return how a batch misbehaves under the rules that act on it."""
-    found: dict[str, Any] = {}
+def quirks_from_rules(rules: Sequence[Rule]) -> Quirks:
+    """Return the faults of a batch from the rules that apply to it."""
+    fields: dict[str, Any] = {}
     for rule in rules:
-        found.update(_quirk(rule.name, rule.args))
-    return Quirks(**found)
+        fields.update(_quirk_fields(rule.name, rule.args))
+    return Quirks(**fields)
 
 
-def _quirk(name: str, args: dict[str, Any]) -> dict[str, Any]:
+def _quirk_fields(name: str, args: dict[str, Any]) -> dict[str, Any]:
     match name:
         case "fail":
             return {"fail": _failures(args)}
@@ -117,7 +122,7 @@ def _failures(args: dict[str, Any]) -> tuple[BatchError, ...]:
     if "errors" in args:
         return tuple(BatchError(**error) for error in args["errors"])
     if args.get("reason") == "cannot_find_file":
-        # This code and param, whether the file exists or not (API facts, section 2.3).
+        # Seen: this code and param, whether the file exists or not (tobert/kaibo #169).
         return (BatchError("invalid_request", _FAILURES["cannot_find_file"], "file_id"),)
     code = args.get("code") or args.get("reason") or "invalid_request"
     message = args.get("message") or _FAILURES.get(code, "The batch failed.")

@@ -1,6 +1,8 @@
-"""Token counts by rule of thumb: about four bytes of text are one token. Deterministic, and wrong by design."""
+"""Estimated token counts: four bytes of text are one token. Deterministic, not what a model would count."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from airflow_openai_batch.emulator.model import JsonObject
 
@@ -14,7 +16,7 @@ def estimate(text: str) -> int:
 
 
 def prompt_texts(body: JsonObject) -> list[str]:
-    """Return the texts of a request in order, whatever the endpoint."""
+    """Return the texts of a request in order, for any endpoint."""
     texts: list[str] = []
     for key in _PROMPT_KEYS:
         value = body.get(key)
@@ -28,6 +30,15 @@ def prompt_texts(body: JsonObject) -> list[str]:
 def prompt_tokens(body: JsonObject) -> int:
     """Return the estimated input tokens of a request."""
     return estimate("".join(prompt_texts(body)))
+
+
+def input_items(value: Any) -> list[Any]:
+    """Return the separate inputs in `input` or `prompt`.
+
+    OpenAI: a list of texts or of token lists holds several inputs, a text or a list of token numbers is one.
+    """
+    is_single = not isinstance(value, list) or (bool(value) and isinstance(value[0], int))
+    return [value] if is_single else value
 
 
 def _collect(value: object, texts: list[str]) -> None:

@@ -14,15 +14,18 @@ CONCURRENCY = 8
 
 
 class Upstream:
-    """An answer function that asks another server.
+    """An answer function that calls another server.
 
-    Its status and body become the line. A connection that fails is tried once more, then the row is a line error.
-    Pass `concurrency=CONCURRENCY` or so to the emulator along with it.
+    The response's status and body become the line. A connection that fails is tried once more, then the row gets a
+    line error. Give the emulator a `concurrency` too, such as `CONCURRENCY`.
 
     Args:
-        url: The other server's base URL, with `/v1` if it has it.
+        url: The other server's base URL, including `/v1` if it has one.
         key: Its API key.
-        timeout: Seconds to wait for one answer.
+        timeout: Seconds to wait for one response.
+
+    Raises:
+        ValueError: The URL is not one of an HTTP server.
     """
 
     def __init__(self, url: str, key: str | None = None, timeout: float = 600.0) -> None:
@@ -38,7 +41,7 @@ class Upstream:
         self._idle: deque[HTTPConnection] = deque()
 
     def __call__(self, endpoint: str, body: JsonObject, /) -> Reply:
-        """Return the other server's answer to a request."""
+        """Return the other server's response to a request."""
         path = self._prefix + endpoint.removeprefix("/v1")
         data = json.dumps(body).encode()
         for attempt in (1, 2):
@@ -68,15 +71,15 @@ class Upstream:
         try:
             return self._idle.pop()
         except IndexError:
-            kind = HTTPSConnection if self._parts.scheme == "https" else HTTPConnection
-            return kind(self._parts.hostname or "", self._parts.port, timeout=self._timeout)
+            connection_class = HTTPSConnection if self._parts.scheme == "https" else HTTPConnection
+            return connection_class(self._parts.hostname or "", self._parts.port, timeout=self._timeout)
 
 
 def _as_reply(status: int, answer: bytes) -> Reply:
     try:
         body = json.loads(answer)
     except ValueError:
-        # A server that answers no JSON is passed on as it is; only the line's shape is kept.
+        # What is not JSON is passed on unchanged, as one line.
         return (
             Malformed(answer.replace(b"\n", b" ")) if status == 200 else Raw({"raw": answer.decode("latin-1")}, status)
         )

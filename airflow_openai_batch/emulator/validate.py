@@ -1,6 +1,8 @@
-"""The asynchronous validation: what the API says about the lines of an input file, after the batch was created.
+"""The asynchronous validation: the errors of an input file that the API reports after the batch was created.
 
-Codes and messages follow section 2.3 of the API facts; where it names none, a comment says so.
+Seen: the codes and messages in `errors.data` of failed batches (llama-stack's tests against OpenAI, 2025;
+openai-python #2084; Alibaba's compatible API for `mismatched_model` and `duplicate_custom_id`). Where none was seen, a
+comment says what is assumed.
 """
 
 from __future__ import annotations
@@ -12,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from airflow_openai_batch.emulator.model import BatchError, JsonObject, Verdict
-from airflow_openai_batch.emulator.tokens import prompt_tokens
+from airflow_openai_batch.emulator.tokens import input_items, prompt_tokens
 
 _STREAM_NAMES = {
     "/v1/chat/completions": "Chat Completions",
     "/v1/responses": "Responses",
     "/v1/completions": "Completions",
 }
-_CONTENT = {
+_CONTENT_FIELDS = {
     "/v1/responses": "input",
     "/v1/chat/completions": "messages",
     "/v1/embeddings": "input",
@@ -29,17 +31,17 @@ _CONTENT = {
     "/v1/images/edits": "prompt",
     "/v1/videos": "prompt",
 }
-# Moderations and images have a default model (API facts, section 1.3).
+# OpenAI: moderations and images have a default model. Assumed: videos too.
 _MODEL_OPTIONAL = frozenset({"/v1/moderations", "/v1/images/generations", "/v1/images/edits", "/v1/videos"})
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of a batch (API facts, section 1.2); raise one to emulate a more generous server.
+    """The limits of a batch; raise one to emulate a more generous server. OpenAI: the defaults.
 
     Attributes:
         requests: Requests per batch.
-        file_bytes: Bytes per input file.
+        file_bytes: Bytes per input file. OpenAI: 200 MB; seen: 209,715,200 in the error's message.
         upload_bytes: Bytes per uploaded file of any purpose.
         embedding_inputs: Embedding inputs per batch, arrays counted by item.
         batches_per_hour: Batches created per hour of the emulator's clock.
@@ -55,10 +57,10 @@ class Limits:
 
 
 def strict_json(raw: bytes) -> Any:
-    """Return the value of a JSON text, read as a strict server would: UTF-8, no byte order mark, no NaN.
+    """Return the value of a JSON text, decoded strictly: UTF-8, no byte order mark, no NaN.
 
     Raises:
-        ValueError: It is not.
+        ValueError: It is not such a text.
     """
     return _DECODER.decode(raw.decode("utf-8"))
 
@@ -71,7 +73,13 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def check_input(path: Path, endpoint: str, limits: Limits) -> Verdict:
-    """Read a whole input file and return what the asynchronous validation says about it."""
+    """Read a whole input file and return what the asynchronous validation says about it.
+
+    Args:
+        path: The input file.
+        endpoint: The batch's endpoint, which each line has to name.
+        limits: The limits of a batch.
+    """
     size = path.stat().st_size
     verdict = Verdict(errors=[])
     checker = _LineChecker(endpoint, limits)
@@ -83,29 +91,29 @@ def check_input(path: Path, endpoint: str, limits: Limits) -> Verdict:
     verdict.offsets.append(size)
     verdict.model = checker.model
     verdict.tokens = checker.tokens
-    verdict.errors.extend(_totals(verdict, checker.embedding_inputs, size, limits))
+    verdict.errors.extend(_file_errors(verdict, checker.embedding_inputs, size, limits))
     return verdict
 
 
-def _totals(verdict: Verdict, inputs: int, size: int, limits: Limits) -> Iterator[BatchError]:
-    """Yield the errors of the file as a whole. The facts name no code for the last two; these are guesses."""
+def _file_errors(verdict: Verdict, embedding_inputs: int, size: int, limits: Limits) -> Iterator[BatchError]:
+    """Yield the errors of the file as a whole. Assumed: the codes of the last two."""
     if verdict.total == 0:
         yield BatchError(
             "empty_file", "The input file is empty. Please ensure that the batch contains at least one request."
         )
     if verdict.total > limits.requests:
-        # The code is Azure's; OpenAI's own was not seen.
+        # Azure's documentation names the code; OpenAI's own was not seen.
         yield BatchError("too_many_tasks", f"The batch has {verdict.total} requests; the maximum is {limits.requests}.")
     if size > limits.file_bytes:
         message = f"The input file is larger than the {limits.file_bytes} maximum for the {verdict.model} model."
         yield BatchError("file_too_large", message, "file_id")
-    if inputs > limits.embedding_inputs:
-        message = f"The batch has {inputs} embedding inputs; the maximum is {limits.embedding_inputs}."
+    if embedding_inputs > limits.embedding_inputs:
+        message = f"The batch has {embedding_inputs} embedding inputs; the maximum is {limits.embedding_inputs}."
         yield BatchError("too_many_embedding_inputs", message)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """Yield number, start and bytes of each line that is not blank."""
+    """Yield number (from 1), offset and bytes of each line that is not blank."""
     start = 0
     with path.open("rb", buffering=1 << 20) as lines:
         for number, line in enumerate(lines, 1):
@@ -114,8 +122,8 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
             start += len(line)
 
 
-def parsed_line(line: bytes) -> Any:
-    """Return the JSON value on a line, None if there is none."""
+def parse_line(line: bytes) -> Any:
+    """Return the value of a line, None if it is not JSON."""
     try:
         return strict_json(line)
     except (ValueError, RecursionError):
@@ -123,7 +131,7 @@ def parsed_line(line: bytes) -> Any:
 
 
 class _LineChecker:
-    """Checks request lines one after the other; remembers what must agree across lines."""
+    """Checks request lines in order, and what must agree across lines."""
 
     def __init__(self, endpoint: str, limits: Limits) -> None:
         self.model: str | None = None
@@ -134,8 +142,8 @@ class _LineChecker:
         self._custom_ids: set[str] = set()
 
     def check(self, raw: bytes, number: int) -> BatchError | None:
-        """Return the first thing wrong with a line, None if nothing is."""
-        line = parsed_line(raw)
+        """Return the first error of a line, None if it has none."""
+        line = parse_line(raw)
         if not isinstance(line, dict):
             return BatchError("invalid_json_line", "This line is not parseable as valid JSON.", None, number)
         return self._check_envelope(line, number) or self._check_body(line["body"], number)
@@ -146,10 +154,10 @@ class _LineChecker:
                 return _missing(name, name, number)
         custom_id = line["custom_id"]
         if not isinstance(custom_id, str):
-            # Not in the facts: the code of the synchronous type errors.
+            # Assumed: the code of the synchronous type errors.
             return BatchError("invalid_type", "Invalid type for 'custom_id': expected a string.", "custom_id", number)
         if line["method"] != "POST":
-            # Not in the facts: only the rule that POST is the one method is.
+            # OpenAI: POST is the only method. Assumed: the code.
             message = f"The HTTP method '{line['method']}' is not supported. Only 'POST' is."
             return BatchError("invalid_method", message, "method", number)
         if line["url"] != self._endpoint:
@@ -173,18 +181,18 @@ class _LineChecker:
             name = _STREAM_NAMES.get(self._endpoint, "Requests")
             message = f"{name}: Streaming is not supported in the Batch API."
             return BatchError("streaming_unsupported", message, "body.stream", number)
-        wanted = _CONTENT[self._endpoint]
-        # A Responses request may name a stored prompt instead of an input.
+        content_field = _CONTENT_FIELDS[self._endpoint]
+        # OpenAI: a Responses request may name a stored prompt instead of an input.
         is_stored = self._endpoint == "/v1/responses" and body.get("prompt") is not None
-        if body.get(wanted) is None and not is_stored:
-            return _missing(wanted, f"body.{wanted}", number)
+        if body.get(content_field) is None and not is_stored:
+            return _missing(content_field, f"body.{content_field}", number)
         self.tokens += prompt_tokens(body)
         if self._endpoint == "/v1/embeddings":
-            self.embedding_inputs += n_embedding_inputs(body["input"])
+            self.embedding_inputs += len(input_items(body["input"])) or 1
         return None
 
     def _check_model(self, model: object, number: int) -> BatchError | None:
-        """Check the model; its absence was `invalid_request` in 2025, `missing_required_parameter` in 2026."""
+        """Check the model. Seen: its absence is `missing_required_parameter` (2026; `invalid_request` in 2025)."""
         if not model:
             return None if self._endpoint in _MODEL_OPTIONAL else _missing("model", "body.model", number)
         if not isinstance(model, str) or (self._limits.models is not None and model not in self._limits.models):
@@ -199,13 +207,6 @@ class _LineChecker:
             )
             return BatchError("mismatched_model", message, "body.model", number)
         return None
-
-
-def n_embedding_inputs(value: object) -> int:
-    """Return how many embeddings an `input` asks for: a list of texts or token lists counts by item."""
-    if isinstance(value, list) and value and not isinstance(value[0], int):
-        return len(value)
-    return 1
 
 
 def _missing(name: str, param: str, number: int) -> BatchError:

@@ -1,4 +1,4 @@
-"""The batch object as the API shows it at a moment."""
+"""The batch object of the API. OpenAI: its fields."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ def batch_json(batch: Batch, status: Status | None = None) -> JsonObject:
 
     Args:
         batch: The batch.
-        status: A state to show instead of the current one: the answer to `create` always says `validating` and
-            the answer to `cancel` always says `cancelling`, however fast the emulator is set.
+        status: A state to show instead of the current one: the response to `create` is always `validating` and the
+            response to `cancel` always `cancelling`, whatever the emulator's duration.
     """
     status = status or batch.status
     times, quirks = batch.times, batch.quirks
@@ -30,9 +30,9 @@ def batch_json(batch: Batch, status: Status | None = None) -> JsonObject:
         "error_file_id": (result.error_file_id if result else None) or absent,
         "created_at": int(times.created_at),
         "expires_at": int(times.expires_at),
-        **_passed(batch, status),
+        **_transition_times(batch, status),
         "request_counts": _counts(batch, status, result),
-        # Zeros, not null, after a batch without one success was seen live; null before the end.
+        # Seen: zeros, not null, after a batch without a success (ProjectTech4DevAI/kaapi-backend #723).
         "usage": (result.usage if result else Usage()).to_json() if status in TERMINAL else None,
         "metadata": batch.metadata,
     }
@@ -44,32 +44,32 @@ def _output_file_id(batch: Batch, result: Result | None) -> str | None:
     return result.output_file_id
 
 
-def _passed(batch: Batch, status: Status) -> JsonObject:
-    """Return the time of each border the batch has passed, null for the others."""
+def _transition_times(batch: Batch, status: Status) -> JsonObject:
+    """Return the times at which the batch entered its states, null for states that it has not entered."""
     times = batch.times
-    cancelling = times.cancelling_at
-    ran = status not in (Status.VALIDATING, Status.FAILED)
-    stopped = cancelling if cancelling is not None else min(times.ended_at, batch.clock.now())
-    began = ran and times.validated_at <= stopped and batch.verdict is not None
-    finalized = began and times.finalizing_at <= stopped
-    at = {
-        "in_progress_at": times.validated_at if began else None,
-        "finalizing_at": times.finalizing_at if finalized else None,
+    cancelling_at = times.cancelling_at
+    has_run = status not in (Status.VALIDATING, Status.FAILED)
+    stopped_at = cancelling_at if cancelling_at is not None else min(times.ended_at, batch.clock.now())
+    has_started = has_run and times.validated_at <= stopped_at and batch.verdict is not None
+    has_finalized = has_started and times.finalizing_at <= stopped_at
+    times_by_field = {
+        "in_progress_at": times.validated_at if has_started else None,
+        "finalizing_at": times.finalizing_at if has_finalized else None,
         "completed_at": times.completed_at if status is Status.COMPLETED else None,
         "failed_at": times.validated_at if status is Status.FAILED else None,
         "expired_at": times.expired_at if status is Status.EXPIRED else None,
-        "cancelling_at": cancelling if status in (Status.CANCELLING, Status.CANCELLED) else None,
+        "cancelling_at": cancelling_at if status in (Status.CANCELLING, Status.CANCELLED) else None,
         "cancelled_at": times.cancelled_at if status is Status.CANCELLED else None,
     }
-    return {name: None if when is None else int(when) for name, when in at.items()}
+    return {name: None if time is None else int(time) for name, time in times_by_field.items()}
 
 
 def _counts(batch: Batch, status: Status, result: Result | None) -> JsonObject:
-    """Return the counts: zeros before the work, an estimate during it, the truth (or a lie) after it."""
+    """Return the counts: zeros before the work, an estimate during it, the result (or a fault's counts) after it."""
     if batch.verdict is None or status in (Status.VALIDATING, Status.FAILED):
         return {"total": 0, "completed": 0, "failed": 0}
     total = batch.verdict.total
     if result is None:
-        done = int(total * batch.times.progress(batch.clock.now()))
-        return {"total": total, "completed": done, "failed": 0}
+        n_completed = int(total * batch.times.progress(batch.clock.now()))
+        return {"total": total, "completed": n_completed, "failed": 0}
     return {"total": total, "completed": result.completed, "failed": result.failed, **(batch.quirks.counts or {})}

@@ -1,4 +1,4 @@
-"""Answering a batch: request lines in, output and error lines out, one at a time and in shuffled order."""
+"""Answers the requests of a batch: request lines in, output and error lines out, in shuffled order."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from airflow_openai_batch.emulator.answers import Answer, HttpError, LineError, Malformed, Missing, Raw
-from airflow_openai_batch.emulator.bodies import Asked, respond
-from airflow_openai_batch.emulator.faults import Faults, Occasion, Rule
+from airflow_openai_batch.emulator.answers import Answer, HttpError, LineError, LineReply, Malformed, Raw
+from airflow_openai_batch.emulator.bodies import BatchRequest, respond
+from airflow_openai_batch.emulator.faults import Event, Faults, Rule
 from airflow_openai_batch.emulator.ledger import Bill, body_hash
 from airflow_openai_batch.emulator.model import Batch, JsonObject, Usage
-from airflow_openai_batch.emulator.row_faults import is_delivered, reply_to, spoil_lines
+from airflow_openai_batch.emulator.row_faults import answer_with_fault, apply_line_fault, delivery_status
 from airflow_openai_batch.emulator.validate import strict_json
 
 log = logging.getLogger(__name__)
@@ -28,20 +28,29 @@ _encode = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What to do for a batch: answer the first `n_answered` rows, give the others `rest` (or no line at all)."""
+class BatchTask:
+    """How to answer a batch.
+
+    Attributes:
+        batch: The batch, validated.
+        path: Its input file.
+        n_answered: How many rows are answered, in the shuffled order.
+        unfinished_error: The error line of the other rows; None gives them no line.
+        seed: Determines the order and, with the batch's number, the ids.
+        concurrency: Requests answered at the same time.
+    """
 
     batch: Batch
     path: Path
     n_answered: int
-    rest: LineError | None
+    unfinished_error: LineError | None
     seed: int
     concurrency: int
 
 
 @dataclass(slots=True)
 class Tally:
-    """What came out."""
+    """The bill, counts and numbers of lines of an answered batch."""
 
     bill: Bill
     completed: int = 0
@@ -54,66 +63,80 @@ class Tally:
     @property
     def usage(self) -> Usage:
         """Return the billed tokens of the batch."""
-        spent, earned = sum(self.bill.input_tokens), sum(self.bill.output_tokens)
-        return Usage(spent, self.cached_tokens, earned, self.reasoning_tokens)
+        input_tokens, output_tokens = sum(self.bill.input_tokens), sum(self.bill.output_tokens)
+        return Usage(input_tokens, self.cached_tokens, output_tokens, self.reasoning_tokens)
 
 
 @dataclass(slots=True)
 class _Row:
-    """One answered row on its way to the files."""
+    """One answered row: its lines in both files and what the ledger records of it."""
 
     custom_id: str
     output: list[bytes]
     error: list[bytes]
     body: JsonObject | None = None  # the response body of a billed row
-    hashed: int = 0
+    digest: int = 0
     delivered: str = "ok"
     is_failed: bool = False
 
 
 class Stopped(Exception):
-    """The emulator is shutting down."""
+    """The emulator stops."""
 
 
 class Worker:
-    """Answers batches with one answer function and one set of faults."""
+    """Answers batches.
+
+    Args:
+        answer: The answer function.
+        faults: The active rules.
+        stop: Is set when the emulator stops.
+    """
 
     def __init__(self, answer: Answer, faults: Faults, stop: threading.Event) -> None:
         self._answer = answer
         self._faults = faults
         self._stop = stop
 
-    def run(self, order: Order, output: BinaryIO, error: BinaryIO) -> Tally:
-        """Write the two files of a batch and return what it cost.
+    def run(self, task: BatchTask, output: BinaryIO, error: BinaryIO) -> Tally:
+        """Write the two files of a batch.
+
+        Args:
+            task: How to answer the batch.
+            output: The output file.
+            error: The error file.
+
+        Returns:
+            The bill, counts and numbers of lines.
 
         Raises:
-            Stopped: The emulator is shutting down.
+            Stopped: The emulator stops.
         """
-        verdict = order.batch.verdict
-        tally = Tally(Bill(order.batch.id))
+        verdict = task.batch.verdict
+        tally = Tally(Bill(task.batch.id))
         if verdict is None or verdict.total == 0:
             return tally
-        with order.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            rng = random.Random(f"{order.seed}:{order.batch.number}")  # noqa: S311 - no secrets here
-            # Order is not preserved (API facts, section 3.1), and what is done first is as random.
+        with task.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            rng = random.Random(f"{task.seed}:{task.batch.number}")  # noqa: S311 - no secrets here
+            # OpenAI: the order is not preserved. Which rows are answered before an early end is random too.
             sequence = list(range(verdict.total))
             rng.shuffle(sequence)
             offsets = verdict.offsets
             lines = (data[offsets[i] : offsets[i + 1]] for i in sequence)
-            asked = ((line, f"{rng.getrandbits(128):032x}") for line in lines)
-            now = int(order.batch.clock.now())
-            answered = islice(asked, order.n_answered)
-            for row in self._mapped(lambda a: self._row(order.batch, a[0], a[1], now), answered, order.concurrency):
+            requests = ((line, f"{rng.getrandbits(128):032x}") for line in lines)
+            now = int(task.batch.clock.now())
+            answered = islice(requests, task.n_answered)
+            for row in self._map(lambda request: self._row(task.batch, *request, now), answered, task.concurrency):
                 if self._stop.is_set():
                     raise Stopped
                 _write(row, tally, output, error)
-            if order.rest is not None:
-                for line, entropy in asked:
-                    error.write(_line_error(entropy, strict_json(line)["custom_id"], order.rest))
+            if task.unfinished_error is not None:
+                for line, hex_id in requests:
+                    error.write(_line_error(hex_id, strict_json(line)["custom_id"], task.unfinished_error))
                     tally.n_error_lines += 1
         return tally
 
-    def _mapped(
+    def _map(
         self, function: Callable[[tuple[bytes, str]], _Row], items: Iterable[tuple[bytes, str]], concurrency: int
     ) -> Iterator[_Row]:
         if concurrency <= 1:
@@ -124,67 +147,66 @@ class Worker:
             while chunk := list(islice(items, 4 * concurrency)):
                 yield from pool.map(function, chunk)
 
-    def _row(self, batch: Batch, raw: bytes, entropy: str, now: int) -> _Row:
+    def _row(self, batch: Batch, raw: bytes, hex_id: str, now: int) -> _Row:
         line = strict_json(raw)
         custom_id, body = line["custom_id"], line["body"]
         rule = self._rule(batch, custom_id, raw) if self._faults.has_row_rules else None
-        asked = Asked(batch.endpoint, body, entropy, now)
+        request = BatchRequest(batch.endpoint, body, hex_id, now)
         try:
-            answered = reply_to(asked, rule, self._answer)
-            reply = respond(asked, answered)
-        except Exception as error:  # the answer function is someone else's code; its defect is one row's error
-            log.exception("The answer to '%s' could not be made", custom_id)
+            answered = answer_with_fault(request, rule, self._answer)
+            reply = respond(request, answered)
+        except Exception as error:  # a defect of the user's answer function is the error of its row
+            log.exception("The answer to '%s' failed", custom_id)
             answered = reply = HttpError(message=f"The emulator's answer failed: {type(error).__name__}: {error}")
-        row = _rendered(reply, entropy, custom_id)
+        row = _to_row(reply, hex_id, custom_id)
         if rule is not None:
-            row.output, row.error = spoil_lines(rule, entropy, custom_id, row.output, row.error)
+            row.output, row.error = apply_line_fault(rule, hex_id, custom_id, row.output, row.error)
         if row.body is not None or isinstance(reply, Malformed):
             row.body = row.body or {}
-            row.hashed = body_hash(body)
-            row.delivered = is_delivered(answered, rule)
+            row.digest = body_hash(body)
+            row.delivered = delivery_status(answered, rule)
         return row
 
     def _rule(self, batch: Batch, custom_id: str, raw: bytes) -> Rule | None:
         return self._faults.for_row(
-            Occasion(
-                custom_id=custom_id, body=raw, metadata=batch.metadata, endpoint=batch.endpoint, batch=batch.number
-            )
+            Event(custom_id=custom_id, body=raw, metadata=batch.metadata, endpoint=batch.endpoint, batch=batch.number)
         )
 
 
-def _rendered(reply: Raw | HttpError | LineError | Missing | Malformed, entropy: str, custom_id: str) -> _Row:
-    """Return the row with its line, in the file it belongs to (API facts, section 3.1)."""
+def _to_row(reply: LineReply, hex_id: str, custom_id: str) -> _Row:
+    """Return the row with its line. OpenAI: answers are in the output file, failed requests in the error file."""
     if isinstance(reply, Raw):
-        line = _response_line(entropy, custom_id, reply.status, reply.body)
-        is_good = reply.status == 200
-        return _Row(custom_id, [line], [], reply.body) if is_good else _Row(custom_id, [], [line], is_failed=True)
+        line = _response_line(hex_id, custom_id, reply.status, reply.body)
+        if reply.status == 200:
+            return _Row(custom_id, [line], [], reply.body)
+        return _Row(custom_id, [], [line], is_failed=True)
     if isinstance(reply, HttpError):
         error = {"message": reply.message, "type": reply.type, "param": None, "code": reply.code}
-        line = _response_line(entropy, custom_id, reply.status, {"error": error})
-        # Such a line in the output file was counted as completed (API facts, section 3.1).
+        line = _response_line(hex_id, custom_id, reply.status, {"error": error})
+        # Seen: such a line in the output file is counted as completed.
         return _Row(custom_id, [line], []) if reply.in_output else _Row(custom_id, [], [line], is_failed=True)
     if isinstance(reply, LineError):
-        return _Row(custom_id, [], [_line_error(entropy, custom_id, reply)], is_failed=True)
+        return _Row(custom_id, [], [_line_error(hex_id, custom_id, reply)], is_failed=True)
     if isinstance(reply, Malformed):
         return _Row(custom_id, [reply.data + b"\n"], [])
     return _Row(custom_id, [], [])
 
 
-def _response_line(entropy: str, custom_id: str, status: int, body: JsonObject) -> bytes:
-    response = {"status_code": status, "request_id": entropy, "body": body}
-    return to_line({"id": "batch_req_" + entropy, "custom_id": custom_id, "response": response, "error": None})
+def _response_line(hex_id: str, custom_id: str, status: int, body: JsonObject) -> bytes:
+    response = {"status_code": status, "request_id": hex_id, "body": body}
+    return _to_line({"id": "batch_req_" + hex_id, "custom_id": custom_id, "response": response, "error": None})
 
 
-def _line_error(entropy: str, custom_id: str, reply: LineError) -> bytes:
+def _line_error(hex_id: str, custom_id: str, reply: LineError) -> bytes:
     error = {"code": reply.code, "message": reply.message}
-    return to_line({"id": "batch_req_" + entropy, "custom_id": custom_id, "response": None, "error": error})
+    return _to_line({"id": "batch_req_" + hex_id, "custom_id": custom_id, "response": None, "error": error})
 
 
-def to_line(value: Any) -> bytes:
-    """Return a value as one line of JSON: UTF-8 as it is, so that U+2028 and its like reach the reader."""
+def _to_line(value: Any) -> bytes:
+    """Return a value as one line of JSON, with U+2028 and its like unescaped, as parsers have to expect them."""
     try:
         return _encode(value).encode() + b"\n"
-    except UnicodeEncodeError:  # half a surrogate pair has no UTF-8
+    except UnicodeEncodeError:  # a lone surrogate has no UTF-8 form
         return json.dumps(value).encode() + b"\n"
 
 
@@ -199,14 +221,15 @@ def _write(row: _Row, tally: Tally, output: BinaryIO, error: BinaryIO) -> None:
         return
     usage = row.body.get("usage")
     usage = usage if isinstance(usage, dict) else {}
-    spent = usage.get("input_tokens", usage.get("prompt_tokens")) or 0
-    earned = usage.get("output_tokens", usage.get("completion_tokens")) or 0
-    tally.bill.add(row.custom_id, row.hashed, (spent, earned), row.delivered)
-    tally.cached_tokens += _detail(usage, "input_tokens_details", "prompt_tokens_details", "cached_tokens")
-    tally.reasoning_tokens += _detail(usage, "output_tokens_details", "completion_tokens_details", "reasoning_tokens")
+    input_tokens = usage.get("input_tokens", usage.get("prompt_tokens")) or 0
+    output_tokens = usage.get("output_tokens", usage.get("completion_tokens")) or 0
+    tally.bill.add(row.custom_id, row.digest, (input_tokens, output_tokens), row.delivered)
+    details = usage.get("input_tokens_details") or usage.get("prompt_tokens_details")
+    tally.cached_tokens += _detail(details, "cached_tokens")
+    details = usage.get("output_tokens_details") or usage.get("completion_tokens_details")
+    tally.reasoning_tokens += _detail(details, "reasoning_tokens")
 
 
-def _detail(usage: JsonObject, one: str, other: str, name: str) -> int:
-    details = usage.get(one) or usage.get(other)
+def _detail(details: object, name: str) -> int:
     value = details.get(name) if isinstance(details, dict) else None
     return value if isinstance(value, int) else 0

@@ -1,27 +1,90 @@
 """The engine: rows become requests, requests become batches, batches become results.
 
-It knows nothing of Airflow. It is handed a client for OpenAI, a path for its job store and the time,
-and can be driven from a notebook as well as from a task. Read the modules in the order in which a row travels:
+It knows nothing of Airflow. It is handed a client for OpenAI, a path for its job store and the time, and can be driven
+from a notebook as well as from a task; the names below are what a notebook needs. The rooms, in the order in which a
+row travels:
 
-1. ``source``    rows in, as Arrow record batches (``records``), with the version of where they came from
-2. ``template``  rows become the canonical bodies of requests, column by column (``splice``, ``escape``, ``pieces``,
-   ``values``); ``schema`` makes their answers strict (``typed``)
-3. ``shard``     ``requests`` are cut into shards within the API's limits (``endpoints``, ``open_shard``, ``parts``);
-   ``submit`` plans a job
-4. ``store``     the job's directory: numbered snapshots made by exclusive create, everything else write-once
-5. ``api``       the verbs of OpenAI's API and the ways in which a call can go wrong
-6. ``machine``   states, facts, the transition table, ``plan()`` and ``wake()``: pure; ``queue`` is who may enter
-7. ``perform``   one action becomes a fact; ``create`` is the paid one, ``action`` what an error means
-8. ``advance``   load the snapshot, plan, perform (several at once: ``parallel``), commit; until ``Wait``, ``Done`` or
-   ``Held``
-9. ``parse``     one output line becomes an outcome: the ``usual`` one at speed, any bytes with care (``answers``)
-10. ``harvest``  both files of a batch become one outcome part in row order (``lines``, ``reading``, ``outcomes``,
-    ``fields``); ``rounds`` asks again
-11. ``results``  rows and outcomes, merged as streams (``merge``), go through ``columns`` into a ``sink``
-12. ``report``   counts become a summary, and thresholds a verdict; ``standing`` makes of a job the
-    ``progress`` that people see (``rate``: how fast), ``detail`` its shards, ``telling`` their text
+* ``requests``  rows in, shards out: ``sources`` and ``files`` read rows as Arrow record batches (``arrow``), ``bodies``
+  and ``template`` render them, ``lines`` makes request lines, ``sharding`` and ``shard_writer`` cut them into files
+* ``schema``    strict structured output: ``response_format`` of a request, ``validation`` of an answer, ``arrow_types``
+* ``store``     the job's directory (``job_store``): numbered snapshots made by exclusive create, the rest write-once;
+  the ``index`` of each shard
+* ``api``       the calls (``client``), what comes back (``batch_json``), what an error means (``errors``)
+* ``job``       ``submit`` plans a job, ``advance`` moves it: ``planner`` names what may be done, ``actions`` do it
+  (``create_batch`` is the paid one), facts change state (``state_machine``); until a rest (``status``)
+* ``answers``   ``harvest`` makes one outcome part of a batch's files: ``fast_parser`` reads good lines, ``parser``
+  any other, ``bodies`` and ``classify`` say what became of the row, ``row_order`` and ``outcome_files`` write it
+* ``results``   ``writer`` merges rows and outcomes (``merge``), arranges columns (``layout``) and fills a ``sink``
+* ``progress``  where a job stands, for people: ``compute``, ``rate``, ``shards``, ``log_format``
 
-What is slow beside the main thread, reading ahead and writing behind, is in ``background``. Whoever wants to watch is
-told of each action and each committed fact through ``observer``.
-Facts change state, plan names actions, performing an action yields facts. Nothing else moves a job.
+Below them all are ``model`` (the words as values), ``identity`` (names and digests), ``endpoints`` (limits),
+``encoding``, ``concurrency`` and ``errors``.
+Facts change state, plan names actions, executing an action yields facts. Nothing else moves a job.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow_openai_batch.engine.api.client import Api
+    from airflow_openai_batch.engine.endpoints import Limits
+    from airflow_openai_batch.engine.errors import EngineError, InputError, StoreError
+    from airflow_openai_batch.engine.job.advance import advance
+    from airflow_openai_batch.engine.job.context import Engine
+    from airflow_openai_batch.engine.job.status import Done, Held, Wait
+    from airflow_openai_batch.engine.job.submit import Request, submit
+    from airflow_openai_batch.engine.job.summary import check_thresholds, summarize
+    from airflow_openai_batch.engine.model import JobKey, Policy, Status
+    from airflow_openai_batch.engine.results.sinks import FileSink, ListSink
+    from airflow_openai_batch.engine.results.writer import manifest, write_results
+    from airflow_openai_batch.engine.store.job_store import JobStore
+
+__all__ = [
+    "Api",
+    "Done",
+    "Engine",
+    "EngineError",
+    "FileSink",
+    "Held",
+    "InputError",
+    "JobKey",
+    "JobStore",
+    "Limits",
+    "ListSink",
+    "Policy",
+    "Request",
+    "Status",
+    "StoreError",
+    "Wait",
+    "advance",
+    "check_thresholds",
+    "manifest",
+    "submit",
+    "summarize",
+    "write_results",
+]
+
+_HOMES = {
+    "api.client": ("Api",),
+    "endpoints": ("Limits",),
+    "errors": ("EngineError", "InputError", "StoreError"),
+    "job.advance": ("advance",),
+    "job.context": ("Engine",),
+    "job.status": ("Done", "Held", "Wait"),
+    "job.submit": ("Request", "submit"),
+    "job.summary": ("check_thresholds", "summarize"),
+    "model": ("JobKey", "Policy", "Status"),
+    "results.sinks": ("FileSink", "ListSink"),
+    "results.writer": ("manifest", "write_results"),
+    "store.job_store": ("JobStore",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name when it is asked for: a Dag file that imports the operators does not pay for the engine."""
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

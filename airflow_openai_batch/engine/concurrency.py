@@ -1,4 +1,4 @@
-"""Work beside the main thread, read ahead and written behind, and what keeps a worker's memory small."""
+"""Background threads that read ahead and write behind, and settings that keep a worker's memory small."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ T = TypeVar("T")
 _END: Any = object()
 
 WRITE_BEHIND = "write-behind"
-"""What the names of threads that write begin with."""
+"""Prefix of the names of writing threads."""
 
 
 def prefetch(items: Iterable[T]) -> Iterator[T]:
-    """Yield the items, while a thread makes the next one."""
+    """Yield the items of an iterable, while a thread computes the next one."""
     iterator = iter(items)
     with ThreadPoolExecutor(1, "read-ahead") as pool:
         coming = pool.submit(next, iterator, _END)
@@ -30,12 +30,12 @@ def prefetch(items: Iterable[T]) -> Iterator[T]:
 
 
 class SerialExecutor:
-    """Does calls in their order in one thread. When too many are undone, the next one has to wait.
+    """Runs calls one after another in one thread, with a bounded queue: submitting blocks while the queue is full.
 
-    After a call that failed nothing more is done: a file that lacks a block is not to be published.
+    After a call that failed no further call runs, so that a file that lacks a block is never published.
 
     Args:
-        most: How many may be undone.
+        most: Number of calls that may be pending.
     """
 
     def __init__(self, most: int) -> None:
@@ -45,7 +45,11 @@ class SerialExecutor:
         self._has_failed = False
 
     def __call__(self, function: Callable[..., Any], *args: Any) -> None:
-        """Take a call.
+        """Submit a call.
+
+        Args:
+            function: The function to call in the thread; its result is dropped.
+            *args: Its arguments.
 
         Raises:
             Exception: An earlier call failed.
@@ -55,7 +59,7 @@ class SerialExecutor:
             self._undone.popleft().result()
 
     def wait(self) -> None:
-        """Wait until everything is done.
+        """Wait until all submitted calls have run.
 
         Raises:
             Exception: A call failed.
@@ -64,7 +68,7 @@ class SerialExecutor:
             self._undone.popleft().result()
 
     def stop(self) -> None:
-        """Take no more calls, and return when the last one has ended."""
+        """Accept no more calls, and return when the last one has ended."""
         self._pool.shutdown()
 
     def _do(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
@@ -78,10 +82,10 @@ class SerialExecutor:
 
 
 class FileWriter:
-    """Writes one file after another in a thread. A file is finished, which may wait for a disk, beside the next one.
+    """Writes one file after another in a thread; a second thread closes each file while the next one is written.
 
     Args:
-        most: How many calls may be undone.
+        most: Number of writes that may be pending.
     """
 
     def __init__(self, most: int) -> None:
@@ -89,47 +93,47 @@ class FileWriter:
         self._finish = SerialExecutor(1)
 
     def finish(self, function: Callable[[], Any]) -> None:
-        """Let a file be finished once all that was given before is written."""
+        """Call a function that closes a file, after all writes submitted before."""
         self.write(self._finish, function)
 
     def wait(self) -> None:
-        """Wait until everything is written and finished."""
+        """Wait until everything is written and closed."""
         self.write.wait()
         self._finish.wait()
 
     def stop(self) -> None:
-        """Take no more calls, and return when the last one has ended."""
+        """Accept no more calls, and return when the last one has ended."""
         self.write.stop()
         self._finish.stop()
 
 
-_CHOICE = "ARROW_DEFAULT_MEMORY_POOL"
+_ALLOCATOR_VARIABLE = "ARROW_DEFAULT_MEMORY_POOL"
 
 
 def use_releasing_allocator() -> None:
-    """Let Arrow give memory back to the system soon after use, unless the user has chosen its allocator.
+    """Make Arrow use an allocator that returns memory to the system soon, unless the user has chosen an allocator.
 
-    The one that Arrow chooses by itself keeps some 100 MB more, for a speed that does not show here. For the process
-    of a task; it holds for all later use of Arrow in it.
+    Arrow's default allocator keeps about 100 MB more, without being measurably faster here. This affects the whole
+    process and is meant for the process of a task.
     """
-    if _CHOICE in os.environ:
+    if _ALLOCATOR_VARIABLE in os.environ:
         return
     is_first = "pyarrow" not in sys.modules and sys.platform == "linux"
     if is_first:
-        # Arrow asks once, when it is loaded; its Parquet code keeps to that, whatever is set later.
-        os.environ[_CHOICE] = "jemalloc"
+        # Arrow reads the variable once, on import; its Parquet code keeps that allocator, whatever is set later.
+        os.environ[_ALLOCATOR_VARIABLE] = "jemalloc"
     try:
         import pyarrow as pa
     finally:
         if is_first:
-            del os.environ[_CHOICE]
+            del os.environ[_ALLOCATOR_VARIABLE]
     if "jemalloc" in pa.supported_memory_backends():
         pa.set_memory_pool(pa.jemalloc_memory_pool())
 
 
 @contextlib.contextmanager
 def gc_paused() -> Iterator[None]:
-    """Keep the cyclic collector from looking through what is made inside: many objects, soon gone, and no cycles."""
+    """Pause the cyclic garbage collector in a block that creates many short-lived objects without cycles."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Values as canonical JSON, and the bytes of many rows column by column: no Python text for each row."""
+"""Canonical JSON, and the JSON bytes of many rows encoded column by column, without a Python string for each row."""
 
 from __future__ import annotations
 
@@ -16,31 +16,37 @@ if TYPE_CHECKING:
 
 
 canonical = msgspec.json.Encoder(order="sorted").encode
-"""Encodes a value as JSON with sorted keys and no spaces, so that equal values give equal bytes."""
+"""Encode a value as JSON with sorted keys and no spaces, so that equal values give equal bytes."""
 
 Pieces = list[bytes | list[bytes]]
-"""What rows are made of, from left to right: bytes that every row has, and lists of one value a row."""
+"""The parts of each row from left to right: bytes shared by all rows, or a list with the bytes of each row."""
 
 
 def streams_of(pieces: Pieces, n_rows: int) -> list[Iterable[bytes]]:
-    """Return one stream a piece, each as long as the rows."""
+    """Return an iterable of `n_rows` values for each piece."""
     return [itertools.repeat(piece, n_rows) if isinstance(piece, bytes) else piece for piece in pieces]
 
 
 def rows_of(pieces: Pieces, n_rows: int) -> Iterator[bytes]:
-    """Put the pieces of each row together."""
+    """Yield the bytes of each row: its pieces joined."""
     return map(b"".join, zip(*streams_of(pieces, n_rows), strict=True))
 
 
 def blocks_of(pieces: Pieces, n_rows: int, rows_a_block: int) -> Iterator[bytes]:
-    """Put the pieces of many rows together at a time."""
+    """Yield the bytes of consecutive rows, joined into blocks.
+
+    Args:
+        pieces: The parts of the rows.
+        n_rows: Number of rows.
+        rows_a_block: Number of rows in a block; the last block may have fewer.
+    """
     rows = zip(*streams_of(pieces, n_rows), strict=True)
     while block := b"".join(itertools.chain.from_iterable(itertools.islice(rows, rows_a_block))):
         yield block
 
 
 def sizes_of(pieces: Pieces, n_rows: int) -> Counts:
-    """Return the bytes of each row."""
+    """Return the size of each row in bytes, as an array of length `n_rows`."""
     import numpy as np
 
     sizes = np.full(n_rows, sum(len(piece) for piece in pieces if isinstance(piece, bytes)), dtype=np.int64)
@@ -52,16 +58,16 @@ def sizes_of(pieces: Pieces, n_rows: int) -> Counts:
 
 _ESCAPES = {code: msgspec.json.encode(chr(code))[1:-1] for code in range(32)}
 
-_USUAL = (10, 13, 9)  # line ends and tab, the likeliest first
+_COMMON_CODES = (10, 13, 9)  # line ends and tab, the likeliest first
 
 _BLOCK_BYTES = 64 * 1024
 
 
 def text_column(column: pa.Array) -> pa.Array | None:
-    """Return a column of texts in Arrow's plain layout, nulls as empty texts; None if it holds something else.
+    """Return a string column in Arrow's plain layout, with nulls as empty strings; None for a column of another type.
 
     Raises:
-        pyarrow.ArrowInvalid: A value is no UTF-8.
+        pyarrow.ArrowInvalid: A value is not valid UTF-8.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -72,12 +78,12 @@ def text_column(column: pa.Array) -> pa.Array | None:
         column = column.cast(pa.large_string())
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return None
-    column.validate(full=True)  # nothing on the way from a file has looked at its texts yet
+    column.validate(full=True)  # reading a file does not check that strings are UTF-8
     return pc.fill_null(column, "") if column.null_count else column
 
 
 def utf8(texts: pa.Array) -> list[bytes]:
-    """Return each text as it is."""
+    """Return the UTF-8 bytes of each string."""
     import pyarrow as pa
 
     values: list[bytes] = texts.cast(pa.large_binary() if _is_large(texts) else pa.binary()).to_pylist()
@@ -85,7 +91,7 @@ def utf8(texts: pa.Array) -> list[bytes]:
 
 
 def json_insides(texts: pa.Array) -> list[bytes]:
-    """Return each text as it stands between the quotes of a JSON string, to the byte as msgspec writes it."""
+    """Return each string of a column as JSON without the quotes, byte for byte as msgspec encodes it."""
     values = [value.replace(b"\\", b"\\\\").replace(b'"', b'\\"') for value in utf8(texts)]
     for code in _control_codes(texts):
         raw, escape = bytes([code]), _ESCAPES[code]
@@ -94,8 +100,8 @@ def json_insides(texts: pa.Array) -> list[bytes]:
 
 
 def insides_of(texts: list[str]) -> list[bytes]:
-    """Return each text as it stands between the quotes of a JSON string. Equal texts are spelt alike."""
-    # No text holds the separator: its quotes are escaped.
+    """Return each string as JSON without the quotes. Equal strings give equal bytes."""
+    # No encoded string contains the separator, because quotes inside strings are escaped.
     return msgspec.json.encode(texts)[2:-2].split(b'","') if texts else []
 
 
@@ -106,7 +112,7 @@ def _is_large(texts: pa.Array) -> bool:
 
 
 def _control_codes(texts: pa.Array) -> list[int]:
-    """Return which control characters occur at all: mostly none, or only line ends."""
+    """Return the control characters that occur in a column: usually none, or only line ends."""
     import numpy as np
 
     if not len(texts):
@@ -117,14 +123,14 @@ def _control_codes(texts: pa.Array) -> list[int]:
     ends = np.frombuffer(offsets, dtype=np.int64 if _is_large(texts) else np.int32)
     first, last = ends[texts.offset], ends[texts.offset + len(texts)]
     content = np.frombuffer(data, dtype=np.uint8)[first:last]
-    found: set[int] = set()
-    for start in range(0, len(content), _BLOCK_BYTES):  # in small blocks, for which no new memory pages are needed
+    codes: set[int] = set()
+    for start in range(0, len(content), _BLOCK_BYTES):  # small blocks need no new memory pages
         block = content[start : start + _BLOCK_BYTES]
-        left = int(np.count_nonzero(block < len(_ESCAPES)))
-        for code in _USUAL:
-            if left and (n := int(np.count_nonzero(block == code))):
-                found.add(code)
-                left -= n
-        if left:
-            found.update(np.unique(block[block < len(_ESCAPES)]).tolist())
-    return sorted(found)
+        n_remaining = int(np.count_nonzero(block < len(_ESCAPES)))
+        for code in _COMMON_CODES:
+            if n_remaining and (n := int(np.count_nonzero(block == code))):
+                codes.add(code)
+                n_remaining -= n
+        if n_remaining:
+            codes.update(np.unique(block[block < len(_ESCAPES)]).tolist())
+    return sorted(codes)

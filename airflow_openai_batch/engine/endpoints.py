@@ -1,6 +1,7 @@
-"""What OpenAI wants in a request of each endpoint, and the limits of a batch.
+"""The endpoints of the Batch API: required parameters of a request, limits of a batch, and the check of a body.
 
-One bad line makes OpenAI refuse the whole batch, minutes later, so every line is checked before upload.
+Every request is checked before upload, because one bad line makes OpenAI reject the whole batch, minutes later
+(seen: `missing_required_parameter`, `invalid_request`, `streaming_unsupported`).
 """
 
 from __future__ import annotations
@@ -20,53 +21,59 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "/v1/images/edits": ("prompt", "images"),
     "/v1/videos": ("prompt",),
 }
-"""The endpoints that a batch may have, with the parameters without which a line fails its whole batch."""
+"""The endpoints that a batch may have (OpenAI's API reference, November 2026), with their required parameters.
+
+Seen: a line without `model` or `messages` fails the whole batch. The rest is each endpoint's own API reference.
+"""
 
 EMBEDDINGS = "/v1/embeddings"
 
 MAX_INPUTS_PER_REQUEST = 2048
+"""OpenAI's API reference: the longest array of inputs in one embeddings request."""
 
 _EMPTY = (None, "")
 
 
 class Limits(Value, frozen=True, kw_only=True):
-    """What one batch may hold. The defaults are OpenAI's; its file limit was seen as 209,715,200 bytes."""
+    """The limits of one batch."""
 
     max_requests: int = 50_000
+    """OpenAI's guide: at most 50,000 requests."""
     max_bytes: int = 200_000_000
+    """OpenAI's guide: an input file of at most 200 MB. Seen: the server refuses more than 209,715,200 bytes."""
     max_inputs: int = 50_000
-    """Embedding inputs over all requests of the batch."""
+    """OpenAI's API reference: at most 50,000 embedding inputs over all requests."""
     max_tokens: int | None = None
-    """Estimated input tokens; set from the job's budget so that a shard always fits into it."""
+    """Estimated input tokens; set from the job's `max_enqueued_tokens`, so that every shard fits into the queue."""
 
 
 def check_endpoint(endpoint: str) -> None:
-    """Refuse an endpoint that the Batch API does not have.
+    """Check that the Batch API has an endpoint.
 
     Raises:
-        InputError: With the endpoints there are.
+        InputError: It does not; the message lists the endpoints.
     """
     if endpoint not in REQUIRED:
         raise InputError(f"Unknown endpoint {endpoint!r}. The Batch API has: {', '.join(REQUIRED)}.")
 
 
 def check_body(body: Any, endpoint: str, where: str | int) -> None:
-    """Refuse a body for which OpenAI would refuse the whole batch.
+    """Check that OpenAI would not reject the whole batch because of a body.
 
     Args:
-        body: The body as an object.
+        body: The body of a request.
         endpoint: The endpoint of the job.
-        where: What the error message calls it, or the number of its row.
+        where: The body's name in error messages, or the ordinal of its row.
 
     Raises:
-        InputError: It is no object, lacks a parameter or asks for streaming.
+        InputError: The body is not a dict, lacks a required parameter, or asks for streaming.
     """
     if not isinstance(body, dict):
         raise InputError(f"{_named(where)}: the body must be an object (a dict), not {type(body).__name__}.")
     for name in REQUIRED[endpoint]:
         if body.get(name) in _EMPTY:
             raise _lacking(body, endpoint, where)
-    if body.get("stream"):
+    if body.get("stream"):  # OpenAI's batch FAQ; seen: `streaming_unsupported` fails the whole batch
         raise InputError(f'{_named(where)}: "stream": true is not possible in a batch; remove it.')
 
 
@@ -82,10 +89,14 @@ def _lacking(body: dict[str, Any], endpoint: str, where: str | int) -> InputErro
 
 
 def count_inputs(value: Any, where: str | int) -> int:
-    """Count the inputs of an embeddings request: a text or an array of token numbers is one.
+    """Return the number of inputs of an embeddings request; a string or an array of token ids is one input.
+
+    Args:
+        value: The parameter `input`.
+        where: The request's name in error messages, or the ordinal of its row.
 
     Raises:
-        InputError: There are none, or more than OpenAI takes in one request.
+        InputError: There are none, or more than `MAX_INPUTS_PER_REQUEST`.
     """
     if isinstance(value, str) or (isinstance(value, list) and value and isinstance(value[0], int)):
         return 1

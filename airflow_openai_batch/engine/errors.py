@@ -1,22 +1,22 @@
-"""Everything the engine raises. A message says what happened, what it means for the money, what to do."""
+"""The exceptions of the engine. A message says what happened, whether anything was paid for, and what to do."""
 
 from __future__ import annotations
 
 
 class EngineError(Exception):
-    """Base of every error that the engine raises on purpose."""
+    """Base class of the engine's exceptions."""
 
 
 class InputError(EngineError):
-    """The rows, the request or a setting cannot be used. Raised before anything is paid for."""
+    """The rows, the request or a setting is invalid. Raised before anything is paid for."""
 
 
 class StoreError(EngineError):
-    """The job store cannot be reached, read or written, or does not behave as a job store must."""
+    """The job store cannot be reached, read or written, or lacks a guarantee that a job store needs."""
 
 
 class CommitRefused(EngineError):
-    """Someone else has made the snapshot that this process wanted to make: load again."""
+    """Another process has committed the snapshot with this number: load the job again."""
 
 
 class UnknownFormat(StoreError):
@@ -24,17 +24,18 @@ class UnknownFormat(StoreError):
 
 
 class JobNotReady(EngineError):
-    """Results were asked of a job that still has work to do."""
+    """Results were requested of a job that is not finished."""
 
 
 class ApiError(EngineError):
-    """A call to OpenAI went wrong. The subclass says what is known about its effect.
+    """A call to OpenAI failed. The subclass says whether it had an effect and whether a retry may succeed.
 
-    Attributes:
-        status: HTTP status, or None when no answer arrived.
-        code: OpenAI's error code, if it gave one.
+    Args:
+        message: What happened.
+        status: HTTP status; None when no response arrived.
+        code: OpenAI's error code, if there is one.
         request_id: OpenAI's id of the request, for a support ticket.
-        retry_after_s: Seconds that OpenAI asked to wait, if it did.
+        retry_after_s: The `Retry-After` header in seconds, if there is one.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class ApiError(EngineError):
 
 
 class Refused(ApiError):
-    """OpenAI said no: nothing happened, and the same call would be refused again."""
+    """The call was rejected without effect, and the same call would be rejected again."""
 
 
 class NotFound(Refused):
@@ -62,16 +63,16 @@ class NotFound(Refused):
 
 
 class QueueFull(ApiError):
-    """The organization's queue for this model is full: nothing happened, the same call may pass later."""
+    """The organization's batch queue for this model is full: no effect, the same call may succeed later."""
 
 
 class Unavailable(ApiError):
-    """Nothing happened and the same call may pass later (rate limit, connection never made)."""
+    """The call had no effect and may succeed later (rate limit, connection not established)."""
 
 
 class Unclear(ApiError):
-    """The call may have taken effect: the answer was lost or was a server error."""
+    """The call may have taken effect: the response was lost or was a server error."""
 
 
 class Denied(ApiError):
-    """The credentials are wrong, lack a scope, or the account is out of money: a person must act."""
+    """The credentials are wrong or lack a scope, or the account is out of money: needs manual intervention."""

@@ -1,4 +1,4 @@
-"""Names and fingerprints: formatting and parsing side by side."""
+"""Identifiers: digests of requests and specs, ids of shards, nonces of batches, folders and file names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from airflow_openai_batch.engine.encoding import canonical
 from airflow_openai_batch.engine.model import JobKey, Spec
 
 NONCE_KEY = "airflow_openai_batch"
-"""The metadata key that proves a batch is ours. OpenAI: 16 pairs, key up to 64 and value up to 512 characters."""
+"""The metadata key that holds a batch's nonce.
+
+OpenAI's API reference: at most 16 pairs of strings; a key has up to 64 characters, a value up to 512.
+"""
 
 FILE_PREFIX = "airflow-openai-batch"
 
@@ -21,7 +24,7 @@ _SAFE = re.compile(r"[^A-Za-z0-9_.=-]")
 
 
 def digest(endpoint: str, body: bytes) -> bytes:
-    """Return the billing identity of a request: 16 bytes over the endpoint and the canonical body."""
+    """Return the digest that identifies a request: 16 bytes over the endpoint and the canonical body."""
     state = endpoint_hash(endpoint).copy()
     state.update(body)
     return bytes(state.digest()[:DIGEST_BYTES])
@@ -29,19 +32,19 @@ def digest(endpoint: str, body: bytes) -> bytes:
 
 @functools.cache
 def endpoint_hash(endpoint: str) -> Any:
-    """Return the state of a hash that has read the endpoint; copy it to go on."""
-    # SHA-256 is what processors have instructions for: half the time of any other safe hash of Python's.
+    """Return a hash object that was fed the endpoint; copy it before feeding it more."""
+    # Processors have instructions for SHA-256: it takes half the time of any other secure hash of Python.
     return hashlib.sha256(endpoint.encode() + b"\0")
 
 
 def spec_digest(spec: Spec) -> str:
-    """Return the fingerprint of what is asked of every row."""
+    """Return the digest of a job's spec, in hexadecimal."""
     return hashlib.blake2b(canonical(spec), digest_size=DIGEST_BYTES).hexdigest()
 
 
 def job_path(key: JobKey) -> tuple[str, str, str]:
-    """Return the folders of a job below the storage root: readable, safe on every store, and one per job."""
-    # ``~m`` cannot be the start of a hash suffix, which is hexadecimal.
+    """Return the folders of a job below the storage root: readable, valid in every store, and unique to the job."""
+    # A hash suffix is hexadecimal, so it cannot begin with ``~m``.
     mapped = "" if key.map_index < 0 else f"~m{key.map_index}"
     return _folder(key.dag_id), _folder(key.run_id), _folder(key.task_id) + mapped
 
@@ -55,24 +58,31 @@ def _folder(name: str) -> str:
 
 
 def shard_id(epoch: int, number: int) -> str:
-    """Name a first-round shard: ``0-00003`` is the fourth of epoch 0, and ``0-00003.1`` will be its child."""
+    """Return the id of a first-round shard: ``0-00003`` is the fourth of epoch 0; its child is ``0-00003.1``."""
     return f"{epoch}-{number:05d}"
 
 
 def child_id(parent: str) -> str:
-    """Name the child of a shard."""
+    """Return the id of a shard's child, which sends its unanswered rows in the next round."""
     root, _, shard_round = parent.partition(".")
     return f"{root}.{int(shard_round or 0) + 1}"
 
 
 def nonce(key: JobKey, epoch: int, shard: str, unique: str) -> str:
-    """Return the metadata value that marks one intended batch, unique over all jobs and tries."""
-    who = hashlib.blake2b(canonical(key), digest_size=8).hexdigest()
-    return f"{who}/{epoch}/{shard}/{unique}"
+    """Return the metadata value that identifies one intended batch, unique over all jobs and tries.
+
+    Args:
+        key: The job.
+        epoch: The job's epoch.
+        shard: The shard's id.
+        unique: A text that is unique among the intended batches of the shard.
+    """
+    job_hash = hashlib.blake2b(canonical(key), digest_size=8).hexdigest()
+    return f"{job_hash}/{epoch}/{shard}/{unique}"
 
 
 def parse_nonce(text: str) -> tuple[str, int, str, str] | None:
-    """Return job hash, epoch, shard id and unique part of a nonce, or None for any other text."""
+    """Return job hash, epoch, shard id and unique part of a nonce; None for any other text."""
     parts = text.split("/")
     if len(parts) != 4 or not parts[1].isdecimal():
         return None
@@ -80,5 +90,5 @@ def parse_nonce(text: str) -> tuple[str, int, str, str] | None:
 
 
 def file_name(nonce_or_shard: str) -> str:
-    """Name an uploaded input file. OpenAI refuses a name that does not end in ``.jsonl``."""
+    """Return the name of an uploaded input file (seen: HTTP 400 for a name that does not end in ``.jsonl``)."""
     return f"{FILE_PREFIX}-{_SAFE.sub('-', nonce_or_shard)}.jsonl"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     pass
 
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of the stored state. Raised when stored bytes change their meaning."""
 
 RESULT_COLUMNS = (
@@ -65,6 +65,9 @@ UNSENT = frozenset({State.DRAFTED, State.PLANNED, State.UPLOADED})
 QUEUED = frozenset({State.PLANNED, State.UPLOADED})
 
 AT_OPENAI = frozenset({State.CREATING, State.RUNNING})
+
+ENDED_STATUSES = frozenset({"completed", "expired", "cancelled", "failed"})
+"""Statuses after which a batch does not change. Any other, known or not, counts as still running."""
 
 
 class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -165,6 +168,61 @@ class Batch(Value, frozen=True, kw_only=True):
     errors: tuple[LineError, ...] = ()
 
 
+class Upload(Value, frozen=True, kw_only=True):
+    """The batch input file at OpenAI, and how hard it was to get it there."""
+
+    file_id: str | None = None
+    n_uploads: int = 0
+    n_refused: int = 0
+    """Times that the upload was refused."""
+    n_misses: int = 0
+    """Times that OpenAI said it cannot find the file."""
+
+
+class Intent(Value, frozen=True, kw_only=True):
+    """A batch that is about to be created, committed before the call: a crash, or a lost answer, cannot hide it."""
+
+    nonce: str
+    """Value of the batch's metadata by which it is found in a listing."""
+    at: float
+    """Epoch seconds."""
+    n_looks: int = 0
+    """How often it was looked for."""
+
+
+class Backoff(Value, frozen=True, kw_only=True):
+    """When a shard may be acted on again."""
+
+    not_before: float = 0.0
+    """Epoch seconds before which nothing is done: pauses and grace periods are data, not sleeps."""
+    n_waits: int = 0
+    """Times in a row that the queue was full or a call could not be made; sets the pause."""
+
+
+class OutcomePart(Value, frozen=True, kw_only=True):
+    """The outcomes of a shard's rows: the file that holds them, and what they add up to."""
+
+    name: str
+    """Parquet file in the store, in row order."""
+    unmatched: str | None = None
+    """File of output lines that belong to no row of the shard or could not be read, verbatim."""
+    tally: dict[Status, int] = {}
+    """Rows by outcome."""
+    retryable: dict[Status, int] = {}
+    """Of these, the rows that deserve another answer."""
+    usage: Usage = Usage()
+
+
+class CarriedAnswers(Value, frozen=True, kw_only=True):
+    """Good answers to rows of the shard that were paid for by an earlier epoch."""
+
+    name: str
+    """Parquet file in the store, in row order."""
+    n_rows: int
+    row_index: str
+    """Index of all rows of the shard; ``Shard.index`` lists only those still to be asked."""
+
+
 class Shard(Value, frozen=True, kw_only=True):
     """A contiguous range of rows (round 0), or its rows that deserve another answer (round 1 and on)."""
 
@@ -175,9 +233,6 @@ class Shard(Value, frozen=True, kw_only=True):
     child: str | None = None
     first_row: int = 0
     n_rows: int = 0
-    n_bytes: int = 0
-    n_tokens: int = 0
-    """Estimated input tokens, for the queue."""
     row_parts: tuple[str, ...] = ()
     """Files of input columns in the store, in row order; only a first-round shard has them."""
     index: str = ""
@@ -185,52 +240,60 @@ class Shard(Value, frozen=True, kw_only=True):
     requests: str = ""
     """The batch input file, in the store."""
     n_requests: int = 0
-    not_before: float = 0.0
-    """Nothing is done to the shard before this time: back-off and grace periods are data, not sleeps."""
-    file_id: str | None = None
-    n_uploads: int = 0
+    n_bytes: int = 0
+    """Bytes of the batch input file."""
+    n_tokens: int = 0
+    """Estimated input tokens, for the queue."""
+    upload: Upload = Upload()
+    intent: Intent | None = None
+    """The batch that is being created."""
+    doubt: Intent | None = None
+    """An intent that was concluded to have made no batch: a frozen process may still prove that wrong."""
     n_creates: int = 0
-    n_refused: int = 0
-    """Times that the upload was refused."""
-    n_misses: int = 0
-    """Times that OpenAI said it cannot find the input file."""
-    n_waits: int = 0
-    """Times in a row that the queue was full or a call could not be made; sets the back-off."""
-    nonce: str | None = None
-    intent_at: float | None = None
-    n_looks: int = 0
-    doubt: str | None = None
-    """Nonce of an intended batch that was concluded not to exist: a frozen process may prove that wrong."""
-    doubt_at: float | None = None
+    """Calls that asked OpenAI to create a batch for this shard."""
+    backoff: Backoff = Backoff()
     batch: Batch | None = None
-    cancel_asked_at: float | None = None
     past_batches: tuple[str, ...] = ()
     """Ids of batches of this shard that never ran: queue full, file not found."""
-    outcomes: str | None = None
-    """Outcome part in the store, in row order."""
+    cancel_asked_at: float | None = None
     is_unwanted: bool = False
     """Whether a person has asked since to start over: answers are not carried over."""
-    unmatched: str | None = None
-    """Output lines that belong to no row of the shard or could not be read, verbatim."""
-    row_index: str | None = None
-    """Index of all rows of the shard, where answers were carried over and ``index`` lists only the rest."""
-    carried: str | None = None
-    """Outcome part with answers carried over from an earlier epoch."""
-    n_carried: int = 0
-    tally: dict[Status, int] = {}
-    """Rows by outcome in the outcome part."""
-    retryable: dict[Status, int] = {}
-    """Of these, the rows that deserve another answer."""
-    usage: Usage = Usage()
+    carried: CarriedAnswers | None = None
+    outcomes: OutcomePart | None = None
     rejections: tuple[LineError, ...] = ()
     """Why OpenAI refused the whole batch: nothing ran and nothing was billed."""
     problem: str | None = None
     """The last thing that went wrong, for a person."""
 
     @property
+    def not_before(self) -> float:
+        """Epoch seconds before which nothing is done to the shard."""
+        return self.backoff.not_before
+
+    @property
+    def tally(self) -> dict[Status, int]:
+        """Rows by outcome; empty before they are settled."""
+        return self.outcomes.tally if self.outcomes is not None else {}
+
+    @property
+    def retryable(self) -> dict[Status, int]:
+        """Rows by outcome that deserve another answer."""
+        return self.outcomes.retryable if self.outcomes is not None else {}
+
+    @property
     def n_retryable(self) -> int:
         """How many rows deserve another answer."""
         return sum(self.retryable.values())
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens that the shard's answers were billed for."""
+        return self.outcomes.usage if self.outcomes is not None else Usage()
+
+    @property
+    def n_carried(self) -> int:
+        """Rows whose answer was carried over."""
+        return self.carried.n_rows if self.carried is not None else 0
 
 
 class Job(Value, frozen=True, kw_only=True):
@@ -286,17 +349,18 @@ class Outcome(msgspec.Struct, kw_only=True, gc=False):
     """The values of a structured answer, in the order of its schema's properties."""
 
 
+def describe(batch: Batch) -> str:
+    """Return one line about a batch for a log: status and counts, as OpenAI reports them."""
+    return f"{batch.id} {batch.status} ({batch.n_completed} completed, {batch.n_failed} failed of {batch.n_total})"
+
+
 def root_id(shard_id: str) -> str:
     """Return the id of the first-round shard from which a shard descends."""
     return shard_id.partition(".")[0]
 
 
-ENDED_STATUSES = frozenset({"completed", "expired", "cancelled", "failed"})
-"""Statuses after which a batch does not change. Any other, known or not, counts as still running."""
-
-
 class Timing(Value, frozen=True, kw_only=True):
-    """Every duration that the engine waits for, in seconds."""
+    """Durations that decide when something is done, in seconds. Pauses inside one call stand where they are made."""
 
     post_timeout_s: float = 60.0
     """Longest time that the create call may take."""
@@ -319,11 +383,6 @@ class Commands(Value, frozen=True, kw_only=True):
     """What a person asked for, read from the store's marker files."""
 
     cancel: bool = False
-
-
-def describe(batch: Batch) -> str:
-    """Return one line about a batch for a log: status and counts, as OpenAI reports them."""
-    return f"{batch.id} {batch.status} ({batch.n_completed} completed, {batch.n_failed} failed of {batch.n_total})"
 
 
 _MODEL = re.compile(r"[\w.:/@-]{1,100}")

@@ -1,1 +1,1 @@
-"""One poll for all waits of a connection in a triggerer."""
+"""Polling of batches in a triggerer: the waits of a connection share one watcher, which makes few requests."""

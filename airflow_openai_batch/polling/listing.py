@@ -1,4 +1,4 @@
-"""Finding awaited batches on pages of the account's listing."""
+"""Reading pages of the account's listing, to find the status of many awaited batches with few requests."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 
 
 TIMEOUT_S, HARD_TIMEOUT_S = 30.0, 45.0
-"""Longest silence and longest duration of a request."""
+"""Timeouts of a request in seconds: between two reads of its response, and in total."""
 
 
 @dataclass(slots=True, eq=False)
 class Awaited:
-    """A batch that somebody waits for.
+    """A batch that is polled, because at least one subscription awaits it.
 
     Attributes:
         id: Its id.
-        longest_s: The longest pause between two looks.
-        due_at: When to look next; monotonic clock.
-        early_at: From when on it may be looked at along with others.
-        watches: Who waits for it.
-        track: What is known of it; None before the first look.
-        page: The page of the listing that showed it last.
-        is_asked: Whether a look is under way.
-        n_failures: Looks in a row that failed.
-        n_refused: Looks in a row that were denied or found nothing.
+        longest_s: The longest pause between two polls, in seconds.
+        due_at: The time of the next poll; monotonic clock.
+        early_at: The time from which on it may be polled along with others; monotonic clock.
+        watches: The subscriptions that await it.
+        track: Its status and speed; None before the first poll.
+        page: The page of the listing on which it was last.
+        is_asked: Whether a poll of it is running.
+        n_failures: Number of consecutive polls that failed.
+        n_refused: Number of consecutive polls that were denied or found no such batch.
     """
 
     id: str
@@ -53,19 +53,19 @@ class Awaited:
 
     @property
     def created_at(self) -> float | None:
-        """When it was created, once that is known."""
+        """When it was created, in epoch seconds; None if that is not known."""
         return None if self.track is None else self.track.batch.created_at
 
     def postpone(self, seconds: float) -> None:
-        """Look again after so many seconds, and not earlier."""
+        """Poll it again after so many seconds, and not earlier."""
         self.due_at = self.early_at = time.monotonic() + seconds
 
 
 class ListingFailed(Exception):
-    """A page cannot be read.
+    """A page of the listing cannot be read.
 
-    Attributes:
-        reason: What went wrong.
+    Args:
+        reason: The error of the request.
     """
 
     def __init__(self, reason: Exception) -> None:
@@ -74,87 +74,87 @@ class ListingFailed(Exception):
 
 
 class Listener(Protocol):
-    """Who is told what the looks have found."""
+    """Receives the results of polling."""
 
     def saw(self, batches: Sequence[Batch], page: str | None = None) -> None:
-        """Batches as they stand now; those on a page of the listing include some that nobody awaits."""
+        """Process current batch objects; those of a page of the listing include some that nobody awaits."""
 
-    def missed(self, what: Awaited | str, error: Exception) -> None:
-        """A look failed: at a batch, or at something else that is named."""
+    def missed(self, target: Awaited | str, error: Exception) -> None:
+        """Process the failure of a request, for a batch or for `connection` or `listing`."""
 
 
 class Reading:
-    """What one poll reads of the listing.
+    """Reads the listing for one poll.
 
     Args:
         client: The client.
-        pages: Decides how far to read.
-        listener: Who is told.
-        left: The batches to look at; those that are shown are dropped.
+        pages: Decides which pages to read.
+        listener: Receives the batches.
+        remaining: The batches to find, by id; those that were found are removed.
     """
 
-    def __init__(self, client: AsyncOpenAI, pages: Pages, listener: Listener, left: dict[str, Awaited]) -> None:
+    def __init__(self, client: AsyncOpenAI, pages: Pages, listener: Listener, remaining: dict[str, Awaited]) -> None:
         self.n_pages = 0
         self._client = client
         self._pages = pages
         self._listener = listener
-        self._left = left
+        self._remaining = remaining
         self._expected: defaultdict[str | None, list[Awaited]] = defaultdict(list)
-        for awaited in left.values():
+        for awaited in remaining.values():
             self._expected[awaited.page].append(awaited)
         self._unknown: dict[str, float | None] = {a.id: a.created_at for a in self._expected[None]}
         self._done: set[str] = set()
 
     async def read(self, page: str) -> None:
-        """Read a page and those that follow, as far as that is worth it.
+        """Read a page and those that follow it, as long as that saves requests.
 
         Raises:
-            ListingFailed: It cannot be read.
+            ListingFailed: A page cannot be read.
         """
         following: str | None = page
         while following is not None and self._is_worth_it(following):
             following = await self._read(following)
 
     def _is_worth_it(self, page: str) -> bool:
-        """Say whether the page may still show something: other pages may have shown the same batches."""
+        """Return whether reading a page may still save requests: other pages may have shown the same batches."""
         if page in self._done:
             return False
         if page not in self._expected:
             return len(self._unknown) > 1
-        n_left = sum(awaited.id in self._left for awaited in self._expected[page])
+        n_left = sum(awaited.id in self._remaining for awaited in self._expected[page])
         return n_left >= min(2, len(self._expected[page])) or (page == TOP and len(self._unknown) > 1)
 
     async def _read(self, page: str) -> str | None:
-        """Read one page. Returns the one to read next."""
+        """Read one page. Returns the page to read next, or None."""
         from airflow_openai_batch.engine.api.client import list_async
 
         self._done.add(page)
         try:
             async with asyncio.timeout(HARD_TIMEOUT_S):
                 batches, has_more = await list_async(self._client, page or None, TIMEOUT_S)
-        except Exception as error:  # judged by the poller
+        except Exception as error:  # classified by the poller
             if page == TOP or not isinstance(error, Refused):
                 raise ListingFailed(error) from error
             self._pages.can_page = False
             return None
         self.n_pages += 1
         shown = {batch.id for batch in batches}
-        if page in shown:  # what follows a batch does not show it: the cursor is ignored
+        if page in shown:  # the page after a batch does not contain it: the server ignores the cursor
             self._pages.can_page = False
             page = TOP
-        found = [batch_id for batch_id in shown if self._left.pop(batch_id, None) is not None]
-        n_unknown_found = sum(self._unknown.pop(batch_id, self) is not self for batch_id in found)
+        found_ids = [batch_id for batch_id in shown if self._remaining.pop(batch_id, None) is not None]
+        n_unknown_found = sum(self._unknown.pop(batch_id, self) is not self for batch_id in found_ids)
         n_pushed = self._push_down(page)
         self._listener.saw(batches, page)
         is_past = not batches or self._is_older_than_unknown(batches[-1].created_at)
         goes_on = self._pages.goes_on(
-            len(self._unknown), n_found=len(found), n_unknown_found=n_unknown_found + n_pushed, is_past=is_past
+            len(self._unknown), n_found=len(found_ids), n_unknown_found=n_unknown_found + n_pushed, is_past=is_past
         )
         return batches[-1].id if goes_on and has_more else None
 
     def _push_down(self, page: str) -> int:
-        """Note that batches are no longer on the page where they were. Returns their number."""
-        pushed = [awaited for awaited in self._expected.pop(page, ()) if awaited.id in self._left]
+        """Record that batches are no longer on the page where they were. Returns their number."""
+        pushed = [awaited for awaited in self._expected.pop(page, ()) if awaited.id in self._remaining]
         for awaited in pushed:
             awaited.page = None
             self._unknown[awaited.id] = awaited.created_at

@@ -1,4 +1,4 @@
-"""Looking at many batches of one connection with few requests: pages of the listing, and retrieves for the rest."""
+"""Polling many batches of one connection with few requests: pages of the listing, and retrieves for the rest."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _RENEW_AFTER_S = 60.0
 _log = logging.getLogger(__name__)
 
 Counted = Callable[[int, int], None]
-"""Told how many requests a poll has made, and how many of them failed. Must not block the event loop."""
+"""Called with the number of a poll's requests, and of those that failed. Must not block the event loop."""
 
 
 def uncounted(n_requests: int, n_failed: int) -> None:
-    """Count nothing."""
+    """Do nothing with the counts."""
 
 
 class Connection(Protocol):
-    """What ``OpenAIBatchHook`` offers."""
+    """The part of ``OpenAIBatchHook`` that polling needs."""
 
     conn_id: str
 
@@ -45,7 +45,7 @@ class Connection(Protocol):
         """Return the connection's shared client."""
 
     def forget_async_conn(self) -> None:
-        """Build it anew next time."""
+        """Forget the shared client, so that the next one is built from the current connection."""
 
 
 class Poller:
@@ -53,12 +53,12 @@ class Poller:
 
     Args:
         connection: The connection's hook.
-        listener: Who is told.
-        counted: Told of the requests.
+        listener: Receives batches and failures.
+        counted: Receives the number of requests.
 
     Attributes:
         outage: Whether the connection is down.
-        pages: Which pages of the listing to read.
+        pages: Decides which pages of the listing to read.
     """
 
     def __init__(self, connection: Connection, listener: Listener, counted: Counted = uncounted) -> None:
@@ -75,7 +75,7 @@ class Poller:
         self._n_requests = self._n_failed = 0
 
     async def poll(self, wanted: Iterable[Awaited]) -> None:
-        """Look at each batch once. Stops early when the connection fails or has to be read again."""
+        """Poll each batch once. Stops early when the connection fails or has to be read again."""
         try:
             await self._poll(wanted)
         finally:
@@ -84,17 +84,17 @@ class Poller:
             self._counted(n_requests, n_failed)
 
     async def _poll(self, wanted: Iterable[Awaited]) -> None:
-        left = {awaited.id: awaited for awaited in wanted}
-        n_wanted, n_failed = len(left), self.outage.n
+        remaining = {awaited.id: awaited for awaited in wanted}
+        n_wanted, n_failed = len(remaining), self.outage.n
         client = await self._connect()
         if client is None:
             return
         n_listing_failures = self._n_listing_failures
-        n_pages = await self._read_pages(client, left) if n_wanted > 1 else 0
-        n_asked = len(left)
-        waiting = deque(left.values())
+        n_pages = await self._read_pages(client, remaining) if n_wanted > 1 else 0
+        n_asked = len(remaining)
+        waiting = deque(remaining.values())
         if self._n_listing_failures > n_listing_failures and waiting and self._is_free(client, n_failed):
-            # One request tells whether the connection is down or only the listing.
+            # One request shows whether the connection is down or only the listing.
             has_answered = await self._look(client, waiting.popleft())
             if has_answered:
                 self._avoid_listing()
@@ -102,7 +102,7 @@ class Poller:
         _log.debug("%s: %d batches, %d pages, %d retrieves.", self._connection.conn_id, n_wanted, n_pages, n_asked)
 
     def renew(self) -> bool:
-        """Read the connection again before the next look, as its key may have been changed; at most once a minute.
+        """Read the connection again before the next request, as its key may have changed; at most once a minute.
 
         Returns:
             Whether it will be read again.
@@ -120,7 +120,7 @@ class Poller:
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 self._client = await self._connection.get_async_conn()
-        except Exception as error:  # the back end of connections may be away for a moment
+        except Exception as error:  # the back end of connections may be unavailable for a moment
             self._n_failed += 1
             self._listener.missed("connection", error)
             return None
@@ -128,13 +128,13 @@ class Poller:
 
     # -- pages of the listing
 
-    async def _read_pages(self, client: AsyncOpenAI, left: dict[str, Awaited]) -> int:
-        """Read the pages that are worth it, and drop from ``left`` what they show. Returns their number."""
+    async def _read_pages(self, client: AsyncOpenAI, remaining: dict[str, Awaited]) -> int:
+        """Read the pages that save requests, and remove their batches from ``remaining``. Returns their number."""
         if time.monotonic() < self._listing_from:
             return 0
-        n_new = sum(awaited.track is None for awaited in left.values())
-        chosen = deque(self.pages.choose((awaited.page for awaited in left.values()), n_new))
-        reading = Reading(client, self.pages, self._listener, left)
+        n_new = sum(awaited.track is None for awaited in remaining.values())
+        chosen = deque(self.pages.choose((awaited.page for awaited in remaining.values()), n_new))
+        reading = Reading(client, self.pages, self._listener, remaining)
 
         async def read() -> None:
             while chosen:
@@ -156,7 +156,7 @@ class Poller:
         return reading.n_pages
 
     def _without_listing(self, error: Exception) -> None:
-        """Do without the listing for now, and for good where the server has none: a batch can always be asked for."""
+        """Retrieve each batch for now, without the listing; for good if the server has no listing."""
         self._n_listing_failures += 1
         if isinstance(error, Refused | Denied):
             self._listing_from = inf
@@ -172,39 +172,39 @@ class Poller:
 
     # -- one by one
 
-    async def _ask(self, client: AsyncOpenAI, left: deque[Awaited], n_failed: int) -> None:
-        self.pages.asked(len(left))
+    async def _ask(self, client: AsyncOpenAI, waiting: deque[Awaited], n_failed: int) -> None:
+        self.pages.asked(len(waiting))
 
         async def work() -> None:
-            while left:
+            while waiting:
                 async with self._gate:
-                    if not left or not self._is_free(client, n_failed):
+                    if not waiting or not self._is_free(client, n_failed):
                         return
-                    await self._look(client, left.popleft())
+                    await self._look(client, waiting.popleft())
 
         async with asyncio.TaskGroup() as workers:
-            for _ in range(min(len(left), _PARALLEL)):
+            for _ in range(min(len(waiting), _PARALLEL)):
                 workers.create_task(work())
 
     def _is_free(self, client: AsyncOpenAI, n_failed: int) -> bool:
-        """Say whether to go on: the connection has not changed or failed since, and the server asked for no pause."""
+        """Return whether to go on: the connection has not changed or failed, and the server asked for no pause."""
         return client is self._client and self.outage.n <= n_failed and time.monotonic() >= self.outage.until
 
     async def _look(self, client: AsyncOpenAI, awaited: Awaited) -> bool:
-        """Look at one batch. Returns whether there was an answer."""
+        """Retrieve one batch. Returns whether there was a response."""
         from airflow_openai_batch.engine.api.client import retrieve_async
 
         if not awaited.watches:
-            return False  # nobody waits for it any more
+            return False  # no subscription awaits it any more
         self._n_requests += 1
         try:
             async with asyncio.timeout(HARD_TIMEOUT_S):
                 batch = await retrieve_async(client, awaited.id, TIMEOUT_S)
-        except Exception as error:  # judged by the listener
+        except Exception as error:  # classified by the listener
             self._n_failed += 1
             if client is self._client or not isinstance(error, Denied):
                 self._listener.missed(awaited, error)
             return False
-        # Some proxies answer with an id of their own.
+        # Some proxies respond with an id of their own.
         self._listener.saw([msgspec.structs.replace(batch, id=awaited.id)])
         return True

@@ -1,19 +1,19 @@
-"""When to look at a batch again, and how. Pure: no clock, no call, no sleep; times are arguments.
+"""The polling schedule: when to poll a batch, by listing or retrieve. Pure: no clock, call or sleep; times are passed.
 
-**When.** ``poll_interval`` is the longest pause between two looks at a batch, and so the latest that its end is seen.
-Within it the pause follows the batch:
+**When.** ``poll_interval`` is the longest pause between two polls of a batch, and so the longest delay until its end is
+noticed. Within it the pause depends on the batch:
 
-* a fifth of the time since its status last changed, or since its creation: what is young, or has just begun to write
-  its files, may end soon, and what has not moved for long will hardly move in the next second;
-* half of the time that its counts say is left, once they have been seen to move, and as long as they go on moving;
-* never less than 5 s, as Airflow needs some seconds to wake a task anyway, or than ``poll_interval`` if that is less.
+* a fifth of the time since its status last changed, or since its creation: a new batch, or one that has just begun to
+  write its files, may end soon; one that has not changed for long is unlikely to change in the next second;
+* half of the estimated remaining time by its counts, once they have changed, and as long as they keep changing;
+* never less than 5 s, as Airflow needs some seconds to resume a task anyway, or than ``poll_interval`` if that is less.
 
-**How.** A page of the listing shows 100 batches for one request, newest first; a ``retrieve`` shows one. A page is
-read if two batches or more that are due were found on it before, or to look for batches that no page has shown yet.
-What such looking may cost has to be earned by retrieves (``Pages``).
+**How.** A page of the listing shows up to 100 batches for one request (OpenAI's API reference), newest first (seen); a
+retrieve shows one. A page is read if two or more batches that are due were on it before, or to search for batches that
+no page has shown yet. The requests for such a search are limited to a share of the retrieves (``Pages``).
 
-**After trouble.** A look that fails is repeated after 5 s, then 10 s and so on up to 10 min. ``Outage`` tells the
-trouble of one batch from that of the connection, which makes one look at a time and no other until it succeeds.
+**After failures.** A failed poll is repeated after 5 s, then 10 s and so on up to 10 min. ``Outage`` distinguishes the
+failures of one batch from those of the connection. While the connection is down, there is one request at a time.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from math import inf
 from airflow_openai_batch.engine.model import Batch, Value
 
 SHORTEST_S = 5.0
+"""The shortest pause between two polls of a batch."""
 
 TOP = ""
 """The first page of the listing."""
 
 EARLY = 0.25
-"""Part of a pause by which a look may come early, so that many batches are looked at together."""
+"""Share of a pause by which a poll may come early, so that many batches are polled together."""
 
 _SHARE = 0.2
 
@@ -46,20 +47,27 @@ _GRANTED = 0.02
 
 
 class Track(Value, frozen=True, kw_only=True):
-    """What the looks at a batch have told of its speed. Times are epoch seconds."""
+    """The status of a batch and how fast it changes. Times are epoch seconds."""
 
     batch: Batch
     since: float
-    """When its status was first seen; when it was created, if the first look found it so."""
+    """When its status was first seen; when it was created, if the first poll saw this status."""
     first_at: float
+    """When this status was first seen."""
     first_done: int
-    """The first look that found this status, and the requests done by then."""
+    """The number of finished requests at that time."""
     moved_at: float
-    """When its counts were last seen to move."""
+    """When its counts were last seen to change."""
 
 
 def follow(before: Track | None, batch: Batch, now: float) -> Track:
-    """Return what is known after another look. The same object means that nothing has changed."""
+    """Return the track of a batch after another poll; the same object if nothing has changed.
+
+    Args:
+        before: The track before; None at the first poll.
+        batch: The current batch object.
+        now: The time of the poll, in epoch seconds.
+    """
     done = batch.n_completed + batch.n_failed
     if before is None:
         since = now if batch.created_at is None else min(batch.created_at, now)
@@ -79,7 +87,13 @@ def follow(before: Track | None, batch: Batch, now: float) -> Track:
 
 
 def pause_s(track: Track, now: float, longest_s: float) -> float:
-    """Return the seconds until the next look at a batch that has just been looked at."""
+    """Return the pause after a poll of a batch, in seconds.
+
+    Args:
+        track: The batch's track after the poll.
+        now: The time of the poll, in epoch seconds.
+        longest_s: The longest pause, in seconds.
+    """
     wanted = min((now - track.since) * _SHARE, _near_its_end_s(track, now))
     return min(max(wanted, SHORTEST_S), longest_s)
 
@@ -90,31 +104,31 @@ def _near_its_end_s(track: Track, now: float) -> float:
     if total <= 0:
         return inf
     if done >= total:
-        return still_s  # all is done but the files; that may take a moment or hours
+        return still_s  # only the files are missing (seen: `finalizing` takes from a moment to hours)
     if moved <= 0:
         return inf
     return max((total - done) / moved * (now - track.first_at) / 2, still_s)
 
 
 def backoff_s(n: int, longest_s: float) -> float:
-    """Return the pause after the n-th failure in a row, n from 1.
+    """Return the pause in seconds after the n-th consecutive failure, n from 1.
 
-    A blip is over in seconds, so the first look after it comes soon, however long the pauses are otherwise.
+    Short disturbances are over in seconds, so the first repetition is soon, however long the other pauses are.
     """
     return min(min(_BACKOFF_S, longest_s) * 2.0 ** min(n - 1, 16), _MAX_BACKOFF_S)
 
 
-def is_told(n: int) -> bool:
-    """Say whether the n-th failure in a row is worth a line in the log of every trigger: 1, 2, 4, 8 and so on."""
+def is_logged(n: int) -> bool:
+    """Return whether the n-th consecutive failure is logged by every trigger: 1, 2, 4, 8 and so on."""
     return n & (n - 1) == 0
 
 
 class Outage:
-    """Whether the connection is down: no look succeeds, whichever batch it is for.
+    """Whether the connection is down: no request succeeds, whichever batch it is for.
 
     Attributes:
-        n: Failed attempts of the connection in a row; 0 while it works.
-        until: No look before this time; the caller's monotonic clock.
+        n: Number of consecutive failed attempts of the connection; 0 while it works.
+        until: The time before which no request is made; the caller's monotonic clock.
     """
 
     def __init__(self) -> None:
@@ -122,18 +136,18 @@ class Outage:
         self.until = -inf
         self._failed: set[str] = set()
 
-    def failed(self, what: str, n_awaited: int, now: float, pause_s: float, asked_s: float | None) -> bool:
-        """Take note of a failed look. Returns whether the connection has failed once more.
+    def failed(self, target: str, n_awaited: int, now: float, pause_s: float, asked_s: float | None) -> bool:
+        """Record a failed request. Returns whether it counts as another failure of the connection.
 
         Args:
-            what: What was looked at.
-            n_awaited: How many batches there are to look at.
-            now: The time.
-            pause_s: The pause after the connection's next failure, with jitter.
-            asked_s: The pause that the server asked for.
+            target: The batch's id, `connection` or `listing`.
+            n_awaited: Number of batches to poll.
+            now: The time of the failure, on the caller's monotonic clock.
+            pause_s: The pause after the connection's next failure in seconds, with jitter.
+            asked_s: The pause in seconds that the server asked for, if it did.
         """
-        self._failed.add(what)
-        is_late = self.n > 0 and now < self.until  # it began with the look that failed before
+        self._failed.add(target)
+        is_late = self.n > 0 and now < self.until  # it was sent together with the request that failed before
         if is_late or len(self._failed) < min(_FAILURES_OF_AN_OUTAGE, n_awaited):
             self.hold(now + (asked_s or 0.0))
             return False
@@ -142,38 +156,38 @@ class Outage:
         return True
 
     def hold(self, until: float) -> None:
-        """Let nothing be looked at before a time."""
+        """Make no request before a time, on the caller's monotonic clock."""
         self.until = max(self.until, until)
 
     def succeeded(self) -> None:
-        """Take note of a look that was answered. A pause that the server asked for stands."""
+        """Record a request that was answered. A pause that the server asked for remains."""
         self.n = 0
         self._failed.clear()
 
 
 class Pages:
-    """Which pages of the listing to read.
+    """Decides which pages of the listing to read.
 
-    A page is named by its cursor, the id of the batch before it, as what follows a batch never changes. Only the first
-    page, ``TOP``, does: what it showed is pushed down by newer batches. A batch is looked for on the page where it was
+    A page is identified by its cursor, the id of the batch before it, because what follows a batch never changes. Only
+    the first page, ``TOP``, changes: newer batches push its batches down. A batch is searched on the page where it was
     found last.
 
     Attributes:
-        can_page: Whether the server heeds the cursor.
+        can_page: Whether the server supports the cursor.
     """
 
     def __init__(self) -> None:
         self.can_page = True
         self._allowance = 1.0
-        """Pages that may be read in vain."""
+        """Number of pages that may be read in vain."""
         self._n_choices = 0
 
     def choose(self, found_on: Iterable[str | None], n_new: int) -> list[str]:
-        """Return the pages worth reading, the most useful first.
+        """Return the pages that may save requests, the most useful first.
 
         Args:
-            found_on: For each batch to look at, the page where it was found last, or None.
-            n_new: How many of them were never looked at.
+            found_on: For each batch to poll, the page where it was found last, or None.
+            n_new: Number of them that were never polled.
         """
         self._allowance = min(self._allowance + n_new * _GRANTED, _MAX_ALLOWANCE)
         self._n_choices += 1
@@ -183,20 +197,20 @@ class Pages:
         pages = [page for page, n in ranked if n > 1]
         lone = [page for page, n in ranked if n == 1]
         if len(lone) > 1:
-            # It costs no more than to ask for its one batch, and may show others that were found on pages of their own.
+            # It costs no more than retrieving its one batch, and may show others that were alone on their pages.
             pages.append(lone[self._n_choices % len(lone)])
         if n_unknown > 1 and TOP not in pages and self._allowance >= 1:
             pages.append(TOP)
         return pages
 
     def goes_on(self, n_unknown: int, *, n_found: int, n_unknown_found: int, is_past: bool) -> bool:
-        """Say whether to read the page that follows one that was read.
+        """Return whether to read the page that follows one that was read.
 
         Args:
-            n_unknown: How many batches are still to be looked at whose page is not known.
-            n_found: How many the page showed of those to be looked at.
-            n_unknown_found: How many of these had no known page, or were pushed down from this one.
-            is_past: Whether the page ends with a batch older than all of those.
+            n_unknown: Number of batches still to poll whose page is not known.
+            n_found: Number of batches to poll that the page showed.
+            n_unknown_found: Number of these whose page was not known, or that were pushed down from this page.
+            is_past: Whether the page ends with a batch that is older than all those whose page is not known.
         """
         if not n_found:
             self._allowance -= 1
@@ -205,5 +219,5 @@ class Pages:
         return n_unknown_found > 0 or self._allowance >= 1
 
     def asked(self, n: int) -> None:
-        """Take note of retrieves: a tenth of them is what looking for a cheaper way may cost."""
+        """Record retrieves: searching for batches on pages may cost a tenth of their number."""
         self._allowance = min(self._allowance + n * _EARNED, _MAX_ALLOWANCE)

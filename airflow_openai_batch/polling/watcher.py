@@ -1,8 +1,8 @@
-"""One watcher for all waits of a connection on an event loop: one schedule, one back-off, few requests.
+"""The watcher: polls for all subscriptions of a connection on an event loop, with one schedule and one back-off.
 
-A trigger says what it awaits (``watch``) and gets news when something has changed or its time has come. Whatever is
-to be logged, the trigger logs, as Airflow binds a trigger's log to its task. The watcher exists from the first wait to
-the last.
+A trigger subscribes to batches (``watch``) and gets an update when something has changed or its time has come. Logging
+is left to the trigger, because Airflow binds a trigger's log to its task. The watcher exists from the first
+subscription to the last.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from airflow_openai_batch.engine.errors import Denied, NotFound
 from airflow_openai_batch.engine.model import ENDED_STATUSES, Batch
 from airflow_openai_batch.polling.listing import Awaited
 from airflow_openai_batch.polling.poller import Connection, Counted, Poller, uncounted
-from airflow_openai_batch.polling.schedule import EARLY, backoff_s, follow, is_told, pause_s
+from airflow_openai_batch.polling.schedule import EARLY, backoff_s, follow, is_logged, pause_s
 from airflow_openai_batch.polling.subscription import Failure, Subscription
 
 _TICK_S, _LONGEST_TICK_S = 0.05, 60.0
@@ -48,14 +48,14 @@ def watch(
     delay_s: float = 0.0,
     counted: Counted = uncounted,
 ) -> Subscription:
-    """Begin to watch batches; the wait lasts as long as the ``async with`` of what is returned.
+    """Subscribe to batches. The subscription lasts as long as its ``async with``.
 
     Args:
         connection: The connection's hook.
-        batch_ids: What to await; may be empty.
-        longest_s: The longest pause between two looks at a batch.
-        delay_s: Seconds during which nothing is told.
-        counted: Told of the requests; the first wait's is heeded.
+        batch_ids: The ids of the batches to await; may be empty.
+        longest_s: The longest pause between two polls of a batch, in seconds.
+        delay_s: Time without updates at the beginning, in seconds.
+        counted: Receives the number of requests; that of the connection's first subscription is used.
     """
     return _watcher_of(connection, counted).join(batch_ids, longest_s, delay_s)
 
@@ -65,14 +65,19 @@ def _watcher_of(connection: Connection, counted: Counted) -> Watcher:
     if loop not in _watchers:
         for closed in [other for other in _watchers if other.is_closed()]:
             del _watchers[closed]
-    known = _watchers.setdefault(loop, {})
-    if connection.conn_id not in known:
-        known[connection.conn_id] = Watcher(connection, counted)
-    return known[connection.conn_id]
+    watchers = _watchers.setdefault(loop, {})
+    if connection.conn_id not in watchers:
+        watchers[connection.conn_id] = Watcher(connection, counted)
+    return watchers[connection.conn_id]
 
 
 class Watcher:
-    """Looks at what all waits of a connection await, and tells them. Its arguments are those of ``watch``."""
+    """Polls the batches of all subscriptions of a connection, and updates them.
+
+    Args:
+        connection: The connection's hook.
+        counted: Receives the number of requests.
+    """
 
     def __init__(self, connection: Connection, counted: Counted = uncounted) -> None:
         self.conn_id = connection.conn_id
@@ -84,14 +89,20 @@ class Watcher:
         self._n_polls = 0
         self._next_look_at, self._next_wake_at = inf, inf
         self._poked = asyncio.Event()
-        # Not in the context of the trigger that happens to be first: this would write into that one's log.
+        # In a context of its own: in that of the first trigger, it would write into that trigger's log.
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._run(), name=f"watch {self.conn_id}", context=contextvars.Context())
 
     # -- who waits
 
     def join(self, batch_ids: Collection[str], longest_s: float, delay_s: float) -> Subscription:
-        """Take on a wait."""
+        """Add a subscription.
+
+        Args:
+            batch_ids: The ids of the batches to await; may be empty.
+            longest_s: The longest pause between two polls of a batch, in seconds.
+            delay_s: Time without updates at the beginning, in seconds.
+        """
         now, longest_s = time.monotonic(), max(longest_s, _TICK_S)
         joined = Subscription(self, batch_ids, longest_s, time.time() + delay_s)
         self._watches.add(joined)
@@ -110,7 +121,7 @@ class Watcher:
         return joined
 
     async def leave(self, watch: Subscription) -> None:
-        """End a wait, and with the last one the watcher."""
+        """End a subscription, and with the last one the watcher."""
         self._watches.discard(watch)
         self._waking.pop(watch, None)
         for batch_id in watch.batch_ids:
@@ -128,13 +139,13 @@ class Watcher:
             await asyncio.wait([self._task])  # a loop that is closed now finds nothing pending
 
     def _forget(self) -> None:
-        """Let the next wait begin with another watcher."""
-        known = _watchers.get(self._loop, {})
-        if known.get(self.conn_id) is self:
-            del known[self.conn_id]
+        """Make the next subscription begin with another watcher."""
+        watchers = _watchers.get(self._loop, {})
+        if watchers.get(self.conn_id) is self:
+            del watchers[self.conn_id]
 
     def wake_by(self, at: float) -> None:
-        """See to it that waits whose time has come are woken at a time, epoch seconds."""
+        """Wake the subscriptions whose time has come at a time, in epoch seconds."""
         if at < self._next_wake_at:
             self._next_wake_at = at
             self._poked.set()
@@ -163,7 +174,7 @@ class Watcher:
             error = caught
         finally:
             self._forget()
-            for watch in self._watches:  # nobody waits for what does not come
+            for watch in self._watches:  # none of them would ever get an update
                 watch.stopped(error)
 
     def _pause_s(self) -> float:
@@ -172,7 +183,7 @@ class Watcher:
         return min(max(pause_s, _TICK_S), _LONGEST_TICK_S)
 
     def _is_probing(self) -> bool:
-        """Say whether the one look of an outage is under way."""
+        """Return whether the single request of an outage is running."""
         return self._poller.outage.n > 0 and self._n_polls > 0
 
     def _wake_due(self) -> None:
@@ -187,7 +198,7 @@ class Watcher:
             self._next_wake_at = min(self._next_wake_at, watch.wake_at)
 
     async def _wake(self) -> None:
-        """Wake waits a few at a time: each has something to do, and others use the event loop too."""
+        """Wake subscriptions a few at a time: each does some work, and others use the event loop too."""
         while self._waking:
             for watch in list(islice(self._waking, _WOKEN_AT_ONCE)):
                 del self._waking[watch]
@@ -218,10 +229,10 @@ class Watcher:
         self._n_polls -= 1
         self._look_by(-inf)
 
-    # -- what the looks have found
+    # -- results of polls
 
     def saw(self, batches: Sequence[Batch], page: str | None = None) -> None:
-        """Take note of batches as they stand now."""
+        """Process current batch objects, of one retrieve or of a page of the listing."""
         now, wall = time.monotonic(), time.time()
         self._poller.outage.succeeded()
         self._denied.clear()
@@ -249,34 +260,34 @@ class Watcher:
             self._waking[watch] = None
         self._poked.set()
 
-    def missed(self, what: Awaited | str, error: Exception) -> None:
-        """Judge a look that failed: nothing is ever concluded of a batch but on OpenAI's word."""
-        if isinstance(what, Awaited) and isinstance(error, Denied | NotFound):
-            self._doubt(what, error)
+    def missed(self, target: Awaited | str, error: Exception) -> None:
+        """Process a failed request: the fate of a batch is never concluded from anything but OpenAI's response."""
+        if isinstance(target, Awaited) and isinstance(error, Denied | NotFound):
+            self._doubt(target, error)
             return
         outage = self._poller.outage
         longest_s = min((watch.longest_s for watch in self._watches), default=inf)
-        n_needed = 1 if what == "connection" else len(self._awaited)
+        n_needed = 1 if target == "connection" else len(self._awaited)
         asked_s: float | None = getattr(error, "retry_after_s", None)
         has_failed = outage.failed(
-            what.id if isinstance(what, Awaited) else what,
+            target.id if isinstance(target, Awaited) else target,
             n_needed,
             time.monotonic(),
             _jittered(backoff_s(outage.n + 1, longest_s)),
             asked_s,
         )
-        if isinstance(what, Awaited):
-            what.n_failures += 1
-            what.postpone(_jittered(backoff_s(what.n_failures, what.longest_s)))
-            if not outage.n and is_told(what.n_failures):
-                self._tell(what.watches, Failure(what.n_failures, error))
-        if has_failed and what == "connection" and outage.n >= _CONNECTION_TRIES:
+        if isinstance(target, Awaited):
+            target.n_failures += 1
+            target.postpone(_jittered(backoff_s(target.n_failures, target.longest_s)))
+            if not outage.n and is_logged(target.n_failures):
+                self._tell(target.watches, Failure(target.n_failures, error))
+        if has_failed and target == "connection" and outage.n >= _CONNECTION_TRIES:
             self._tell(self._watches, "the connection cannot be read")
-        elif has_failed and is_told(outage.n):
+        elif has_failed and is_logged(outage.n):
             self._tell(self._watches, Failure(outage.n, error))
 
     def _doubt(self, awaited: Awaited, error: Exception) -> None:
-        """Believe a refusal when it is repeated, with the connection read anew."""
+        """Accept a refusal when it is repeated after the connection was read again."""
         self._poller.outage.succeeded()
         awaited.n_refused += 1
         if not self._poller.renew() and isinstance(error, Denied):
@@ -290,10 +301,10 @@ class Watcher:
             self._poller.outage.hold(time.monotonic() + backoff_s(1, awaited.longest_s))
             self._tell(self._watches, "OpenAI refuses to answer")
 
-    def _tell(self, watches: Iterable[Subscription], what: Failure | str) -> None:
+    def _tell(self, watches: Iterable[Subscription], trouble: Failure | str) -> None:
         for watch in watches:
             if watch.batch_ids:
-                watch.failed(what) if isinstance(what, Failure) else watch.refused(what)
+                watch.failed(trouble) if isinstance(trouble, Failure) else watch.refused(trouble)
                 self._waking[watch] = None
         self._poked.set()
 

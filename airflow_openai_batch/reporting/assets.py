@@ -1,4 +1,4 @@
-"""Asset events: what other Dags learn of a job's results."""
+"""Asset events: a summary of a job's results for Dags that are scheduled on assets."""
 
 from __future__ import annotations
 
@@ -15,9 +15,15 @@ _MAX_BATCHES = 100
 
 
 def tell_assets(engine: Any, context: Mapping[str, Any], job: Job, written: Written) -> None:
-    """Describe the results in the events of the task's outlets; an alias gets the output as an asset of its own.
+    """Add a summary of the results to the events of the task's outlets; an alias gets the output as a new asset.
 
     Airflow publishes events only of tasks that succeed, so a job beyond its thresholds has none.
+
+    Args:
+        engine: The engine, for its log.
+        context: The task's context.
+        job: The job.
+        written: The results.
     """
     from airflow.providers.common.compat.sdk import Asset, AssetAlias
 
@@ -30,12 +36,18 @@ def tell_assets(engine: Any, context: Mapping[str, Any], job: Job, written: Writ
                 context["outlet_events"][outlet].extra.update(extra)
             elif uri is not None:
                 context["outlet_events"][outlet].add(Asset(uri), extra=extra)
-        except Exception as error:  # the rows are written and paid for: a name that Airflow refuses must not lose them
+        except Exception as error:  # the rows are written: an asset that Airflow refuses must not fail the task
             engine.log.warning("The asset event of %s tells nothing of the results: %s", outlet, error)
 
 
 def asset_extra(job: Job, written: Written, uri: str | None) -> dict[str, Any]:
-    """Return what an asset event tells of results: JSON, small, no content."""
+    """Return the ``extra`` of an asset event: small, JSON types only, without content of rows.
+
+    Args:
+        job: The job.
+        written: The results.
+        uri: The URI of the output without a connection; None if it went through XCom.
+    """
     summary = written.summary
     return {
         "uri": uri,

@@ -1,8 +1,8 @@
-"""The metrics of this package, and how they get to Airflow's ``Stats``, from tasks and from the triggerer.
+"""The metrics of this package, and how tasks and the triggerer send them to Airflow's ``Stats``.
 
-``METRICS`` is the whole list; nothing else is ever sent. The name carries what tells one fact from another
-(``openai_batch.rows.succeeded``), as plain statsd drops tags; everywhere else the tags say whose it is. A back end that
-is broken or slow costs a metric, never a task or a trigger.
+``METRICS`` is the complete list; nothing else is sent. Statuses are part of the name (``openai_batch.rows.succeeded``),
+because plain statsd drops tags; the tags identify Dag, task and connection. A broken or slow back end of metrics never
+harms a task or a trigger.
 """
 
 from __future__ import annotations
@@ -24,15 +24,21 @@ _log = logging.getLogger(__name__)
 
 
 class Metric(NamedTuple):
-    """One kind of fact."""
+    """The definition of a metric.
 
-    kind: str
+    Attributes:
+        instrument: `counter` or `timer`.
+        unit: The unit of its values.
+        tags: The names of its tags.
+        when: When it is sent, in the words of the documentation.
+        values: The values of the part of the name in angle brackets, which is also a tag.
+    """
+
+    instrument: str
     unit: str
     tags: tuple[str, ...]
     when: str
-    """When it is sent, as the documentation says it."""
     values: tuple[str, ...] = ()
-    """What the part of the name in angle brackets stands for. It is a tag too."""
 
 
 _JOB = ("dag_id", "task_id", "endpoint", "model")
@@ -45,7 +51,7 @@ METRICS: dict[str, Metric] = {
         "counter",
         "jobs",
         _JOB,
-        "A job ends within its thresholds or not, or is held: a person must act. Each once until it starts over",
+        "A job ends, good or bad by its thresholds, or is held: needs manual intervention. Once until it starts over",
         ("good", "bad", "held"),
     ),
     "jobs.duration": Metric("timer", "ms", _JOB, "A job ends, good or bad: from its plan to its last outcome"),
@@ -77,13 +83,13 @@ METRICS: dict[str, Metric] = {
     "batches.duration": Metric("timer", "ms", _JOB, "A batch that ran is seen to have ended: by OpenAI's own times"),
     "queue_waits": Metric("counter", "waits", _JOB, "OpenAI's queue is full and a shard has to wait, unbilled"),
     "rounds": Metric("counter", "shards", _JOB, "A shard's rows go into another round"),
-    "polls": Metric("counter", "requests", _CONNECTION, "Requests that look how batches stand"),
+    "polls": Metric("counter", "requests", _CONNECTION, "Requests for the status of batches"),
     "poll_errors": Metric("counter", "requests", _CONNECTION, "Of these, the failed ones; and connections unreadable"),
 }
 
 
 def names() -> frozenset[str]:
-    """Return every name that can be sent, in full."""
+    """Return the full name of every metric."""
     return frozenset(
         PREFIX + _filled(name, value) for name, metric in METRICS.items() for value in metric.values or ("",)
     )
@@ -94,43 +100,49 @@ def _filled(name: str, value: str) -> str:
 
 
 def count(name: str, n: int, tags: Mapping[str, str], value: str = "") -> None:
-    """Count facts. Never raises.
+    """Increment a counter. Never raises.
 
     Args:
         name: A key of ``METRICS``.
-        n: How many; nothing is sent for 0.
-        tags: Tags.
-        value: What the name's part in angle brackets stands for.
+        n: The increment; nothing is sent for 0.
+        tags: The tags; those that the metric does not have are ignored.
+        value: The value of the name's part in angle brackets.
     """
     if n:
         _send("incr", name, n, tags, value)
 
 
 def took(name: str, seconds: float, tags: Mapping[str, str]) -> None:
-    """Send a duration. Never raises."""
+    """Send a duration. Never raises.
+
+    Args:
+        name: A key of ``METRICS``.
+        seconds: The duration.
+        tags: The tags; those that the metric does not have are ignored.
+    """
     _send("timing", name, datetime.timedelta(seconds=seconds), tags, "")
 
 
-def _send(verb: str, name: str, what: Any, tags: Mapping[str, str], value: str) -> None:
+def _send(method: str, name: str, amount: Any, tags: Mapping[str, str], value: str) -> None:
     metric = METRICS[name]
-    # An enumeration is no plain text to every back end.
+    # As plain strings: not every back end accepts an enumeration.
     sent = {tag: str(tags[tag]) for tag in metric.tags if tags.get(tag)}
     if metric.values:
         sent[name.partition("<")[2].rstrip(">")] = str(value)
     try:
-        getattr(_stats(), verb)(PREFIX + _filled(name, str(value)), what, tags=sent)
-    except Exception as error:  # whatever a back end of metrics raises, nobody's rows may suffer from it
-        _complain(type(error).__name__)
+        getattr(_stats(), method)(PREFIX + _filled(name, str(value)), amount, tags=sent)
+    except Exception as error:  # a back end of metrics may raise anything, and must not harm a task
+        _warn_once(type(error).__name__)
 
 
 @functools.cache
-def _complain(kind: str) -> None:
-    _log.warning("Metrics cannot be sent: %s. The work goes on without them.", kind)
+def _warn_once(error_type: str) -> None:
+    _log.warning("Metrics cannot be sent: %s. The work goes on without them.", error_type)
 
 
 @functools.cache
 def _stats() -> Any:
-    """Return Airflow's Stats, set up. Airflow 3.3 does that for tasks, but not in every process that runs triggers."""
+    """Return Airflow's Stats, initialized. Airflow 3.3 initializes it for tasks, but not in every triggerer process."""
     from airflow.providers.common.compat.sdk import Stats, conf
 
     state = sys.modules[Stats.__module__]
@@ -145,7 +157,7 @@ def _stats() -> Any:
 class PollCounts:
     """Counts the requests of a triggerer's watcher on its event loop, and sends the counts from another thread.
 
-    A back end may look up a name, or wait for a server. While it does, counts add up; no more than one thread waits.
+    A back end may block, to resolve a name or to wait for a server. Meanwhile counts add up, and one thread waits.
 
     Args:
         conn_id: The connection.
@@ -168,10 +180,10 @@ class PollCounts:
             return
         if not (self._n_polls or self._n_errors):
             return
-        told = self._n_polls, self._n_errors
-        with contextlib.suppress(RuntimeError):  # the loop is coming to its end
+        counts = self._n_polls, self._n_errors
+        with contextlib.suppress(RuntimeError):  # the loop is being closed
             loop = asyncio.get_running_loop()
-            self._sending = loop.run_in_executor(None, _send_polls, *told, self._tags)
+            self._sending = loop.run_in_executor(None, _send_polls, *counts, self._tags)
             self._n_polls = self._n_errors = 0
             self._sending.add_done_callback(self._go_on)
 

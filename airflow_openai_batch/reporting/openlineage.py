@@ -1,7 +1,6 @@
-"""What data catalogues and other Dags learn of a job: OpenLineage's datasets and facets, and asset events.
+"""OpenLineage datasets and facets of a job: inputs, outputs and row counts, never the content of rows.
 
-Where the rows came from, where the results went, and how many there are; never what is in them. OpenLineage is asked
-for only when its provider calls: without it, nothing here is imported.
+OpenLineage is imported only when its provider calls: it is not required.
 """
 
 from __future__ import annotations
@@ -22,43 +21,49 @@ if TYPE_CHECKING:
 
 _MOST_BATCHES = 100
 
-_KNOWN = "_openai_batch_lineage"
+_ATTRIBUTE = "_openai_batch_lineage"
 
 
-class Known(NamedTuple):
-    """What a task has learned of its job."""
+class TaskResult(NamedTuple):
+    """The job of a task, and the results that it has written."""
 
     job: Job
     written: Written | None = None
 
 
 def remember(task: Any, job: Job, written: Written | None = None) -> None:
-    """Keep for OpenLineage, which asks when the task ends, what the task has learned of its job."""
-    setattr(task, _KNOWN, Known(job, written))
+    """Keep the result of a task for OpenLineage, which requests it when the task ends.
+
+    Args:
+        task: The operator.
+        job: Its job, as it is now.
+        written: The results, if the task has written them.
+    """
+    setattr(task, _ATTRIBUTE, TaskResult(job, written))
 
 
 class WithLineage:
-    """An operator that OpenLineage may ask what it reads and writes."""
+    """Mixin of operators that provide lineage to OpenLineage."""
 
     def get_openlineage_facets_on_start(self) -> OperatorLineage[Any, Any] | None:
-        """Return what the operator's arguments tell."""
+        """Return the lineage by the operator's arguments."""
         return _lineage(self, None)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any] | None:
-        """Return what is known after the work."""
-        return _lineage(self, getattr(self, _KNOWN, None))
+        """Return the lineage of a task that succeeded."""
+        return _lineage(self, getattr(self, _ATTRIBUTE, None))
 
     def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage[Any, Any] | None:
-        """Return what is known of a task that failed: results beyond the thresholds were written all the same."""
-        return _lineage(self, getattr(self, _KNOWN, None))
+        """Return the lineage of a task that failed: results beyond the thresholds were written nevertheless."""
+        return _lineage(self, getattr(self, _ATTRIBUTE, None))
 
 
-def _lineage(operator: Any, known: Known | None) -> OperatorLineage[Any, Any] | None:
+def _lineage(operator: Any, result: TaskResult | None) -> OperatorLineage[Any, Any] | None:
     try:
         from airflow.providers.openlineage.extractors import OperatorLineage
     except ImportError:
         return None
-    if known is None:
+    if result is None:
         output = getattr(operator, "output_uri", None)
         return OperatorLineage(
             inputs=[dataset(place) for place in _places(operator)],
@@ -66,17 +71,17 @@ def _lineage(operator: Any, known: Known | None) -> OperatorLineage[Any, Any] | 
         )
     from airflow_openai_batch.reporting.openlineage_facets import job_facet, output_facets, statistics
 
-    places = known.job.sources
-    n_rows = known.job.n_rows if len(places) == 1 else None
+    places = result.job.sources
+    n_rows = result.job.n_rows if len(places) == 1 else None
     return OperatorLineage(
         inputs=[dataset(place, inputs=statistics(n_rows)) for place in places],
-        outputs=[dataset(place, **facets) for place, facets in output_facets(known.written)],
-        run_facets={"openai_batch": job_facet(known.job, known.written)},
+        outputs=[dataset(place, **facets) for place, facets in output_facets(result.written)],
+        run_facets={"openai_batch": job_facet(result.job, result.written)},
     )
 
 
 def _places(operator: Any) -> Iterable[str]:
-    """Return the files that the ``rows`` parameter names, as the engine will read them."""
+    """Return the URIs of the files that the ``rows`` parameter names, as the engine reads them."""
     from airflow_openai_batch.engine.requests.sources import places_of
 
     rows = getattr(operator, "rows", None)
@@ -84,11 +89,11 @@ def _places(operator: Any) -> Iterable[str]:
 
 
 def dataset(place: str, **facets: Mapping[str, Any]) -> Dataset:
-    """Return a file as OpenLineage names it.
+    """Return the OpenLineage dataset of a file.
 
     Args:
-        place: Its URI, or a pattern of such.
-        facets: ``facets`` of the dataset, ``inputs`` of it as an input, ``outputs`` of it as an output.
+        place: Its URI, or a glob pattern.
+        **facets: ``facets`` of the dataset, ``inputs`` of it as an input, ``outputs`` of it as an output.
     """
     from openlineage.client.event_v2 import InputDataset, OutputDataset
 
@@ -104,7 +109,7 @@ def dataset(place: str, **facets: Mapping[str, Any]) -> Dataset:
 
 
 def dataset_name(place: str) -> tuple[str, str]:
-    """Return namespace and name of a file by OpenLineage's rules."""
+    """Return namespace and name of a file by OpenLineage's naming conventions."""
     from openlineage.client.naming import dataset as naming
 
     parts = urlsplit(without_connection(place))

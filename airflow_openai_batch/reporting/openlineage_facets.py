@@ -1,4 +1,4 @@
-"""Facets of OpenLineage. Imported only when OpenLineage asks."""
+"""OpenLineage facets of a job. Imported only when OpenLineage's provider calls."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST_BATCHES = 100
 
 @attr.define
 class OpenAIBatchRunFacet(RunFacet):
-    """Where a job of the Batch API stands, in numbers and ids."""
+    """The status of a job of the Batch API, in numbers and ids."""
 
     endpoint: str
     model: str | None
@@ -33,13 +33,13 @@ class OpenAIBatchRunFacet(RunFacet):
     rows: int
     rowsByStatus: dict[str, int]
     errors: list[dict[str, Any]]
-    """Rows by outcome and error code."""
+    """Number of rows by status and error code."""
     usage: dict[str, int]
     batches: list[str]
 
 
 def job_facet(job: Job, written: Written | None) -> OpenAIBatchRunFacet:
-    """Return the facet of a job."""
+    """Return the run facet of a job."""
     summary = summarize(job) if written is None else written.summary
     errors = () if written is None else written.errors
     usage = summary.usage
@@ -57,12 +57,12 @@ def job_facet(job: Job, written: Written | None) -> OpenAIBatchRunFacet:
 
 
 def statistics(n_rows: int | None) -> dict[str, Any]:
-    """Return the facets of an input."""
+    """Return the facets of an input with so many rows; none if their number is not known."""
     return {} if n_rows is None else {"inputStatistics": InputStatisticsInputDatasetFacet(rowCount=n_rows, fileCount=1)}
 
 
 def output_facets(written: Written | None) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
-    """Yield the files of the results, with their facets."""
+    """Yield the URI of each file of the results, with its facets for ``dataset``."""
     if written is None or written.output is None:
         return
     columns = SchemaDatasetFacet(fields=[SchemaDatasetFacetFields(name=name) for name in written.columns])

@@ -1,7 +1,8 @@
-"""What Airflow's metrics and traces learn of a job: the engine's observer.
+"""Metrics and traces of a job: the observer of the engine that sends them to Airflow.
 
-Facts are counted when they are committed to the job's store, and the end of a job by a write-once file in it, so a
-retry, a clear or a second worker counts nothing again. Spans nest under the task's own; they carry ids and numbers.
+Facts are counted when they are committed to the job's store, and the end of a job when its write-once file is created,
+so that a retry, a clear or a second worker counts nothing twice. Spans are children of the task's span; their
+attributes are ids and numbers.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
 
 
 PREFIX = "openai_batch."
-"""What names of spans and of their attributes begin with."""
+"""Prefix of the names of spans and of their attributes."""
 
 
-_UNRUN = {Fact.QUEUE_FULL, Fact.FILE_NOT_FOUND, Fact.FILE_LOST, Fact.LINES_REJECTED}
-"""What becomes known of a running batch when OpenAI has failed it before it ran."""
+_NOT_RUN = {Fact.QUEUE_FULL, Fact.FILE_NOT_FOUND, Fact.FILE_LOST, Fact.LINES_REJECTED}
+"""Facts of a batch in the state RUNNING that OpenAI has failed at validation."""
 
 _POLLS = "refresh"
 
@@ -38,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 class TaskObserver:
-    """Tells Airflow's metrics and traces what the engine does for a task.
+    """Sends metrics and spans of what the engine does for a task.
 
     Args:
         conn_id: The connection that the engine uses.
@@ -49,17 +50,17 @@ class TaskObserver:
         self._tracer = trace.get_tracer("airflow_openai_batch")
 
     def acting(self, verb: str, shard: Shard | None = None) -> Action:
-        """Begin a span."""
+        """Return the span of an action that begins."""
         return Action(self._tracer, self._conn_id, verb, shard)
 
     def planned(self, job: Job) -> None:
-        """Count a plan."""
+        """Count a job that was planned."""
         tags = job_tags(job)
         count("jobs.submitted", 1, tags)
         count("rows.submitted", job.n_rows, tags)
 
     def committed(self, job: Job, changes: Sequence[Change]) -> None:
-        """Count facts."""
+        """Count committed facts."""
         tags = job_tags(job)
         current = {shard.id for shard in job.shards}
         for change in changes:
@@ -70,20 +71,20 @@ class TaskObserver:
 
 
 class Action:
-    """A span of one action.
+    """The span of one action.
 
     Args:
-        tracer: Makes it.
+        tracer: Creates the span.
         conn_id: The connection.
-        verb: What is done.
-        shard: What it is done to.
+        verb: The action.
+        shard: The shard that the action is for, if there is one.
     """
 
     def __init__(self, tracer: trace.Tracer, conn_id: str, verb: str, shard: Shard | None) -> None:
         self._verb = verb
         self._conn_id = conn_id
         self._has_failed = False
-        # Neither the message nor the traceback of an error: OpenAI's words may quote a row.
+        # Without message and traceback of an error: OpenAI's message may quote a row.
         self._opening = tracer.start_as_current_span(
             PREFIX + verb,
             attributes=_attributes(_of_shard(shard)) if shard is not None else None,
@@ -96,21 +97,21 @@ class Action:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace_: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace_: TracebackType | None
     ) -> None:
-        if kind is not None:
-            self._fail(kind.__name__)
+        if error_type is not None:
+            self._fail(error_type.__name__)
         if self._verb == _POLLS:
             tags = {"conn_id": self._conn_id, "by": "worker"}
             count("polls", 1, tags)
             count("poll_errors", int(self._has_failed), tags)
-        self._opening.__exit__(kind, error, trace_)
+        self._opening.__exit__(error_type, error, trace_)
 
-    def tell(self, **what: str | int) -> None:
-        """Add attributes."""
-        if what.pop("failed", False):
-            self._fail(str(what.get("fact", "")))
-        self._span.set_attributes(_attributes(what))
+    def tell(self, **attributes: str | int) -> None:
+        """Add attributes to the span; `failed` sets its status to error."""
+        if attributes.pop("failed", False):
+            self._fail(str(attributes.get("fact", "")))
+        self._span.set_attributes(_attributes(attributes))
 
     def _fail(self, why: str) -> None:
         self._has_failed = True
@@ -118,7 +119,7 @@ class Action:
 
 
 def _of_shard(shard: Shard) -> dict[str, str | int]:
-    known: dict[str, str | int] = {
+    values: dict[str, str | int] = {
         "shard": shard.id,
         "round": shard.round,
         "rows": shard.n_rows,
@@ -126,23 +127,23 @@ def _of_shard(shard: Shard) -> dict[str, str | int]:
         "bytes": shard.n_bytes,
     }
     if shard.batch is not None:
-        known["batch_id"] = shard.batch.id
-    return known
+        values["batch_id"] = shard.batch.id
+    return values
 
 
-def _attributes(what: Mapping[str, str | int]) -> dict[str, str | int]:
-    return {PREFIX + name: value for name, value in what.items()}
+def _attributes(values: Mapping[str, str | int]) -> dict[str, str | int]:
+    return {PREFIX + name: value for name, value in values.items()}
 
 
 def job_tags(job: Job) -> dict[str, str]:
-    """Return the tags of a job's metrics: a bounded number of values each."""
+    """Return the tags of a job's metrics, each of which has a bounded number of values."""
     tags = {"dag_id": job.key.dag_id, "task_id": job.key.task_id, "endpoint": job.spec.endpoint}
     model = model_of(job.spec)
     return {**tags, "model": model} if model else tags
 
 
 def _count_batch(change: Change, tags: Mapping[str, str]) -> None:
-    """Count a batch that came to be, or that has ended."""
+    """Count a batch that was created or has ended."""
     if change.fact is Fact.BATCH_KNOWN:
         count("batches.created", 1, tags)
     elif change.fact is Fact.BATCH_ENDED and change.after.batch is not None:
@@ -150,7 +151,7 @@ def _count_batch(change: Change, tags: Mapping[str, str]) -> None:
         count("batches.<status>", 1, tags, batch.status)
         if batch.created_at is not None and batch.ended_at is not None:
             took("batches.duration", max(0.0, batch.ended_at - batch.created_at), tags)
-    elif change.fact in _UNRUN and change.before.state is State.RUNNING:
+    elif change.fact in _NOT_RUN and change.before.state is State.RUNNING:
         count("batches.<status>", 1, tags, "failed")
     elif change.fact is Fact.GIVEN_UP and change.before.state is State.RUNNING:
         count("batches.<status>", 1, tags, "given_up")
@@ -168,24 +169,24 @@ def _count_work(change: Change, tags: Mapping[str, str]) -> None:
 
 def _count_answers(job: Job, shard: Shard, tags: Mapping[str, str], *, is_current: bool) -> None:
     usage = shard.usage
-    for kind in ("input", "cached", "output", "reasoning"):
-        count("tokens.<kind>", getattr(usage, f"{kind}_tokens"), tags, kind)
+    for token_kind in ("input", "cached", "output", "reasoning"):
+        count("tokens.<kind>", getattr(usage, f"{token_kind}_tokens"), tags, token_kind)
     if not is_current:
-        return  # the rows belong to another asking now; what it cost was paid all the same
+        return  # the rows belong to a newer epoch; the tokens were paid nevertheless
     is_asked_again = deserves_another_round(job, shard)
     for status, n in shard.tally.items():
         count("rows.<status>", n - (shard.retryable.get(status, 0) if is_asked_again else 0), tags, status)
 
 
 def ended(engine: Engine, reached: Wait | Done | Held) -> None:
-    """Count the end of a job, or that it is held: each once, until the job starts over. Never raises."""
+    """Count once that a job has ended or is held, until the job starts over. Never raises for the store or metrics."""
     if isinstance(reached, Wait):
         return
     job, tags = reached.job, job_tags(reached.job)
     status = "held" if isinstance(reached, Held) else "bad" if check_thresholds(reached.summary, job.policy) else "good"
     try:
-        is_first = engine.store.create(f"told/e{job.epoch}-{status}.json", b"{}")
-    except Exception as error:  # the job stands as it stands, counted or not
+        is_first = engine.store.record_end(job.epoch, status)
+    except Exception as error:  # counting must not change the result of the job
         _log.debug("The end of the job is not counted: %s", error)
         return
     if not is_first:
@@ -194,7 +195,7 @@ def ended(engine: Engine, reached: Wait | Done | Held) -> None:
     if isinstance(reached, Held):
         return
     took("jobs.duration", max(0.0, job.committed_at - job.created_at), tags)
-    # Rows that the policy would ask again, in a job that a person has cancelled.
+    # Rows that the policy would send again, in a job that was cancelled.
     for shard in job.shards:
         if deserves_another_round(job, shard):
             for row_status, n in shard.retryable.items():

@@ -13,11 +13,12 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from airflow.providers.common.compat.sdk import XCom
 
-from airflow_openai_batch.engine.progress.compute import with_batches
-from airflow_openai_batch.engine.progress.log_format import is_news, line
-from airflow_openai_batch.engine.progress.model import Progress, decoded, encoded
+from airflow_openai_batch.engine.progress.compute import look_after, with_batches
+from airflow_openai_batch.engine.progress.log_format import is_worth_logging, line, logged_as
+from airflow_openai_batch.engine.progress.model import Progress, decoded_look, decoded_progress, encoded
 
 if TYPE_CHECKING:
     from airflow_openai_batch.engine.model import Batch, JobKey
@@ -44,12 +45,12 @@ def shards_key(job: JobKey) -> str:
     return _key("shards", job)
 
 
-def _key(kind: str, job: JobKey) -> str:
-    return f"openai_batch_{kind}.{job.task_id}" + (f".{job.map_index}" if job.map_index >= 0 else "")
+def _key(name: str, job: JobKey) -> str:
+    return f"openai_batch_{name}.{job.task_id}" + (f".{job.map_index}" if job.map_index >= 0 else "")
 
 
 def can_refresh() -> bool:
-    """Say whether this Airflow lets a trigger write XComs without blocking its event loop."""
+    """Return whether this Airflow lets a trigger write XComs without blocking its event loop."""
     return hasattr(XCom, "aset")
 
 
@@ -57,7 +58,8 @@ class Live:
     """Tells how the batches of a waiting job go. It begins and ends with its ``async with``.
 
     Args:
-        progress: What the worker left, or None: then nothing is told.
+        progress: How the job stood when the worker left it, or None: then nothing is reported.
+        look: What the worker remembered of it.
         batch_ids: What the trigger watches.
         batches: The batches as they were last seen, by id; the trigger fills it.
         task_instance: The task that waits, or None under dag.test(): then XCom is left alone.
@@ -68,6 +70,7 @@ class Live:
     def __init__(
         self,
         progress: Mapping[str, Any] | None,
+        look: Mapping[str, Any] | None,
         batch_ids: Sequence[str],
         batches: Mapping[str, Batch],
         *,
@@ -75,8 +78,8 @@ class Live:
         log: Any,
         refresh_s: float = REFRESH_S,
     ) -> None:
-        self._base = None if progress is None else decoded(progress)
-        self._before = self._base
+        self._base = None if progress is None else decoded_progress(progress)
+        self._look = None if look is None else decoded_look(look)
         n_running = 0 if self._base is None else self._base.n_running
         # Those of earlier epochs come first; they do no row of this one.
         self._own = frozenset(batch_ids[len(batch_ids) - n_running :] if n_running < len(batch_ids) else batch_ids)
@@ -89,16 +92,17 @@ class Live:
 
     def latest(self) -> dict[str, Any] | None:
         """Return what the worker that moves the job next needs to measure the rate. Small: Airflow logs it."""
-        if self._base is None or self._before is None:
+        if self._base is None:
             return None
-        return encoded(self._now(self._base, self._before).look)
+        look = look_after(self._look, self._now(self._base))
+        return encoded(msgspec.structs.replace(look, logged=None))
 
-    def _now(self, base: Progress, before: Progress) -> Progress:
+    def _now(self, base: Progress) -> Progress:
         own = {batch_id: batch for batch_id, batch in self._batches.items() if batch_id in self._own}
-        return with_batches(base, own, time.time(), before)
+        return with_batches(base, own, time.time(), self._look)
 
     def changed(self) -> None:
-        """Take note that there is something to tell."""
+        """Report, soon, that something has changed."""
         self._changed.set()
 
     async def __aenter__(self) -> Live:
@@ -115,21 +119,23 @@ class Live:
         try:
             await self._tell(base)
         except Exception as error:  # only for the eyes: the wait goes on without
-            self._log.debug("The progress is told no more: %r", error)
+            self._log.debug("The progress is reported no more: %r", error)
 
     async def _tell(self, base: Progress) -> None:
-        told = written = base
+        written = base
+        logged = self._look.logged if self._look is not None else logged_as(base)
         while True:
             with contextlib.suppress(TimeoutError):
-                # Counts that stand still are told by no one, but the rate they had is then no longer theirs.
+                # Counts that stand still are reported by nobody, but the rate they had is then no longer theirs.
                 async with asyncio.timeout(None if written.rate_per_h is None else STILL_S):
                     await self._changed.wait()
             await asyncio.sleep(min(1.0, self._refresh_s))  # batches are looked at together: wait for the others
             self._changed.clear()
-            progress = self._before = self._now(base, self._before or base)
-            if is_news(told, progress):
+            progress = self._now(base)
+            if is_worth_logging(logged, progress):
                 self._log.info("%s", line(progress))
-                progress = self._before = told = progress.told(progress.updated_at)
+                logged = logged_as(progress)
+            self._look = look_after(self._look, progress)
             if progress.is_other_than(written):
                 written = progress
                 await self._write(progress)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from airflow_openai_batch.engine.job.context import Act, Change, Engine
 from airflow_openai_batch.engine.model import Job, Shard
-from airflow_openai_batch.engine.progress.compute import progress_of
-from airflow_openai_batch.engine.progress.log_format import is_news, line, table
+from airflow_openai_batch.engine.progress.compute import look_after, progress_of
+from airflow_openai_batch.engine.progress.log_format import is_worth_logging, line, logged_as, table
 from airflow_openai_batch.engine.progress.model import MAX_ERRORS, MAX_EXAMPLES, Failed, Look, Phase, Progress, encoded
 from airflow_openai_batch.engine.progress.shards import shards_of
 from airflow_openai_batch.engine.results.writer import Written
@@ -22,32 +22,35 @@ from airflow_openai_batch.reporting.trigger_progress import REFRESH_S, can_refre
 _MAX_IDS = 1000
 
 
-def show(
-    engine: Engine, job: Job, context: Mapping[str, Any], before: Progress | Look | None = None, **known: Any
-) -> Progress:
-    """Leave where a job stands where people look, also while the task still runs.
+class Shown(NamedTuple):
+    """What people see of a job now, and what to remember of it for the next time."""
+
+    progress: Progress
+    look: Look
+
+
+def show(engine: Engine, job: Job, context: Mapping[str, Any], look: Look | None = None, **values: Any) -> Shown:
+    """Write where a job stands to XCom and the log, also while the task still runs.
 
     Args:
         engine: The job's engine.
         job: The job as it is now.
         context: The running task's context.
-        before: Where it stood when it was looked at last.
-        known: What only the caller knows; see ``standing.progress_of``.
-
-    Returns:
-        Where the job stands.
+        look: What is remembered of the last look at it.
+        values: What only the caller knows; see ``progress.compute.progress_of``.
     """
     _show_batches(engine, job, context)
     now = time.time()
     progress = progress_of(
-        job, now, engine.timing, before=before, host=engine.api.host, live=_is_refreshed(context), **known
+        job, now, engine.timing, look=look, host=engine.api.host, live=_is_refreshed(context), **values
     )
-    if is_news(before, progress) and not progress.is_written:  # of what is written, a table tells more
+    logged = look.logged if look is not None else None
+    if is_worth_logging(logged, progress) and not progress.is_written:  # of what is written, a table says more
         engine.log.info("%s", line(progress))
-        progress = progress.told(now)
-    values = {progress_key(job.key): encoded(progress), shards_key(job.key): encoded(shards_of(job, now))}
-    _push(engine, context, values)
-    return progress
+        logged = logged_as(progress)
+    xcoms = {progress_key(job.key): encoded(progress), shards_key(job.key): encoded(shards_of(job, now))}
+    _push(engine, context, xcoms)
+    return Shown(progress, look_after(look, progress, logged))
 
 
 class Meanwhile:
@@ -56,14 +59,14 @@ class Meanwhile:
     Args:
         engine: The job's engine; it is watched, by others too, until the end of the ``with``.
         context: The running task's context.
-        before: Where the job stood when it was looked at last.
+        look: What is remembered of the last look at the job.
 
     Attributes:
-        seen: Where it stood when it was shown last.
+        look: The same of the last time that it was shown.
     """
 
-    def __init__(self, engine: Engine, context: Mapping[str, Any], before: Progress | Look | None) -> None:
-        self.seen: Progress | Look | None = before
+    def __init__(self, engine: Engine, context: Mapping[str, Any], look: Look | None) -> None:
+        self.look = look
         self._engine = engine
         self._context = context
         self._other = engine.observer
@@ -88,7 +91,7 @@ class Meanwhile:
         """Show the job, if that was long ago."""
         self._other.committed(job, changes)
         if self._engine.clock() - self._shown_at >= REFRESH_S:
-            self.seen = show(self._engine, job, self._context, self.seen)
+            self.look = show(self._engine, job, self._context, self.look).look
             self._shown_at = self._engine.clock()
 
 
@@ -105,22 +108,22 @@ def show_results(
         problem: Why it is not good enough, or None.
         results_s: Seconds that writing took.
     """
-    progress = show(engine, job, context, **_written_as(written, problem), results_s=results_s)
-    engine.log.info("%s", table(progress))
+    shown = show(engine, job, context, **_written_as(written, problem), results_s=results_s)
+    engine.log.info("%s", table(shown.progress))
 
 
 def _show_batches(engine: Engine, job: Job, context: Mapping[str, Any]) -> None:
     """Leave batch ids and links to OpenAI's dashboard."""
     batches = [shard.batch for shard in job.shards if shard.batch is not None]
     links = addresses(batches, engine.api.host)
-    found: dict[str, Any] = {
+    xcoms: dict[str, Any] = {
         BATCH_IDS_KEY: [batch.id for batch in batches[-_MAX_IDS:]],
         BATCH_LINK_KEY: links.get(OpenAIBatchLink.name, ""),
         FILE_LINKS_KEY: {name: address for name, address in links.items() if name != OpenAIBatchLink.name},
     }
     # Where Airflow looks; it fills these itself only when the task ends or defers.
-    found |= {link.xcom_key: links[link.name] for link in LINKS if link.name in links}
-    _push(engine, context, found)
+    xcoms |= {link.xcom_key: links[link.name] for link in LINKS if link.name in links}
+    _push(engine, context, xcoms)
 
 
 def _push(engine: Engine, context: Mapping[str, Any], values: Mapping[str, Any]) -> None:

@@ -7,17 +7,18 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import msgspec
-from airflow.providers.common.compat.sdk import conf
 
+from airflow_openai_batch import settings
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.exceptions import OpenAIBatchFailure, airflow_errors
-from airflow_openai_batch.hooks import SECTION, OpenAIBatchHook, as_path, storage_root
+from airflow_openai_batch.hooks import OpenAIBatchHook, as_path, storage_root
 
 if TYPE_CHECKING:
     from airflow_openai_batch.engine.job.context import Engine
     from airflow_openai_batch.engine.job.status import Done, Wait
     from airflow_openai_batch.engine.model import Job, Timing
-    from airflow_openai_batch.engine.progress.model import Look, Progress
+    from airflow_openai_batch.engine.progress.model import Look
+    from airflow_openai_batch.reporting.worker_progress import Shown
     from airflow_openai_batch.triggers import OpenAIBatchTrigger
 
 
@@ -87,7 +88,7 @@ def engine_for(handle: JobHandle, log: Any, response_model: Any = None) -> Engin
         api=Api(OpenAIBatchHook(handle["conn_id"]).get_conn()),
         timing=_timing(),
         check=class_check(response_model),
-        parallel=max(1, conf.getint(SECTION, "parallel_transfers", fallback=4)),
+        parallel=max(1, settings.PARALLEL_TRANSFERS.get()),
         log=log,
         observer=TaskObserver(handle["conn_id"]),
     )
@@ -96,26 +97,26 @@ def engine_for(handle: JobHandle, log: Any, response_model: Any = None) -> Engin
 def _timing() -> Timing:
     from airflow_openai_batch.engine.model import Timing
 
-    grace_s = conf.getfloat(SECTION, "create_grace", fallback=180.0)
+    grace_s = settings.CREATE_GRACE.get()
     # The grace period must outlast the call by far, so a short one shortens the call too.
     return Timing(grace_s=grace_s, post_timeout_s=min(Timing().post_timeout_s, grace_s / 3))
 
 
 def advance_and_report(
-    engine: Engine, context: Mapping[str, Any], before: Progress | Look | None = None
-) -> tuple[Wait | Done, Progress]:
-    """Advance the job once, and leave where it stands where the UI finds it.
+    engine: Engine, context: Mapping[str, Any], look: Look | None = None
+) -> tuple[Wait | Done, Shown]:
+    """Advance the job as far as it can go now, and leave where it stands where the UI finds it.
 
     Args:
         engine: The job's engine.
         context: The running task's context.
-        before: What this task, or its trigger, saw of the job last.
+        look: What this task, or its trigger, remembers of the last look at the job.
 
     Returns:
-        What the engine said last, and where the job stands.
+        Where the engine came to rest, and what was shown of the job.
 
     Raises:
-        OpenAIBatchFailure: A person must act.
+        OpenAIBatchFailure: It needs manual intervention.
         OpenAIBatchError: A retry may mend it.
     """
     from airflow_openai_batch.engine.job.advance import advance
@@ -124,25 +125,25 @@ def advance_and_report(
     from airflow_openai_batch.reporting.tracing import ended
     from airflow_openai_batch.reporting.worker_progress import Meanwhile, phase_of, show
 
-    with airflow_errors(), Meanwhile(engine, context, before) as meanwhile:
+    with airflow_errors(), Meanwhile(engine, context, look) as meanwhile:
         reached = advance(engine)
     ended(engine, reached)
     remember(context["ti"].task, reached.job)
-    progress = show(engine, reached.job, context, meanwhile.seen, **phase_of(reached))
+    shown = show(engine, reached.job, context, meanwhile.look, **phase_of(reached))
     if isinstance(reached, Held):
         raise OpenAIBatchFailure(reached.reason)
-    return reached, progress
+    return reached, shown
 
 
-def seen_by(event: Any) -> Look | None:
-    """Return what a trigger saw when it looked last, from its event."""
-    from airflow_openai_batch.engine.progress.model import looked
+def look_of(event: Any) -> Look | None:
+    """Return what a trigger remembered of the job, from its event."""
+    from airflow_openai_batch.engine.progress.model import decoded_look
 
-    return looked(event.get("seen")) if isinstance(event, dict) else None
+    return decoded_look(event.get("seen")) if isinstance(event, dict) else None
 
 
 def trigger_for(
-    wait: Wait, progress: Progress, handle: JobHandle, *, poll_interval_s: float, cancel_on_kill: bool
+    wait: Wait, shown: Shown, handle: JobHandle, *, poll_interval_s: float, cancel_on_kill: bool
 ) -> OpenAIBatchTrigger:
     """Return the trigger that watches while a job waits."""
     from airflow_openai_batch.engine.progress.model import encoded
@@ -155,14 +156,15 @@ def trigger_for(
         is_queued=wait.is_queued,
         poll_interval_s=poll_interval_s,
         cancel_on_kill=cancel_on_kill,
-        progress=encoded(progress),
+        progress=encoded(shown.progress),
+        look=encoded(shown.look),
     )
 
 
 def cancels_on_kill(engine: Engine) -> bool:
-    """Say whether the job's policy wants its batches cancelled when the waiting task is marked failed."""
-    found = engine.store.load()
-    return found is None or found[1].policy.cancel_on_kill
+    """Return whether the job's policy wants its batches cancelled when the waiting task is marked failed."""
+    snapshot = engine.store.load()
+    return snapshot is None or snapshot.job.policy.cancel_on_kill
 
 
 def pause_s(wait: Wait, poll_interval_s: float) -> float:
@@ -170,9 +172,9 @@ def pause_s(wait: Wait, poll_interval_s: float) -> float:
     return max(1.0, min(poll_interval_s, wait.wake_at - time.time()))
 
 
-def poll_interval(given: float | None) -> float:
+def poll_interval(argument: float | None) -> float:
     """Return the seconds between two looks: the argument or the option ``[openai_batch] poll_interval``."""
-    return given if given is not None else conf.getfloat(SECTION, "poll_interval", fallback=60.0)
+    return argument if argument is not None else settings.POLL_INTERVAL.get()
 
 
 def write_results(engine: Engine, output: str | None, context: Mapping[str, Any]) -> Any:
@@ -187,19 +189,16 @@ def write_results(engine: Engine, output: str | None, context: Mapping[str, Any]
     from airflow_openai_batch.engine.job.advance import load
     from airflow_openai_batch.engine.job.summary import check_thresholds
     from airflow_openai_batch.engine.results import writer
-    from airflow_openai_batch.engine.results.sinks import DEFAULT_XCOM_BYTES, FileSink, ListSink
+    from airflow_openai_batch.engine.results.sinks import FileSink, ListSink
     from airflow_openai_batch.reporting.assets import tell_assets
     from airflow_openai_batch.reporting.openlineage import remember
     from airflow_openai_batch.reporting.worker_progress import show_results
 
     began_at = engine.clock()
     with airflow_errors():
-        job: Job = load(engine)[1]
+        job: Job = load(engine).job
         sink: FileSink | ListSink
-        if output is None:
-            sink = ListSink(conf.getint(SECTION, "xcom_max_bytes", fallback=DEFAULT_XCOM_BYTES))
-        else:
-            sink = FileSink(as_path(output))
+        sink = ListSink(settings.XCOM_MAX_BYTES.get()) if output is None else FileSink(as_path(output))
         with engine.observer.acting("results") as act:
             written = writer.write_results(engine.store, job, sink)
             act.tell(rows=written.n_rows, shards=len(job.shards), round=written.summary.rounds)

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from airflow.providers.common.compat.sdk import conf
 
+from airflow_openai_batch import settings
 from airflow_openai_batch.engine.model import AT_OPENAI, RESULT_COLUMNS, UNSENT, Job
-from airflow_openai_batch.engine.results.sinks import DEFAULT_XCOM_BYTES
 from airflow_openai_batch.exceptions import OpenAIBatchFailure, airflow_errors
-from airflow_openai_batch.hooks import SECTION
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,10 +45,10 @@ def check_returned_rows(engine: Engine, tasks: Iterable[Any], context: Mapping[s
     from airflow_openai_batch.engine.job.advance import load
 
     with airflow_errors():
-        job = load(engine)[1]
+        job = load(engine).job
         if not any(shard.state in UNSENT for shard in job.shards):
             return
-        limit = conf.getint(SECTION, "xcom_max_bytes", fallback=DEFAULT_XCOM_BYTES)
+        limit = settings.XCOM_MAX_BYTES.get()
         n_bytes = least_bytes(engine.store, job, limit)
     max_length = conf.getint("core", "max_map_length", fallback=_DEFAULT_MAP_LENGTH)
     problem = _too_large(job.n_rows, n_bytes, limit)
@@ -78,14 +77,14 @@ def returning_tasks(submit: Any, results_class: type) -> list[Any]:
         results_class: The class of results tasks.
     """
     dag = submit.get_dag()
-    found = []
+    returning = []
     for task in dag.task_dict.values() if dag is not None else ():
-        kind = getattr(task, "operator_class", type(task))
-        if isinstance(kind, type) and issubclass(kind, results_class):
+        operator_class = getattr(task, "operator_class", type(task))
+        if isinstance(operator_class, type) and issubclass(operator_class, results_class):
             job, output = _arguments(task)
             if output is None and any(operator.task_id == submit.task_id for operator, _ in _references(job)):
-                found.append(task)
-    return found
+                returning.append(task)
+    return returning
 
 
 def least_bytes(store: JobStore, job: Job, enough: int) -> int:

@@ -1,4 +1,4 @@
 """The page "OpenAI Batches" in Airflow's UI: a plugin that serves static files, and the files.
 
-The page reads Airflow's public REST API with the viewer's own session. This package has no data of its own to serve.
+The page reads Airflow's public REST API with the viewer's own session. The package serves no data.
 """

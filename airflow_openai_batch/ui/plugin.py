@@ -1,6 +1,6 @@
-"""What Airflow finds under the entry point ``airflow.plugins``: a page in the navigation, a tab on runs and tasks.
+"""The plugin of the entry point ``airflow.plugins``: a page in the navigation, a tab on Dag runs and task instances.
 
-Every Airflow process imports this module, so it imports nothing that serves; that happens at the first request.
+Every Airflow process imports this module, so what serves files is imported only at the first request.
 """
 
 from __future__ import annotations
@@ -23,13 +23,19 @@ NAME = "OpenAI Batches"
 
 
 class LazyApp:
-    """An ASGI application that is imported when it is first asked."""
+    """An ASGI application that is imported at the first request."""
 
     def __init__(self) -> None:
         self._app: Callable[[Scope, Receive, Send], Awaitable[None]] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request for a file of the page."""
+        """Answer one request for a file of the page.
+
+        Args:
+            scope: The ASGI scope; a WebSocket is closed.
+            receive: Receives the request's messages.
+            send: Sends the response's messages.
+        """
         if scope["type"] != "http":
             await send({"type": "websocket.close"})
             return
@@ -41,18 +47,18 @@ class LazyApp:
 
 
 def page_url(query: str = "") -> str:
-    """Return the page's address as a browser needs it: with the path that ``[api] base_url`` may have."""
+    """Return the page's address for a browser, which includes the path of ``[api] base_url``."""
     base = urlsplit(conf.get("api", "base_url", fallback="/") or "/").path.rstrip("/")
     return f"{base}{URL_PREFIX}/{query}"
 
 
 def views() -> list[dict[str, Any]]:
-    """Return the entry in the navigation and the two tabs; Airflow fills the places in braces."""
+    """Return the navigation entry and the two tabs; Airflow replaces the placeholders in braces."""
     common = {"name": NAME, "icon": page_url("icon.svg"), "icon_dark_mode": page_url("icon-dark.svg")}
     run = "?dag_id={DAG_ID}&run_id={RUN_ID}"
-    # Airflow leaves {MAP_INDEX} as it is for a task that is not mapped.
+    # Airflow does not replace {MAP_INDEX} for a task that is not mapped.
     task = run + "&task_id={TASK_ID}&map_index={MAP_INDEX}"
-    # Airflow finds a view by its route alone: each needs its own.
+    # Airflow identifies a view by its route alone, so each needs its own.
     return [
         {**common, "destination": "nav", "category": "browse", "url_route": "openai-batches", "href": page_url()},
         {**common, "destination": "dag_run", "url_route": "openai-batches-of-run", "href": page_url(run)},
@@ -64,6 +70,6 @@ class OpenAIBatchPlugin(AirflowPlugin):
     """The page and its tabs."""
 
     name = "openai_batch"
-    # Airflow's own class declares these as lists of an instance.
+    # AirflowPlugin declares these lists as instance attributes.
     fastapi_apps: list[Any] = [{"app": LazyApp(), "url_prefix": URL_PREFIX, "name": NAME}]  # noqa: RUF012
     external_views: list[Any] = views()

@@ -191,7 +191,7 @@ def test_rows_add_up_and_tags_are_as_documented(statsd: StatsdListener, world: T
             assert one.tags[part] == name.removeprefix(stem)
             tags = {*metric.tags, part}
         assert set(one.tags) == tags, one
-        assert one.kind == {"counter": "c", "timer": "ms"}[metric.kind]
+        assert one.kind == {"counter": "c", "timer": "ms"}[metric.instrument]
 
 
 def test_each_outcome_is_counted_under_its_own_name(statsd: StatsdListener, world: Told) -> None:
@@ -280,7 +280,7 @@ def test_the_table_in_the_documentation_is_what_the_code_can_send() -> None:
         part = (f"{name.partition('<')[2].rstrip('>')}",) if metric.values else ()
         values = f" ({', '.join(f'`{value}`' for value in metric.values)})" if metric.values else ""
         tags = ", ".join(f"`{tag}`" for tag in (*metric.tags, *part))
-        rows.append(f"| `{PREFIX}{name}`{values} | {metric.kind} | {metric.unit} | {tags} | {metric.when} |")
+        rows.append(f"| `{PREFIX}{name}`{values} | {metric.instrument} | {metric.unit} | {tags} | {metric.when} |")
     assert documented() == rows
 
 

@@ -47,3 +47,21 @@ def test_make_help_lists_what_the_readme_names() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"(?:^|`)make ([a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE):
         assert re.search(rf"^{target}:.*## ", makefile, re.MULTILINE), target
+
+
+def test_every_file_in_which_a_change_begins_is_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    table = text[text.index("## Where a change begins") : text.index("## Layers")]
+    files = re.findall(r"`([a-z_/]+\.py)`", table)
+    assert len(files) >= 15
+    for file in files:
+        assert (ROOT / "airflow_openai_batch" / file).is_file(), file
+
+
+def test_defaults_of_options_are_those_of_the_engine() -> None:
+    from airflow_openai_batch import settings
+    from airflow_openai_batch.engine.model import Timing
+    from airflow_openai_batch.engine.results.sinks import DEFAULT_XCOM_BYTES
+
+    assert Timing().grace_s == settings.CREATE_GRACE.default
+    assert settings.XCOM_MAX_BYTES.default == DEFAULT_XCOM_BYTES

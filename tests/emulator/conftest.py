@@ -1,4 +1,4 @@
-"""A running emulator, the real SDK as its client, and a kit that says in one line what a test wants to do."""
+"""A running emulator with the real SDK as its client, and one-line helpers for what tests do with them."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Kit:
 
 @pytest.fixture(scope="session")
 def http() -> Iterator[DefaultHttpxClient]:
-    """One HTTP client for all tests: to make one means to load the system's certificates."""
+    """One HTTP client for all tests, because each new one loads the system's certificates."""
     with DefaultHttpxClient() as client:
         yield client
 

@@ -34,16 +34,16 @@ def test_another_process_can_set_and_drop_faults(kit, admin):
     assert added[0]["fired"] == 0 and answer.status_code == 500
     assert [rule["fired"] for rule in admin.get("/faults").json()["faults"]] == [1, 0]
     assert admin.delete("/faults").json() == {"faults": []}
-    refused = admin.post("/faults", json={"on": "row", "do": "explode"})
-    assert refused.status_code == 400 and "explode" in refused.json()["error"]["message"]
+    response = admin.post("/faults", json={"on": "row", "do": "explode"})
+    assert response.status_code == 400 and "explode" in response.json()["error"]["message"]
 
 
 def test_another_process_can_move_the_clock(kit, admin):
-    made = kit.submit()
+    batch = kit.submit()
     before = admin.get("/health").json()["now"]
 
     assert admin.post("/clock", json={"advance": 100}).json()["now"] == before + 100
-    assert kit.get(made).status == "completed"
+    assert kit.get(batch).status == "completed"
     assert admin.post("/clock", json={"advance": -1}).status_code == 400
     assert admin.post("/clock", content=b"nonsense").status_code == 400
 

@@ -94,17 +94,17 @@ def test_a_bad_value_in_a_body_is_the_error_of_its_line(kit):
 
 
 def test_embeddings_are_unit_vectors_that_depend_on_the_text(kit):
-    wanted = {"model": "m", "input": ["a", "b", "a"], "dimensions": 16}
-    one, two, same = (x["embedding"] for x in body_of(kit, "/v1/embeddings", wanted)["data"])
+    request = {"model": "m", "input": ["a", "b", "a"], "dimensions": 16}
+    first, second, same = (x["embedding"] for x in body_of(kit, "/v1/embeddings", request)["data"])
 
-    assert one == same != two
-    assert len(one) == 16 and math.isclose(sum(x * x for x in one), 1.0)
+    assert first == same != second
+    assert len(first) == 16 and math.isclose(sum(x * x for x in first), 1.0)
 
 
 def test_embeddings_in_base64_are_little_endian_floats(kit):
-    wanted = {"model": "m", "input": "a", "dimensions": 4}
-    floats = body_of(kit, "/v1/embeddings", wanted)["data"][0]["embedding"]
-    packed = body_of(kit, "/v1/embeddings", {**wanted, "encoding_format": "base64"})["data"][0]["embedding"]
+    request = {"model": "m", "input": "a", "dimensions": 4}
+    floats = body_of(kit, "/v1/embeddings", request)["data"][0]["embedding"]
+    packed = body_of(kit, "/v1/embeddings", {**request, "encoding_format": "base64"})["data"][0]["embedding"]
 
     assert struct.unpack("<4f", base64.b64decode(packed)) == pytest.approx(floats, abs=1e-7)
 
@@ -125,9 +125,9 @@ def test_too_many_inputs_in_one_embedding_request_are_the_error_of_its_line(kit)
 
 @pytest.mark.parametrize("endpoint", ["/v1/responses", CHAT])
 def test_a_schema_is_answered_with_a_valid_instance(kit, endpoint):
-    form = {"type": "json_schema", "name": "ticket", "strict": True, "schema": TICKET}
+    response_format = {"type": "json_schema", "name": "ticket", "strict": True, "schema": TICKET}
     nested = {"type": "json_schema", "json_schema": {"name": "ticket", "strict": True, "schema": TICKET}}
-    extra = {"text": {"format": form}} if endpoint == "/v1/responses" else {"response_format": nested}
+    extra = {"text": {"format": response_format}} if endpoint == "/v1/responses" else {"response_format": nested}
     batch = kit.ended(
         [kit.line(str(i), endpoint, body=kit.body(str(i), endpoint, **extra)) for i in range(20)], endpoint
     )
@@ -153,17 +153,17 @@ def test_json_mode_is_answered_with_json(kit):
 
 def test_a_schema_without_an_end_is_the_error_of_its_line(kit):
     schema = {"type": "object", "properties": {"next": {"$ref": "#"}}, "required": ["next"]}
-    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-    batch = kit.ended([kit.line("endless", body=kit.body(response_format=form)), kit.line("good")])
+    response_format = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    batch = kit.ended([kit.line("endless", body=kit.body(response_format=response_format)), kit.line("good")])
 
     assert "no finite instance" in kit.errors(batch)["endless"]["response"]["body"]["error"]["message"]
     assert set(kit.output(batch)) == {"good"}
 
 
 def test_equal_requests_get_equal_answers(kit):
-    one, two = kit.ended(3), kit.ended(3)
+    first, second = kit.ended(3), kit.ended(3)
 
-    assert kit.texts(one) == kit.texts(two)
+    assert kit.texts(first) == kit.texts(second)
 
 
 def test_a_function_may_answer(start):
@@ -188,7 +188,7 @@ def test_a_function_may_answer_with_vectors(start):
     assert [x["embedding"] for x in data] == [[1.0, 0.0], [0.0, 1.0]]
 
 
-def test_a_function_that_raises_spoils_only_its_row(start, caplog):
+def test_a_function_that_raises_fails_only_its_row(start, caplog):
     def answer(endpoint, body):
         if body["messages"][0]["content"].endswith("1"):
             raise RuntimeError("no idea")

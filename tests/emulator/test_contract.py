@@ -24,7 +24,7 @@ def contract() -> dict[str, Any]:
 
 
 def without_nulls(value: Any) -> Any:
-    """The contract leaves out that absent fields are null, which they are in every answer seen live."""
+    """Seen: absent fields are null in every response, which the contract does not allow for."""
     if isinstance(value, dict):
         return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
     return [without_nulls(inner) for inner in value] if isinstance(value, list) else value
@@ -39,8 +39,8 @@ def check(kit, contract):
         operation = contract["paths"][route][method.lower()]
         schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
         jsonschema.validate(without_nulls(answer.json()), {**schema, "components": contract["components"]})
-        known = resolved(schema, contract).get("properties", {})
-        assert set(answer.json()) <= set(known)
+        documented = resolved(schema, contract).get("properties", {})
+        assert set(answer.json()) <= set(documented)
         return answer.json()
 
     return _check
@@ -52,23 +52,23 @@ def resolved(schema: dict[str, Any], contract: dict[str, Any]) -> dict[str, Any]
 
 
 def test_files_answer_as_described(kit, check):
-    form = {"data": {"purpose": "batch"}, "files": {"file": ("a.jsonl", b"{}")}}
-    made = check("POST", "/files", "/files", **form)
+    upload = {"data": {"purpose": "batch"}, "files": {"file": ("a.jsonl", b"{}")}}
+    created = check("POST", "/files", "/files", **upload)
     check("GET", "/files", "/files")
-    check("GET", f"/files/{made['id']}", "/files/{file_id}")
-    check("DELETE", f"/files/{made['id']}", "/files/{file_id}")
+    check("GET", f"/files/{created['id']}", "/files/{file_id}")
+    check("DELETE", f"/files/{created['id']}", "/files/{file_id}")
 
 
 def test_batches_answer_as_described_in_every_state(kit, check):
-    wanted = {"endpoint": "/v1/chat/completions", "completion_window": "24h", "metadata": {"a": "b"}}
+    params = {"endpoint": "/v1/chat/completions", "completion_window": "24h", "metadata": {"a": "b"}}
     file_id = kit.upload(kit.lines(10))
-    made = check("POST", "/batches", "/batches", json={"input_file_id": file_id, **wanted})
-    seen = set()
+    created = check("POST", "/batches", "/batches", json={"input_file_id": file_id, **params})
+    statuses = set()
     for _ in range(12):
-        seen.add(check("GET", f"/batches/{made['id']}", "/batches/{batch_id}")["status"])
+        statuses.add(check("GET", f"/batches/{created['id']}", "/batches/{batch_id}")["status"])
         kit.emu.clock.advance(10)
     check("GET", "/batches", "/batches")
-    assert seen == {"validating", "in_progress", "finalizing", "completed"}
+    assert statuses == {"validating", "in_progress", "finalizing", "completed"}
 
 
 def test_batches_that_end_otherwise_answer_as_described(kit, check):

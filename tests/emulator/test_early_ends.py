@@ -5,15 +5,15 @@ from openai import ConflictError
 
 
 def test_cancelling_a_running_batch_keeps_what_was_done(kit):
-    made = kit.submit(10)
+    created = kit.submit(10)
     kit.emu.clock.advance(50)
-    cancelling = kit.client.batches.cancel(made.id)
-    again = kit.client.batches.cancel(made.id)
-    between = kit.get(made)
+    cancelling = kit.client.batches.cancel(created.id)
+    repeated = kit.client.batches.cancel(created.id)
+    between = kit.get(created)
     kit.emu.clock.advance(10)
-    batch = kit.get(made)
+    batch = kit.get(created)
 
-    assert cancelling.status == again.status == between.status == "cancelling"
+    assert cancelling.status == repeated.status == between.status == "cancelling"
     assert cancelling.output_file_id is between.output_file_id is None
     assert batch.status == "cancelled" and batch.cancelled_at == batch.cancelling_at + 10
     assert (batch.request_counts.completed, batch.request_counts.failed, batch.request_counts.total) == (5, 0, 10)
@@ -24,10 +24,10 @@ def test_cancelling_a_running_batch_keeps_what_was_done(kit):
 
 
 def test_a_batch_cancelled_while_validating_leaves_nothing(kit):
-    made = kit.submit()
-    assert kit.client.batches.cancel(made.id).status == "cancelling"
+    created = kit.submit()
+    assert kit.client.batches.cancel(created.id).status == "cancelling"
     kit.emu.complete_all()
-    batch = kit.get(made)
+    batch = kit.get(created)
 
     assert (batch.status, batch.output_file_id, batch.error_file_id) == ("cancelled", None, None)
     assert batch.in_progress_at is None
@@ -35,11 +35,11 @@ def test_a_batch_cancelled_while_validating_leaves_nothing(kit):
 
 
 def test_cancelling_a_cancelled_batch_is_allowed_and_changes_nothing(kit):
-    made = kit.submit()
-    kit.client.batches.cancel(made.id)
+    created = kit.submit()
+    kit.client.batches.cancel(created.id)
     kit.emu.complete_all()
 
-    assert kit.client.batches.cancel(made.id) == kit.get(made)
+    assert kit.client.batches.cancel(created.id) == kit.get(created)
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "expired"])
@@ -62,6 +62,6 @@ def test_an_expired_batch_keeps_what_was_done_and_says_what_was_not(start):
     assert len(unfinished) == 5
     for line in unfinished.values():
         assert line["response"] is None and line["error"]["code"] == "batch_expired"
-    # Seen live: what was not done is in neither count.
+    # Seen: unfinished rows are in neither count (warmbly/warmbly #333).
     assert (batch.request_counts.completed, batch.request_counts.failed, batch.request_counts.total) == (5, 0, 10)
     assert batch.usage.total_tokens > 0

@@ -30,11 +30,11 @@ def test_a_batch_may_fail_for_a_given_reason(kit):
 
 def test_a_batch_may_expire_with_a_part_done(kit):
     kit.emu.faults.add({"on": "batch", "do": {"expire_at": 0.4}})
-    made = kit.submit(10)
+    created = kit.submit(10)
     kit.emu.clock.advance(86_399)
-    running = kit.get(made)
+    running = kit.get(created)
     kit.emu.clock.advance(1)
-    batch = kit.get(made)
+    batch = kit.get(created)
 
     assert (running.status, running.request_counts.completed) == ("in_progress", 4)
     assert (batch.status, len(kit.output(batch)), len(kit.errors(batch))) == ("expired", 4, 6)
@@ -43,11 +43,11 @@ def test_a_batch_may_expire_with_a_part_done(kit):
 
 def test_a_batch_may_expire_soon_and_notice_late(kit):
     kit.emu.faults.add({"on": "batch", "do": {"expire_at": {"fraction": 0.5, "after": 60, "lag": 1800}}})
-    made = kit.submit(4)
+    created = kit.submit(4)
     kit.emu.clock.advance(1859)
-    assert kit.get(made).status == "in_progress"
+    assert kit.get(created).status == "in_progress"
     kit.emu.clock.advance(1)
-    batch = kit.get(made)
+    batch = kit.get(created)
 
     assert batch.status == "expired" and batch.expires_at == batch.created_at + 60
     assert batch.expired_at == batch.expires_at + 1800
@@ -61,17 +61,17 @@ def test_the_unfinished_rows_may_be_left_out(kit):
 
 
 @pytest.mark.parametrize(
-    ("state", "before", "late"), [("validating", 0, 10), ("in_progress", 10, 90), ("finalizing", 90, 100)]
+    ("state", "entered_at", "left_at"), [("validating", 0, 10), ("in_progress", 10, 90), ("finalizing", 90, 100)]
 )
-def test_a_batch_may_be_stuck_in_a_state(kit, state, before, late):
+def test_a_batch_may_be_stuck_in_a_state(kit, state, entered_at, left_at):
     kit.emu.faults.add({"on": "batch", "do": {"stuck": {"state": state, "seconds": 3600}}})
-    made = kit.submit()
-    kit.emu.clock.advance(before)
-    assert kit.get(made).status == state
-    kit.emu.clock.advance(late - before + 3599)
-    assert kit.get(made).status == state
+    created = kit.submit()
+    kit.emu.clock.advance(entered_at)
+    assert kit.get(created).status == state
+    kit.emu.clock.advance(left_at - entered_at + 3599)
+    assert kit.get(created).status == state
     kit.emu.complete_all()
-    batch = kit.get(made)
+    batch = kit.get(created)
     assert batch.status == "completed" and batch.completed_at == batch.created_at + 3700
 
 
@@ -84,31 +84,31 @@ def test_a_batch_stuck_for_ever_expires(kit):
 
 def test_a_cancel_may_be_stuck(kit):
     kit.emu.faults.add({"on": "batch", "do": {"stuck": {"state": "cancelling", "seconds": 600}}})
-    made = kit.submit()
-    kit.client.batches.cancel(made.id)
+    created = kit.submit()
+    kit.client.batches.cancel(created.id)
     kit.emu.clock.advance(600)
-    assert kit.get(made).status == "cancelling"
+    assert kit.get(created).status == "cancelling"
     kit.emu.clock.advance(10)
-    assert kit.get(made).status == "cancelled"
+    assert kit.get(created).status == "cancelled"
 
 
 def test_the_output_id_may_come_late(kit):
     kit.emu.faults.add({"on": "batch", "do": {"late_output_file_id": 30}})
-    made = kit.submit()
+    created = kit.submit()
     kit.emu.clock.advance(100)
-    early = kit.get(made)
+    early = kit.get(created)
     kit.emu.clock.advance(30)
 
     assert (early.status, early.output_file_id) == ("completed", None)
-    assert kit.get(made).output_file_id
+    assert kit.get(created).output_file_id
 
 
 def test_absent_ids_may_be_empty_strings(kit):
     kit.emu.faults.add({"on": "batch", "do": "empty_string_ids"})
-    made = kit.submit()
+    created = kit.submit()
     batch = kit.ended()
 
-    assert (made.output_file_id, made.error_file_id) == ("", "")
+    assert (created.output_file_id, created.error_file_id) == ("", "")
     assert batch.output_file_id and batch.error_file_id == ""
 
 
@@ -137,12 +137,12 @@ def test_counts_may_lie(kit):
 
 def test_a_new_batch_may_be_listed_late(kit):
     kit.emu.faults.add({"on": "batch", "do": {"listing_lag": 5}})
-    made = kit.submit()
+    created = kit.submit()
 
     assert list(kit.client.batches.list()) == []
-    assert kit.get(made).id == made.id
+    assert kit.get(created).id == created.id
     kit.emu.clock.advance(5)
-    assert [batch.id for batch in kit.client.batches.list()] == [made.id]
+    assert [batch.id for batch in kit.client.batches.list()] == [created.id]
 
 
 @pytest.mark.parametrize(("status", "error"), [(429, RateLimitError), (400, BadRequestError)])

@@ -87,9 +87,9 @@ def test_unicode_line_separators_leave_structured_answers_valid(kit):
         "properties": {"why": {"type": "string"}, "label": {"enum": ["a"]}},
         "required": ["why", "label"],
     }
-    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    response_format = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     kit.emu.faults.add({"on": "row", "do": "u2028"})
-    answer = json.loads(kit.texts(kit.ended(kit.lines(1, response_format=form)))["row-0"])
+    answer = json.loads(kit.texts(kit.ended(kit.lines(1, response_format=response_format)))["row-0"])
 
     assert "\u2028" in answer["why"] and answer["label"] == "a"
 
@@ -113,6 +113,6 @@ def test_the_chance_of_a_row_is_repeatable_and_about_right(start):
         kit = start(seed=seed, faults=[Rule("row", "line_error", probability=0.2)])
         return set(kit.errors(kit.ended(500)))
 
-    one = failed(1)
-    assert one == failed(1) != failed(2)
-    assert 60 < len(one) < 140
+    failed_rows = failed(1)
+    assert failed_rows == failed(1) != failed(2)
+    assert 60 < len(failed_rows) < 140

@@ -10,18 +10,23 @@ DAY_S = 86_400
 
 
 def test_an_uploaded_file_can_be_read_listed_and_deleted(kit):
-    made = kit.client.files.create(file=("rows.jsonl", b'{"a": 1}\n'), purpose="batch")
+    uploaded = kit.client.files.create(file=("rows.jsonl", b'{"a": 1}\n'), purpose="batch")
 
-    assert made.id.startswith("file-") and len(made.id) == 27
-    assert (made.filename, made.bytes, made.purpose, made.status) == ("rows.jsonl", 9, "batch", "processed")
-    assert kit.client.files.retrieve(made.id) == made
-    assert kit.raw(made.id) == b'{"a": 1}\n'
-    assert [file.id for file in kit.client.files.list()] == [made.id]
-    assert kit.client.files.delete(made.id).deleted
+    assert uploaded.id.startswith("file-") and len(uploaded.id) == 27
+    assert (uploaded.filename, uploaded.bytes, uploaded.purpose, uploaded.status) == (
+        "rows.jsonl",
+        9,
+        "batch",
+        "processed",
+    )
+    assert kit.client.files.retrieve(uploaded.id) == uploaded
+    assert kit.raw(uploaded.id) == b'{"a": 1}\n'
+    assert [file.id for file in kit.client.files.list()] == [uploaded.id]
+    assert kit.client.files.delete(uploaded.id).deleted
     with pytest.raises(NotFoundError):
-        kit.client.files.retrieve(made.id)
+        kit.client.files.retrieve(uploaded.id)
     with pytest.raises(NotFoundError):
-        kit.client.files.content(made.id)
+        kit.client.files.content(uploaded.id)
 
 
 def test_a_batch_file_expires_after_thirty_days_unless_told_otherwise(kit):
@@ -40,9 +45,9 @@ def test_a_batch_file_expires_after_thirty_days_unless_told_otherwise(kit):
 
 
 def test_a_file_of_another_purpose_is_not_checked_and_does_not_expire(kit):
-    made = kit.client.files.create(file=("notes.txt", b"anything"), purpose="user_data")
+    uploaded = kit.client.files.create(file=("notes.txt", b"anything"), purpose="user_data")
 
-    assert made.expires_at is None
+    assert uploaded.expires_at is None
 
 
 @pytest.mark.parametrize(
@@ -94,12 +99,12 @@ def test_a_life_outside_the_limits_is_refused(kit, policy, param):
 
 def test_files_are_listed_newest_first_by_purpose_and_page_by_page(kit):
     batch = [kit.upload([{"n": n}], f"{n}.jsonl") for n in range(5)]
-    other = kit.client.files.create(file=("a.txt", b"a"), purpose="user_data").id
+    other_id = kit.client.files.create(file=("a.txt", b"a"), purpose="user_data").id
     files = kit.client.files
 
-    assert [f.id for f in files.list(limit=2)] == [other, *reversed(batch)]
-    assert [f.id for f in files.list(order="asc", limit=4)] == [*batch, other]
-    assert [f.id for f in files.list(purpose="user_data")] == [other]
+    assert [f.id for f in files.list(limit=2)] == [other_id, *reversed(batch)]
+    assert [f.id for f in files.list(order="asc", limit=4)] == [*batch, other_id]
+    assert [f.id for f in files.list(purpose="user_data")] == [other_id]
     assert [f.id for f in files.list(purpose="batch", after=batch[3]).data] == [batch[2], batch[1], batch[0]]
 
 
@@ -139,7 +144,7 @@ def test_a_large_file_survives_the_round_trip_byte_for_byte(kit, tmp_path):
     path.write_bytes(row * 5_000)
 
     with path.open("rb") as handle:
-        made = kit.client.files.create(file=handle, purpose="batch")
+        uploaded = kit.client.files.create(file=handle, purpose="batch")
 
-    assert made.bytes == path.stat().st_size
-    assert kit.raw(made.id) == path.read_bytes()
+    assert uploaded.bytes == path.stat().st_size
+    assert kit.raw(uploaded.id) == path.read_bytes()

@@ -64,7 +64,7 @@ def test_a_pattern_gets_a_text_that_matches(pattern):
 
 
 @pytest.mark.parametrize("pattern", ["(?=a)b", "(a)\\1", "\\bx", "a)b", "(a"])
-def test_a_pattern_too_difficult_is_said(pattern):
+def test_an_unsupported_pattern_is_an_error(pattern):
     with pytest.raises((ValueError, re.error)):
         make_instance({"type": "string", "pattern": pattern}, 0)
 

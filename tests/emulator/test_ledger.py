@@ -27,11 +27,11 @@ def test_rows_of_completed_expired_and_cancelled_batches_are_billed_unfinished_o
 
 
 def test_the_same_request_in_two_batches_is_billed_twice(kit):
-    one, two = kit.ended(2), kit.ended(kit.lines(2)[:1])
+    first, second = kit.ended(2), kit.ended(kit.lines(2)[:1])
     kit.ended([kit.line("row-1", body=kit.body("another text"))])
 
-    twice = kit.emu.ledger.rows_billed_twice()
-    assert [(row.custom_id, row.batch_ids) for row in twice] == [("row-0", (one.id, two.id))]
+    billings = kit.emu.ledger.rows_billed_twice()
+    assert [(row.custom_id, row.batch_ids) for row in billings] == [("row-0", (first.id, second.id))]
 
 
 def test_asking_again_after_a_useless_answer_can_be_told_apart(kit):
@@ -49,14 +49,14 @@ def test_the_order_of_keys_does_not_change_a_body():
 
 
 def test_live_batches_are_those_that_have_not_ended(kit):
-    one, two = kit.submit(), kit.submit()
-    kit.client.batches.cancel(one.id)
+    first, second = kit.submit(), kit.submit()
+    kit.client.batches.cancel(first.id)
     kit.emu.clock.advance(50)
 
-    assert [batch.id for batch in kit.emu.ledger.live_batches()] == [two.id]
+    assert [batch.id for batch in kit.emu.ledger.live_batches()] == [second.id]
     kit.emu.complete_all()
     assert kit.emu.ledger.live_batches() == []
-    assert [batch.id for batch in kit.emu.ledger.batches] == [one.id, two.id]
+    assert [batch.id for batch in kit.emu.ledger.batches] == [first.id, second.id]
 
 
 def test_the_ledger_is_up_to_date_without_a_look_at_the_batch(kit):

@@ -12,27 +12,31 @@ CHAT = "/v1/chat/completions"
 
 
 def test_a_batch_passes_through_its_states_as_time_goes_by(kit):
-    made = kit.submit(10, metadata={"job": "a"})
-    seen = []
+    created = kit.submit(10, metadata={"job": "a"})
+    snapshots = []
     for _ in range(4):
-        batch = kit.get(made)
-        seen.append((batch.status, batch.request_counts.completed, batch.output_file_id, batch.usage))
+        batch = kit.get(created)
+        snapshots.append((batch.status, batch.request_counts.completed, batch.output_file_id, batch.usage))
         kit.emu.clock.advance(45)
 
-    assert re.fullmatch(r"batch_[0-9a-f]{32}", made.id)
-    assert made.status == "validating" and made.output_file_id is None and made.metadata == {"job": "a"}
-    assert made.expires_at == made.created_at + 86_400
-    assert [status for status, *_ in seen] == ["validating", "in_progress", "finalizing", "completed"]
-    assert [completed for _, completed, *_ in seen] == [0, 4, 10, 10]
-    assert [file_id is not None for *_, file_id, _ in seen] == [False, False, False, True]
-    assert [usage is not None for *_, usage in seen] == [False, False, False, True]
+    assert re.fullmatch(r"batch_[0-9a-f]{32}", created.id)
+    assert created.status == "validating" and created.output_file_id is None and created.metadata == {"job": "a"}
+    assert created.expires_at == created.created_at + 86_400
+    assert [status for status, *_ in snapshots] == ["validating", "in_progress", "finalizing", "completed"]
+    assert [completed for _, completed, *_ in snapshots] == [0, 4, 10, 10]
+    assert [file_id is not None for *_, file_id, _ in snapshots] == [False, False, False, True]
+    assert [usage is not None for *_, usage in snapshots] == [False, False, False, True]
 
 
-def test_a_completed_batch_tells_when_it_passed_each_border(kit):
+def test_a_completed_batch_has_the_time_of_each_transition(kit):
     batch = kit.ended()
-    begun = batch.created_at
+    created_at = batch.created_at
 
-    assert (batch.in_progress_at, batch.finalizing_at, batch.completed_at) == (begun + 10, begun + 90, begun + 100)
+    assert (batch.in_progress_at, batch.finalizing_at, batch.completed_at) == (
+        created_at + 10,
+        created_at + 90,
+        created_at + 100,
+    )
     assert batch.failed_at is batch.expired_at is batch.cancelling_at is batch.cancelled_at is None
     assert batch.model == "gpt-6-luna"
     assert batch.error_file_id is None
@@ -71,17 +75,17 @@ def test_usage_of_the_batch_is_the_sum_of_its_lines(kit):
 
 def test_without_a_duration_a_batch_has_ended_at_the_first_look(start):
     kit = start()
-    made = kit.submit()
+    created = kit.submit()
 
-    assert made.status == "validating"
-    assert kit.get(made).status == "completed"
+    assert created.status == "validating"
+    assert kit.get(created).status == "completed"
 
 
 def test_real_time_moves_batches_along_even_if_nobody_looks(start):
     kit = start(clock=SystemClock(), duration=0.05)
     kit.submit()
     bills = kit.emu.ledger._bills  # not through the ledger, which would do the due work itself
-    for _ in range(100):
+    for _ in range(3_000):
         if bills:
             break
         asyncio.run(asyncio.sleep(0.02))
@@ -126,9 +130,9 @@ def test_the_asynchronous_client_is_served_too(kit):
 )
 def test_a_badly_formed_request_for_a_batch_is_refused(kit, change, param, code):
     file_id = kit.upload(kit.lines(1))
-    wanted = {"endpoint": CHAT, **change}
+    params = {"endpoint": CHAT, **change}
     with pytest.raises(BadRequestError) as refused:
-        kit.create(file_id, **wanted)
+        kit.create(file_id, **params)
     assert (refused.value.param, refused.value.code) == (param, code)
     assert kit.emu.ledger.batches == []
 
@@ -146,11 +150,11 @@ def test_a_file_of_another_purpose_is_no_input(kit):
 
 
 def test_a_file_that_does_not_exist_fails_the_batch_later(kit):
-    made = kit.create("file-nothing")
+    created = kit.create("file-nothing")
     kit.emu.complete_all()
-    batch = kit.get(made)
+    batch = kit.get(created)
 
-    assert made.status == "validating" and batch.status == "failed"
+    assert created.status == "validating" and batch.status == "failed"
     error = batch.errors.data[0]
     assert (error.code, error.param, error.line) == ("invalid_request", "file_id", None)
     assert error.message.startswith("Cannot find file file-nothing, or organization")
@@ -183,11 +187,11 @@ def test_deleting_the_input_of_a_running_batch_does_not_hurt_it(kit):
 
 def test_the_same_input_may_be_used_for_several_batches(kit):
     file_id = kit.upload(kit.lines(2))
-    one, two = kit.create(file_id), kit.create(file_id)
+    first, second = kit.create(file_id), kit.create(file_id)
     kit.emu.complete_all()
 
-    assert one.id != two.id
-    assert set(kit.output(kit.get(one))) == set(kit.output(kit.get(two)))
+    assert first.id != second.id
+    assert set(kit.output(kit.get(first))) == set(kit.output(kit.get(second)))
 
 
 def test_more_batches_than_allowed_in_an_hour_are_refused_until_it_is_over(start):
@@ -203,14 +207,14 @@ def test_more_batches_than_allowed_in_an_hour_are_refused_until_it_is_over(start
 
 def test_batches_are_listed_newest_first_and_the_sdk_pages_through_them(kit):
     file_id = kit.upload(kit.lines(1))
-    made = [kit.create(file_id).id for _ in range(7)]
+    created = [kit.create(file_id).id for _ in range(7)]
     batches = kit.client.batches
 
-    assert [batch.id for batch in batches.list(limit=3)] == made[::-1]
+    assert [batch.id for batch in batches.list(limit=3)] == created[::-1]
     page = batches.list(limit=3)
-    assert page.has_more and page.model_extra["first_id"] == made[6] and page.model_extra["last_id"] == made[4]
-    assert not batches.list(after=made[1]).has_more
-    assert [batch.id for batch in batches.list(after=made[1]).data] == [made[0]]
+    assert page.has_more and page.model_extra["first_id"] == created[6] and page.model_extra["last_id"] == created[4]
+    assert not batches.list(after=created[1]).has_more
+    assert [batch.id for batch in batches.list(after=created[1]).data] == [created[0]]
 
 
 @pytest.mark.parametrize("limit", [0, 101])
@@ -231,10 +235,10 @@ def test_twenty_batches_are_a_page_by_default(kit):
 def test_a_large_batch_does_not_block_the_server(start):
     kit = start(patience=0.05)
     batch = kit.submit(b"\n".join([b'{"custom_id":"%d","method":"POST","url":"/v1/embeddings","body":{"model":"m","input":"x","dimensions":8}}' % i for i in range(20_000)]), "/v1/embeddings")  # fmt: skip # noqa: E501
-    seen = set()
-    while (now := kit.get(batch)).status != "completed":
-        seen.add(now.status)
+    statuses = set()
+    while (batch := kit.get(batch)).status != "completed":
+        statuses.add(batch.status)
 
-    assert seen & {"validating", "finalizing"}
+    assert statuses & {"validating", "finalizing"}
     assert kit.emu.ledger.n_rows() == 20_000
-    assert kit.raw(now.output_file_id).count(b"\n") == 20_000
+    assert kit.raw(batch.output_file_id).count(b"\n") == 20_000

@@ -63,7 +63,7 @@ def test_the_process_takes_answers_and_faults_from_files(tmp_path, http):
         assert httpx.get(f"{url}/models", timeout=10).status_code == 418
 
 
-def test_the_process_explains_itself(capsys):
+def test_the_process_has_a_help_text(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "--queue-limit" in capsys.readouterr().out
@@ -162,7 +162,7 @@ def test_without():
     assert "3 passed" in run.stdout
 
 
-def test_a_port_that_is_taken_is_said_at_once():
+def test_a_port_that_is_in_use_is_reported_at_once():
     with Emulator() as emu, pytest.raises(OSError, match="in use"):
         Emulator(port=int(emu.base_url.split(":")[2].split("/")[0])).start()
 

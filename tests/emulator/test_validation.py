@@ -19,9 +19,9 @@ def errors_of(kit, lines, endpoint=CHAT):
 
 @pytest.mark.parametrize("name", ["custom_id", "method", "url", "body"])
 def test_a_line_without_a_required_field_fails_the_batch(kit, name):
-    found, messages = errors_of(kit, [kit.line(), kit.line("row-1", **{name: ...})])
+    errors, messages = errors_of(kit, [kit.line(), kit.line("row-1", **{name: ...})])
 
-    assert found == [("missing_required_parameter", name, 2)]
+    assert errors == [("missing_required_parameter", name, 2)]
     assert messages == [f"Missing required parameter: '{name}'."]
 
 
@@ -44,9 +44,9 @@ def test_a_line_without_a_required_field_fails_the_batch(kit, name):
 )
 def test_a_body_without_what_its_endpoint_needs_fails_the_batch(kit, endpoint, name):
     body = {key: value for key, value in kit.body("x", endpoint).items() if key != name}
-    found, _ = errors_of(kit, [kit.line(endpoint=endpoint, body=body)], endpoint)
+    errors, _ = errors_of(kit, [kit.line(endpoint=endpoint, body=body)], endpoint)
 
-    assert found == [("missing_required_parameter", f"body.{name}", 1)]
+    assert errors == [("missing_required_parameter", f"body.{name}", 1)]
 
 
 @pytest.mark.parametrize("endpoint", ["/v1/moderations", "/v1/images/generations", "/v1/images/edits", "/v1/videos"])
@@ -64,23 +64,23 @@ def test_a_responses_request_may_name_a_stored_prompt_instead_of_an_input(kit):
 
 def test_a_line_that_is_no_json_fails_the_batch(kit):
     good = json.dumps(kit.line()).encode()
-    found, messages = errors_of(kit, good + b"\n{'a': 1}\n" + b'\n["list"]\n')
+    errors, messages = errors_of(kit, good + b"\n{'a': 1}\n" + b'\n["list"]\n')
 
-    assert found == [("invalid_json_line", None, 2), ("invalid_json_line", None, 4)]
+    assert errors == [("invalid_json_line", None, 2), ("invalid_json_line", None, 4)]
     assert messages[0] == "This line is not parseable as valid JSON."
 
 
 def test_json_spread_over_lines_fails_the_batch_once_it_is_past_the_upload(kit):
     good = json.dumps(kit.line()).encode()
-    found, _ = errors_of(kit, good + b"\n" + json.dumps(kit.line("b"), indent=1).encode())
+    errors, _ = errors_of(kit, good + b"\n" + json.dumps(kit.line("b"), indent=1).encode())
 
-    assert {code for code, *_ in found} == {"invalid_json_line"} and len(found) > 3
+    assert {code for code, *_ in errors} == {"invalid_json_line"} and len(errors) > 3
 
 
 def test_an_url_other_than_the_endpoint_fails_the_batch(kit):
-    found, messages = errors_of(kit, [kit.line(url="/v1/responses"), kit.line("b", url=CHAT + "/")])
+    errors, messages = errors_of(kit, [kit.line(url="/v1/responses"), kit.line("b", url=CHAT + "/")])
 
-    assert found == [("invalid_url", "url", 1), ("invalid_url", "url", 2)]
+    assert errors == [("invalid_url", "url", 1), ("invalid_url", "url", 2)]
     assert messages[0] == "The URL provided for this request does not match the batch endpoint."
 
 
@@ -89,31 +89,31 @@ def test_a_method_other_than_post_fails_the_batch(kit):
 
 
 def test_a_second_model_fails_the_batch(kit):
-    found, messages = errors_of(kit, [kit.line(), kit.line("b", body=kit.body(model="other"))])
+    errors, messages = errors_of(kit, [kit.line(), kit.line("b", body=kit.body(model="other"))])
 
-    assert found == [("mismatched_model", "body.model", 2)]
+    assert errors == [("mismatched_model", "body.model", 2)]
     assert "Each batch must contain requests for a single model." in messages[0]
 
 
 def test_an_unknown_model_fails_the_batch(start):
     kit = start(limits=Limits(models=frozenset({"gpt-4o-mini"})))
-    found, messages = errors_of(kit, [kit.line()])
+    errors, messages = errors_of(kit, [kit.line()])
 
-    assert found == [("model_not_found", "body.model", 1)]
+    assert errors == [("model_not_found", "body.model", 1)]
     assert messages == ["The provided model 'gpt-6-luna' is not supported by the Batch API."]
 
 
 def test_a_repeated_custom_id_fails_the_batch(kit):
-    found, messages = errors_of(kit, [kit.line("same"), kit.line("x"), kit.line("same")])
+    errors, messages = errors_of(kit, [kit.line("same"), kit.line("x"), kit.line("same")])
 
-    assert found == [("duplicate_custom_id", "custom_id", 3)]
+    assert errors == [("duplicate_custom_id", "custom_id", 3)]
     assert "'same'" in messages[0]
 
 
 def test_streaming_fails_the_batch(kit):
-    found, messages = errors_of(kit, [kit.line(body=kit.body(stream=True))])
+    errors, messages = errors_of(kit, [kit.line(body=kit.body(stream=True))])
 
-    assert found == [("streaming_unsupported", "body.stream", 1)]
+    assert errors == [("streaming_unsupported", "body.stream", 1)]
     assert messages == ["Chat Completions: Streaming is not supported in the Batch API."]
 
 
@@ -123,9 +123,9 @@ def test_a_field_of_the_wrong_type_fails_the_batch(kit, change, param):
 
 
 def test_each_bad_line_is_reported_once(kit):
-    found, _ = errors_of(kit, [{"custom_id": str(i)} for i in range(500)])
+    errors, _ = errors_of(kit, [{"custom_id": str(i)} for i in range(500)])
 
-    assert len(found) == 500 and found[499] == ("missing_required_parameter", "method", 500)
+    assert len(errors) == 500 and errors[499] == ("missing_required_parameter", "method", 500)
 
 
 def test_blank_lines_are_skipped(kit):

@@ -165,7 +165,7 @@ def test_batches_of_other_jobs_are_not_taken_for_ours(world):
     w.submit(6)
     w.fault(CREATE, "reset", times=1)
     w.advance()
-    file_id = w.job.shards[0].file_id
+    file_id = w.job.shards[0].upload.file_id
     for metadata in (None, {}, {"airflow_openai_batch": "not/a/nonce"}, {"airflow_openai_batch": "x/0/0-00000/abc"}):
         w.client().batches.create(
             input_file_id=file_id, endpoint="/v1/responses", completion_window="24h", metadata=metadata

@@ -242,7 +242,7 @@ def test_outcomes_are_in_the_store_and_nothing_is_deleted_at_openai(world):
     w = world()
     w.submit(4)
     w.done()
-    found = [row for part in read_part(w.store, w.job.shards[0].outcomes) for row in part.to_pylist()]
+    found = [row for part in read_part(w.store, w.job.shards[0].outcomes.name) for row in part.to_pylist()]
     assert [row["status"] for row in found] == ["succeeded"] * 4
     assert w.n_calls("DELETE", "/v1/files") == 0
 

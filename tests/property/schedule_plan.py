@@ -111,7 +111,7 @@ DISTURBANCES = (
     "new_rows",
     "start_over_marker",
     "start_over_parameter",
-    "cancel_wish",
+    "cancel_command",
     "input_file_deleted",
     "other_policy",
 )

@@ -199,7 +199,7 @@ class Schedule:
                 self.world.store().command("start_over")
             case "start_over_parameter":
                 self._start_over = f"wish {self.rng.randint(1, 3)}"
-            case "cancel_wish":
+            case "cancel_command":
                 self.world.store().command("cancel")
             case "other_policy":
                 self._policy = policy(self.rng, self.plan.has_schema)
@@ -209,7 +209,7 @@ class Schedule:
         backend = self.world.backend
         if what == "dashboard_cancel" and (live := backend.ledger.live_batches()):
             backend.cancel(self.rng.choice(live).id)
-        files = [stored for stored in backend.shelf.all() if stored.purpose == "batch"]
+        files = [stored for stored in backend.file_store.all() if stored.purpose == "batch"]
         if what == "input_file_deleted" and files:
             backend.delete_file(self.rng.choice(files).id)
 

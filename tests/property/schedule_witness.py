@@ -76,7 +76,7 @@ class Witness:
     def note_snapshot(self, store: JobStore, job: Job) -> None:
         """A snapshot was made."""
         self.n_snapshots += 1
-        nonces = {s.nonce for s in (*job.earlier, *job.shards) if s.nonce is not None}
+        nonces = {s.intent.nonce for s in job.all_shards if s.intent is not None}
         self.has_new_intent = not nonces <= self.intents
         self.intents |= nonces
         if job.epoch not in self.epochs:
@@ -133,7 +133,7 @@ class Witness:
                 raise Violation(f"A row that OpenAI refuses for ever was asked {n} times in {n_epochs} epochs")
 
     def check_results(self, job: Job, rows: list[dict[str, Any]]) -> None:
-        """No good answer was lost, and none is older than a person's wish to start over."""
+        """No good answer was lost, and none is older than a person's command to start over."""
         now = self.epochs[job.epoch]
         status = {row["custom_id"]: row["status"] for row in rows}
         answered: set[tuple[str, str]] = set()

@@ -126,7 +126,7 @@ def test_a_job_whose_files_vanished_is_no_short_result(emulator, tmp_path):
     _, engine = _submit(UPath(tmp_path / "jobs"), emulator)
     advance(engine)
     job = engine.store.load()[1]
-    (tmp_path / "jobs" / "d" / "r" / "t" / job.shards[0].outcomes).unlink()
+    (tmp_path / "jobs" / "d" / "r" / "t" / job.shards[0].outcomes.name).unlink()
     target = UPath(tmp_path / "out.jsonl")
     with pytest.raises(StoreError, match=SETTING):
         write_results(engine.store, job, FileSink(target))

@@ -168,7 +168,7 @@ def test_a_good_store_passes_the_check_and_keeps_no_trace_of_it(storage):
     assert [name for name in root.fs.find(root.path) if "probe" in name] == []
 
 
-def test_wishes_stand_until_they_are_granted(storage, job):
+def test_commands_stand_until_they_are_acknowledged(storage, job):
     store = storage.store()
     assert store.commands() == ()
     storage.store().command("cancel")
@@ -179,8 +179,8 @@ def test_wishes_stand_until_they_are_granted(storage, job):
     assert store.standing_commands(acknowledged).cancel is True
 
 
-def test_an_unknown_wish_is_refused(storage):
-    with pytest.raises(ValueError, match="Unknown wish"):
+def test_an_unknown_command_is_refused(storage):
+    with pytest.raises(ValueError, match="Unknown command"):
         storage.store().command("dance")
 
 

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import IO, Any
 
 import msgspec
@@ -17,13 +18,34 @@ from airflow_openai_batch.engine.job.advance import advance
 from airflow_openai_batch.engine.job.context import Engine
 from airflow_openai_batch.engine.job.status import Done, Held, Wait
 from airflow_openai_batch.engine.job.submit import Request, submit
-from airflow_openai_batch.engine.model import Batch, Job, JobKey, Policy, Shard, Spec, State, Status, Timing
+from airflow_openai_batch.engine.model import (
+    FORMAT_VERSION,
+    Backoff,
+    Batch,
+    CarriedAnswers,
+    Intent,
+    Job,
+    JobKey,
+    OutcomePart,
+    Policy,
+    Shard,
+    Spec,
+    State,
+    Status,
+    Timing,
+    Upload,
+)
 from airflow_openai_batch.engine.store.job_store import JobStore
 
 KEY = JobKey(dag_id="dag", run_id="manual__2026-01-01T00:00:00+00:00", task_id="ask")
 RESPONSES, CHAT, EMBEDDINGS = "/v1/responses", "/v1/chat/completions", "/v1/embeddings"
 BODY: dict[str, Any] = {"model": "gpt-6-luna", "input": "{text}"}
 TIMING = Timing()
+
+
+DATA = Path(__file__).parent / "data"
+SNAPSHOT_V1 = DATA / "snapshot_v1.json"
+"""A job as the first version stored it."""
 
 
 def rows(n: int) -> list[dict[str, Any]]:
@@ -35,7 +57,7 @@ def job(*shards: Shard, earlier: tuple[Shard, ...] = (), endpoint: str = RESPONS
     policy = changes.pop("policy", Policy())
     schema = changes.pop("schema", None)
     values: dict[str, Any] = {
-        "format_version": 1,
+        "format_version": FORMAT_VERSION,
         "key": KEY,
         "spec": Spec(endpoint=endpoint, body="{}", schema=schema, schema_name="answer" if schema else None),
         "policy": policy,
@@ -50,7 +72,20 @@ def job(*shards: Shard, earlier: tuple[Shard, ...] = (), endpoint: str = RESPONS
 
 
 def shard(state: State, name: str = "0-00000", **changes: Any) -> Shard:
-    return Shard(id=name, state=state, **{"n_rows": 2, "n_requests": 2, "n_tokens": 10, **changes})
+    """A shard on paper. The fields of its nested values are given flat, an intent as ``nonce`` and ``intent_at``."""
+    nested: dict[str, Any] = {}
+    for field, kind in (("upload", Upload), ("backoff", Backoff)):
+        values = {name: changes.pop(name) for name in kind.__struct_fields__ if name in changes}
+        nested |= {field: kind(**values)} if values else {}
+    if "nonce" in changes or "n_looks" in changes:
+        at = changes.pop("intent_at", 0.0)
+        nested["intent"] = Intent(nonce=changes.pop("nonce", "nonce"), at=at, n_looks=changes.pop("n_looks", 0))
+    if "tally" in changes or "retryable" in changes or "usage" in changes or isinstance(changes.get("outcomes"), str):
+        part = {name: changes.pop(name) for name in ("tally", "retryable", "usage", "unmatched") if name in changes}
+        nested["outcomes"] = OutcomePart(name=changes.pop("outcomes", "e0/outcomes/part.parquet"), **part)
+    if "n_carried" in changes:
+        nested["carried"] = CarriedAnswers(name="e0/carried.parquet", n_rows=changes.pop("n_carried"), row_index="")
+    return Shard(id=name, state=state, **{"n_rows": 2, "n_requests": 2, "n_tokens": 10, **nested, **changes})
 
 
 def batch(status: str, name: str = "batch_1", **changes: Any) -> Batch:
@@ -58,6 +93,16 @@ def batch(status: str, name: str = "batch_1", **changes: Any) -> Batch:
 
 
 # -- output lines --------------------------------------------------------------------------------------------------
+
+
+def strict(**properties: Any) -> dict[str, Any]:
+    """Return a JSON Schema as OpenAI's strict mode wants it."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": sorted(properties),
+        "additionalProperties": False,
+    }
 
 
 def line(custom_id: str, body: Any = None, *, status: int = 200, error: Any = None) -> bytes:
@@ -278,19 +323,46 @@ class World:
         paid = [b for b in self.api.made.values() if b.status == "completed"]
         assert sum(len(self.api.requests(b.id)) for b in paid) == n
 
+    def ended(
+        self,
+        output: Callable[[str], bytes | None] = answer,
+        data: Any = 5,
+        errors: Callable[[str], bytes | None] | None = None,
+        **request: Any,
+    ) -> None:
+        """Run a job to its end; every batch answers alike."""
+        self.submit(data, **request)
+        for _ in range(5):
+            self.advance()
+            for name in self.api.running:
+                self.api.finish(name, output, errors)
+        self.done()
+
     @property
     def job(self) -> Job:
-        found = self.store.load()
-        assert found is not None
-        return found[1]
+        snapshot = self.store.load()
+        assert snapshot is not None
+        return snapshot.job
 
     @property
     def number(self) -> int:
-        found = self.store.load()
-        assert found is not None
-        return found[0]
+        snapshot = self.store.load()
+        assert snapshot is not None
+        return snapshot.number
 
 
 def cut(n: int) -> Limits:
     """Limits that put n requests into a batch."""
     return Limits(max_requests=n)
+
+
+# -- what must not be told -------------------------------------------------------------------------------------------
+
+SECRET = "patient Jane Roe"
+"""Content of a row or an answer, which no message and no log may repeat."""
+
+
+def has_no_secret(*texts: object) -> None:
+    """Assert that no text tells the secret."""
+    for text in texts:
+        assert "Jane" not in str(text), text

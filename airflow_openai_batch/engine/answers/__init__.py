@@ -1,1 +1,1 @@
-"""Lines of output and error files become outcomes, one for each row."""
+"""From the lines of output and error files to outcomes, one for each row of a shard."""

@@ -1,4 +1,4 @@
-"""The body of a good answer, by endpoint, becomes an outcome. Only the fields that are kept are decoded."""
+"""Reading the body of a 200 response into an outcome, by endpoint. Only the fields that are kept are decoded."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from airflow_openai_batch.engine.answers.classify import (
     Error,
     Reader,
     calls_or_text,
+    classify,
     fail,
     fill,
-    judge,
     refuse,
     truncate,
 )
@@ -63,7 +63,10 @@ class _Images(Body):
 
 
 def _read_choices(outcome: Outcome, data: bytes, read: Reader) -> None:
-    """Chat Completions and Completions. With ``n`` > 1 the output is a JSON array of the texts."""
+    """Read Chat Completions and Completions. With ``n`` > 1 the output is a JSON array of the texts.
+
+    OpenAI's API reference: the finish reasons `length` and `content_filter`, and `refusal` in place of `content`.
+    """
     body = _decode_choices(data)
     if not body.choices:
         raise ValueError("it has no choices")
@@ -80,7 +83,7 @@ def _read_choices(outcome: Outcome, data: bytes, read: Reader) -> None:
     if any(choice.finish_reason == "length" for choice in body.choices):
         outcome.output, _ = answers[0]
         return truncate(outcome, "length")
-    return judge(outcome, *answers)
+    return classify(outcome, *answers)
 
 
 def _answer_of(choice: _Choice, read: Reader) -> tuple[str, Reader]:
@@ -90,9 +93,9 @@ def _answer_of(choice: _Choice, read: Reader) -> tuple[str, Reader]:
     text = message.content or ""
     if not message.tool_calls:
         return text, read
-    # What is said beside the calls goes before them, as a content part of Chat Completions.
-    said = [msgspec.json.encode({"type": "text", "text": text})] if text else []
-    return calls_or_text([*said, *message.tool_calls], text, read)
+    # Text beside the calls goes before them, as a content part of Chat Completions.
+    text_parts = [msgspec.json.encode({"type": "text", "text": text})] if text else []
+    return calls_or_text([*text_parts, *message.tool_calls], text, read)
 
 
 def _read_embeddings(outcome: Outcome, data: bytes, read: Reader) -> None:
@@ -105,7 +108,7 @@ def _read_embeddings(outcome: Outcome, data: bytes, read: Reader) -> None:
 
 
 def _vector(value: str | list[float]) -> Any:
-    """Return float32 numbers; base64 text is little-endian float32."""
+    """Return an embedding as an array of float32. OpenAI's SDK: base64 holds little-endian float32."""
     import numpy as np
 
     if not value:
@@ -121,13 +124,13 @@ def _vector(value: str | list[float]) -> Any:
 def _read_moderations(outcome: Outcome, data: bytes, read: Reader) -> None:
     body = _decode_moderations(data)
     fill(outcome, body)
-    judge(outcome, (_present(body.results), read))
+    classify(outcome, (_present(body.results), read))
 
 
 def _read_images(outcome: Outcome, data: bytes, read: Reader) -> None:
     body = _decode_images(data)
     fill(outcome, body)
-    judge(outcome, (_present(body.data), read))
+    classify(outcome, (_present(body.data), read))
 
 
 def _present(raw: msgspec.Raw) -> str:
@@ -138,12 +141,24 @@ def _present(raw: msgspec.Raw) -> str:
 
 
 def read_other(outcome: Outcome, data: bytes, read: Reader) -> None:
-    """Read a video, or whatever comes next: the body as it is, unless it says that it failed."""
+    """Read a video, or the answer of an endpoint without a reader of its own: the output is the body as it is.
+
+    OpenAI's guide: in a batch, the body is that of the finished video, which may have the status `failed`.
+
+    Args:
+        outcome: The outcome to fill in.
+        data: The body as JSON.
+        read: Reads and validates the output.
+
+    Raises:
+        msgspec.MsgspecError: The body is not an object of the expected form.
+        UnicodeError: The body is not UTF-8.
+    """
     body = _decode_video(data)
     fill(outcome, body, body.status)
     if body.status == "failed":
         return fail(outcome, body.error)
-    return judge(outcome, (data.decode(), read))
+    return classify(outcome, (data.decode(), read))
 
 
 _decode_choices = msgspec.json.Decoder(_Choices).decode
@@ -158,7 +173,7 @@ _decode_video = msgspec.json.Decoder(_Job).decode
 
 
 CALLS = frozenset({"function_call", "custom_tool_call"})
-"""Items of a response that call a tool of the user's: with them the answer is the calls, whatever is said beside."""
+"""Types of response items that call a tool of the user: if there are any, the answer is the calls."""
 
 
 class _Content(msgspec.Struct):
@@ -184,40 +199,49 @@ class _ResponsesBody(Body):
 
 
 def read_responses(outcome: Outcome, data: bytes, read: Reader) -> None:
-    """There can be several message items, and an earlier one can be a fragment: the last counts.
+    """Read a body of the Responses API. Of several message items the last one counts.
 
-    Seen in 557 of 233,124 real lines: the first item held a cut-off answer, a later one the whole.
+    Seen: in 557 of 233,124 real lines the first item held a truncated answer, and a later one the whole answer.
+
+    Args:
+        outcome: The outcome to fill in.
+        data: The body as JSON.
+        read: Reads and validates an answer's text.
+
+    Raises:
+        msgspec.MsgspecError: The body is not an object of the expected form.
+        ValueError: It has neither a message nor a tool call.
     """
     body = _decode_body(data)
     reason = body.incomplete_details.reason if body.incomplete_details is not None else None
     fill(outcome, body, reason or body.status)
     if body.status == "failed" or body.error is not None:
         return fail(outcome, body.error)
-    found = _found_in(body.output)
-    outcome.output = found.texts[-1] if found.texts else None
+    content = _content_of(body.output)
+    outcome.output = content.texts[-1] if content.texts else None
     if body.status == "incomplete" or body.incomplete_details is not None:
         if reason == "content_filter":
             return refuse(outcome, "content_filter", "The answer was withheld by the content filter.")
         return truncate(outcome, reason or "incomplete")
-    if found.refusal is not None:
-        return refuse(outcome, "refusal", found.refusal)
-    last = found.texts[-1] if found.texts else ""
-    text = next((text for text in reversed(found.texts) if read(text)[1] is None), last)
-    if found.calls:
-        return judge(outcome, calls_or_text(found.calls, text, read))
-    if not found.has_message:
+    if content.refusal is not None:
+        return refuse(outcome, "refusal", content.refusal)
+    last = content.texts[-1] if content.texts else ""
+    text = next((text for text in reversed(content.texts) if read(text)[1] is None), last)
+    if content.calls:
+        return classify(outcome, calls_or_text(content.calls, text, read))
+    if not content.has_message:
         raise ValueError("it has no message")
-    return judge(outcome, (text, read))
+    return classify(outcome, (text, read))
 
 
-class _Found(NamedTuple):
-    """What counts of the items of a response.
+class _ResponseContent(NamedTuple):
+    """The content of a response.
 
     Attributes:
-        texts: The texts of its messages, but for empty ones.
-        has_message: Whether there is a message, if only an empty one.
-        refusal: What the last message refuses with.
-        calls: The calls as they came, and the messages beside them.
+        texts: The texts of its messages that are not empty.
+        has_message: Whether there is a message, even an empty one.
+        refusal: The refusal of the last message, if there is one.
+        calls: The tool calls as JSON, with the messages between them.
     """
 
     texts: list[str]
@@ -226,7 +250,7 @@ class _Found(NamedTuple):
     calls: list[msgspec.Raw]
 
 
-def _found_in(raws: list[msgspec.Raw]) -> _Found:
+def _content_of(raws: list[msgspec.Raw]) -> _ResponseContent:
     items = [_decode_item(raw) for raw in raws]
     texts: list[str] = []
     has_message, refusal = False, None
@@ -238,13 +262,13 @@ def _found_in(raws: list[msgspec.Raw]) -> _Found:
             refusal = refused
         if text:
             texts.append(text)
-    kinds: set[str] = set()
+    call_types: set[str] = set()
     if any(item.type in CALLS for item in items):
-        kinds = {*CALLS, "message"}
-    elif not has_message:  # then what OpenAI's own tools have done is all there is
-        kinds = {item.type for item in items if item.type.endswith("_call")}
-    calls = [raw for raw, item in zip(raws, items, strict=True) if item.type in kinds]
-    return _Found(texts, has_message, refusal, calls)
+        call_types = {*CALLS, "message"}
+    elif not has_message:  # the answer consists of calls of OpenAI's own tools
+        call_types = {item.type for item in items if item.type.endswith("_call")}
+    calls = [raw for raw, item in zip(raws, items, strict=True) if item.type in call_types]
+    return _ResponseContent(texts, has_message, refusal, calls)
 
 
 _decode_body = msgspec.json.Decoder(_ResponsesBody).decode

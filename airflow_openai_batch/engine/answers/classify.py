@@ -1,6 +1,6 @@
-"""What all answers have in common: the counts of tokens, and the verdicts that end in an outcome.
+"""Classification of answers, shared by all endpoints: token usage, and the status of an outcome.
 
-A 200 answer is not yet a good one: it may be refused, cut off, filtered, or break the schema.
+A 200 response is not necessarily a good answer: it may be refused, truncated, filtered, or break the schema.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from airflow_openai_batch.engine.schema.validation import Read
 _MAX_COUNT = 2**40
 
 Reader = Callable[[str], Read]
-"""Reads an answer's text: the values of its fields, and what is wrong with it."""
+"""Reads an answer's text: returns the values of its fields, and what is wrong with it."""
 
 
 class Error(msgspec.Struct):
-    """An error, in a line, in the body of an answer, or in place of one."""
+    """The error of a line, of the body of a response, or in place of a response."""
 
     code: str | int | None = None
     message: str | None = None
@@ -33,7 +33,10 @@ class _Details(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    """Both namings: Chat, Completions and Embeddings count prompt and completion; Responses input and output."""
+    """Token usage under both namings.
+
+    OpenAI's API reference: Chat, Completions and Embeddings count prompt and completion, Responses input and output.
+    """
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -45,7 +48,7 @@ class _Usage(msgspec.Struct):
     output_tokens_details: _Details | None = None
 
     def usage(self) -> Usage:
-        """Return the counts under their newer names."""
+        """Return the counts under the names of the Responses API."""
         before = self.input_tokens_details or self.prompt_tokens_details or _Details()
         after = self.output_tokens_details or self.completion_tokens_details or _Details()
         return Usage(
@@ -57,62 +60,79 @@ class _Usage(msgspec.Struct):
 
 
 def _count(n: int | None) -> int:
-    """Keep a count within what a column can hold: nonsense in one line must not stop a harvest."""
+    """Limit a count to what a column can hold: a nonsensical count in one line must not stop a harvest."""
     return max(0, min(n or 0, _MAX_COUNT))
 
 
 class Body(msgspec.Struct):
-    """The body of an answer of any endpoint."""
+    """The fields that the bodies of all endpoints have."""
 
     model: str | None = None
     usage: msgspec.Raw = msgspec.Raw(b"null")
-    """Not ``Raw | None``, which to msgspec is null and nothing else."""
+    """Not ``Raw | None``, of which msgspec decodes null only."""
 
 
 def fill(outcome: Outcome, body: Body, finish_reason: str | None = None) -> None:
-    """Take what all answers tell of themselves."""
+    """Copy model, usage and finish reason of an answer to its outcome.
+
+    Args:
+        outcome: The outcome to fill in.
+        body: The body of the response.
+        finish_reason: Why the model stopped, if the body says so.
+    """
     outcome.model = body.model
     try:
         usage = _decode_usage(body.usage)
-    except msgspec.MsgspecError:  # an odd count makes an answer no worse
+    except msgspec.MsgspecError:  # invalid usage does not make the answer worse
         usage = None
     outcome.usage = usage.usage() if usage is not None else Usage()
     outcome.finish_reason = finish_reason
 
 
-def judge(outcome: Outcome, *answers: tuple[str, Reader]) -> None:
-    """Take the texts as the answer, and check each with its reader. An empty text is no answer."""
+def classify(outcome: Outcome, *answers: tuple[str, Reader]) -> None:
+    """Set output, status and fields of an outcome: succeeded, or invalid if a text is empty or its reader rejects it.
+
+    Args:
+        outcome: The outcome to fill in.
+        *answers: Each text of the answer, with its reader. Several texts become a JSON array.
+    """
     texts = [text for text, _ in answers]
     outcome.output = texts[0] if len(texts) == 1 else msgspec.json.encode(texts).decode()
     if not all(texts):
         outcome.status = Status.INVALID
         outcome.error_code, outcome.error_message = "empty_answer", "The answer is empty."
         return
-    found = [read(text) for text, read in answers]
-    wrong = next((problem for _, problem in found if problem is not None), None)
-    if wrong is None:
+    results = [read(text) for text, read in answers]
+    problem = next((problem for _, problem in results if problem is not None), None)
+    if problem is None:
         outcome.status = Status.SUCCEEDED
-        # Of several answers, which stand in the output as an array, none is the row's own.
-        outcome.fields = found[0][0] if len(found) == 1 else None
+        # Of several answers, which are an array in the output, none is the row's own.
+        outcome.fields = results[0][0] if len(results) == 1 else None
     else:
         outcome.status = Status.INVALID
-        outcome.error_code, outcome.error_message = "schema_mismatch", wrong[:2000]
+        outcome.error_code, outcome.error_message = "schema_mismatch", problem[:2000]
 
 
 def refuse(outcome: Outcome, code: str, message: str | None) -> None:
-    """Note that the model, or a filter, gives no answer."""
+    """Set the status of an outcome to refused, by the model or by a filter.
+
+    Args:
+        outcome: The outcome to fill in.
+        code: The error code.
+        message: The refusal.
+    """
     outcome.status = Status.REFUSED
     outcome.error_code, outcome.error_message = code, message
 
 
 def truncate(outcome: Outcome, reason: str) -> None:
-    """Note that the answer is not whole."""
+    """Set the status of an outcome to truncated."""
     outcome.status = Status.TRUNCATED
     outcome.error_code, outcome.error_message = reason, "The answer was cut off; allow more output tokens."
 
 
 def fail(outcome: Outcome, error: Error | None) -> None:
-    """Note that the answer says of itself that it failed, and whether the same request may fare better."""
+    """Set the status of an outcome to failed by the body's own word, and whether a retry may succeed."""
     error = error or Error()
     outcome.status = Status.FAILED
     outcome.error_code, outcome.error_message = str(error.code or error.type or "failed"), error.message
@@ -120,14 +140,20 @@ def fail(outcome: Outcome, error: Error | None) -> None:
 
 
 def calls_or_text(calls: Sequence[msgspec.Raw | bytes], text: str, read: Reader) -> tuple[str, Reader]:
-    """Return the answer of a model that calls tools, for ``judge``: the calls, or a text that the schema asks for."""
+    """Return the answer of a model that calls tools, for ``classify``: the calls, or a text that follows the schema.
+
+    Args:
+        calls: The calls, each as JSON.
+        text: The text beside them.
+        read: Reads and validates the text.
+    """
     if text and read(text)[0] is not None:
         return text, read
     return b"[%b]".__mod__(b",".join(map(bytes, calls))).decode(), no_fields
 
 
 def no_fields(text: str) -> Read:
-    """Read an answer of which nothing is known."""
+    """Read an answer that has no schema: it has no fields, and nothing is wrong with it."""
     return None, None
 
 

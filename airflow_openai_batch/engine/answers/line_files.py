@@ -1,4 +1,4 @@
-"""The lines of a batch's files, and where those of each row are. Memory holds the places, and one block of lines."""
+"""Reading the lines of a batch's files, in file or row order. Memory holds positions and one block of lines."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ BLOCK_ROWS = 4096
 
 _BLOCK_BYTES = 4 * 1024 * 1024
 
-_MOST_READ_IN_VAIN = 3
-"""How many times its lines' bytes a block may be read for, rather than each line by itself."""
+_MAX_SPAN_RATIO = 3
+"""Lines are read one by one if the span that contains them is larger than so many times their own bytes."""
 
-_usual_id = re.compile(rb'\{"id": ?"[^"]*+", ?"custom_id": ?"([^"]*+)", ?"response":').match
-"""How OpenAI begins a line. Its id is found so in a fraction of the time that it takes to read the line; whether the
-rest is whole, and the id the line's own, shows when it is read."""
+_match_id = re.compile(rb'\{"id": ?"[^"]*+", ?"custom_id": ?"([^"]*+)", ?"response":').match
+"""Seen: OpenAI begins a line so. Matching it yields the id in a fraction of the time of decoding the line; whether the
+line is whole, and the id really its own, is checked when the line is decoded."""
 
 
 class Lines:
-    r"""A file of this machine as lines. They end with ``\n`` only: U+2028 is legal inside JSON.
+    r"""The lines of a local file. They end with ``\n`` only: U+2028 is legal inside JSON strings.
 
     Args:
-        file: The file. Its last line needs no end.
+        file: The file. Its last line may lack the line end.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -51,7 +51,7 @@ class Lines:
         self._buffer = bytearray()
 
     def blocks(self) -> Iterator[list[Line]]:
-        """Yield all lines, some at a time, in memory that is used again and again."""
+        """Yield all lines, in blocks. A block is valid until the next one is requested, as its memory is reused."""
         block = bytearray(_READ_BYTES)
         n_read = n = 0
         while got := os.preadv(self._file, [memoryview(block)[n:]], n_read):
@@ -68,41 +68,41 @@ class Lines:
 
     @functools.cached_property
     def starts(self) -> Numbers:
-        """Where each line begins."""
+        """The offset of each line in bytes."""
         import numpy as np
 
         return np.concatenate(([0], self._ends))[: len(self._ends)]
 
     @functools.cached_property
     def lengths(self) -> Numbers:
-        """The bytes of each line, without its end."""
+        """The size of each line in bytes, without its line end."""
         return self._ends - self.starts - 1
 
     @functools.cached_property
     def _ends(self) -> Numbers:
-        """Where the line after each line begins."""
+        """The offset after the line end of each line."""
         import numpy as np
 
         block = bytearray(_READ_BYTES)
         content = np.frombuffer(block, dtype=np.uint8)
-        found = [np.empty(0, dtype=np.int64)]
+        offsets = [np.empty(0, dtype=np.int64)]
         n_read = 0
         while n := os.preadv(self._file, [block], n_read):
-            found.append(np.flatnonzero(content[:n] == ord(_END)) + (n_read + 1))
+            offsets.append(np.flatnonzero(content[:n] == ord(_END)) + (n_read + 1))
             n_read += n
-        ends = np.concatenate(found)
+        ends = np.concatenate(offsets)
         has_rest = n_read > (ends[-1] if len(ends) else 0)
         return np.append(ends, n_read + 1) if has_rest else ends
 
-    def read(self, which: Numbers) -> list[Line]:
-        """Return some lines. They are good until the next ones are asked for.
+    def read(self, numbers: Numbers) -> list[Line]:
+        """Return the lines with these numbers, counted from 0. They are valid until the next call.
 
-        All between the first and the last one is read at once, or, if they lie far apart, one by one.
+        The span from the first to the last one is read at once, or, if they are far apart, each line by itself.
         """
-        starts, lengths = self.starts[which], self.lengths[which]
+        starts, lengths = self.starts[numbers], self.lengths[numbers]
         first = int(starts.min())
         span = int((starts + lengths).max()) - first
-        if span > _MOST_READ_IN_VAIN * int(lengths.sum()):
+        if span > _MAX_SPAN_RATIO * int(lengths.sum()):
             return [os.pread(self._file, n, at) for n, at in zip(lengths.tolist(), starts.tolist(), strict=True)]
         if len(self._buffer) < span:
             self._buffer = bytearray(span)
@@ -117,7 +117,7 @@ class Lines:
 
 
 def _cut(block: bytearray, n: int) -> tuple[list[Line], int]:
-    """Return the whole lines in the first n bytes, and where the rest begins."""
+    """Return the complete lines in the first n bytes, and the offset after them."""
     whole, find = memoryview(block), block.find
     lines: list[Line] = []
     start = 0
@@ -129,13 +129,13 @@ def _cut(block: bytearray, n: int) -> tuple[list[Line], int]:
 
 
 class Places(NamedTuple):
-    """Where the lines of rows are, in the order of the rows, and for one row in the order of the files.
+    """The positions of all lines, in row order, and for one row in the order of the files.
 
     Attributes:
-        first: For each row the number of its first line here, and at the end the number of lines.
-        file: The file of each line.
-        line: Which line of the file it is.
-        length: How long it is, without the line's end.
+        first: For each row the index of its first line in the next three arrays; at the end their length.
+        file: The index of each line's file.
+        line: The number of each line in its file.
+        length: The size of each line in bytes, without its line end.
     """
 
     first: Numbers
@@ -145,12 +145,12 @@ class Places(NamedTuple):
 
 
 class Block(NamedTuple):
-    """The lines of consecutive rows. Good until the next block is asked for.
+    """The lines of consecutive rows. Valid until the next block is requested.
 
     Attributes:
         start: The first row.
         lines: The line of each row; empty for a row that has none, or several.
-        several: The lines of each row that has several.
+        several: The lines of each row that has several, by the row's number counted from `start`.
     """
 
     start: int
@@ -159,7 +159,13 @@ class Block(NamedTuple):
 
 
 def locate(files: list[Lines], custom_ids: list[str], unmatched: IO[bytes]) -> Places:
-    """Find the lines of each row; lines of no row are added to the unmatched."""
+    """Return the positions of the lines of each row.
+
+    Args:
+        files: The output file and the error file, as far as they exist.
+        custom_ids: The id of each row.
+        unmatched: The file to which lines of no row are added.
+    """
     import numpy as np
 
     row_of = dict(zip(insides_of(custom_ids), range(len(custom_ids)), strict=True))
@@ -178,12 +184,12 @@ def _rows(file: Lines, row_of: dict[bytes, int], unmatched: IO[bytes]) -> Iterat
     """Yield for each line of a file its row, or -1."""
     for block in file.blocks():
         for line in block:
-            usual: Any = _usual_id(line)
-            row = row_of.get(usual[1]) if usual is not None else None
-            yield row if row is not None else _row_of_unusual(bytes(line), row_of, unmatched)
+            match: Any = _match_id(line)
+            row = row_of.get(match[1]) if match is not None else None
+            yield row if row is not None else _decoded_row(bytes(line), row_of, unmatched)
 
 
-def _row_of_unusual(line: bytes, row_of: dict[bytes, int], unmatched: IO[bytes]) -> int:
+def _decoded_row(line: bytes, row_of: dict[bytes, int], unmatched: IO[bytes]) -> int:
     row = row_of.get(insides_of([custom_id_of(line) or ""])[0], -1)
     if row < 0 and line.strip():
         add_unmatched(unmatched, line)
@@ -191,17 +197,22 @@ def _row_of_unusual(line: bytes, row_of: dict[bytes, int], unmatched: IO[bytes])
 
 
 def add_unmatched(unmatched: IO[bytes], line: bytes) -> None:
-    """Add a line of no row, verbatim."""
+    """Add a line that belongs to no row to the unmatched lines, verbatim."""
     unmatched.write(line.rstrip(b"\r\n") + b"\n")
 
 
 def lines_in_order(files: list[Lines], places: Places) -> Iterator[Block]:
-    """Yield the lines of all rows, in row order."""
+    """Yield the lines of all rows in row order, in blocks.
+
+    Args:
+        files: The output file and the error file, as far as they exist.
+        places: The positions of the lines.
+    """
     import numpy as np
 
     reader = _BlockReader(files, places)
     n_rows = len(places.first) - 1
-    before = np.concatenate(([0], np.cumsum(places.length)))[places.first]  # bytes of all rows before each row
+    before = np.concatenate(([0], np.cumsum(places.length)))[places.first]  # total bytes of the rows before each row
     start = 0
     while start < n_rows:
         full = int(np.searchsorted(before, before[start] + _BLOCK_BYTES, side="right")) - 1
@@ -211,7 +222,7 @@ def lines_in_order(files: list[Lines], places: Places) -> Iterator[Block]:
 
 
 def rows_a_block(file: Lines, n_rows: int) -> int:
-    """Return how many rows fit into a block, if each has a line in the file."""
+    """Return the number of rows in a block, if each of `n_rows` rows has a line in the file."""
     return max(1, min(BLOCK_ROWS, _BLOCK_BYTES * n_rows // max(1, file.n_bytes)))
 
 
@@ -222,7 +233,7 @@ class _BlockReader:
         self._files, self._places = files, places
 
     def block(self, start: int, stop: int) -> Block:
-        """Return the lines of rows."""
+        """Return the lines of the rows from `start` to before `stop`."""
         import numpy as np
 
         first = self._places.first[start : stop + 1]
@@ -233,10 +244,10 @@ class _BlockReader:
         several = {row: lines[one:end] for row, (one, end) in enumerate(spans) if end - one > 1}
         return Block(start, [lines[one] if end - one == 1 else b"" for one, end in spans], several)
 
-    def _lines(self, which: slice) -> list[Line]:
+    def _lines(self, span: slice) -> list[Line]:
         import numpy as np
 
-        files, numbers = self._places.file[which], self._places.line[which]
+        files, numbers = self._places.file[span], self._places.line[span]
         lines: list[Line] = [b""] * len(files)
         for number, file in enumerate(self._files):
             if len(chosen := np.flatnonzero(files == number)):

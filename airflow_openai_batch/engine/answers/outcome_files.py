@@ -1,4 +1,4 @@
-"""Outcome parts: Parquet files in the store, one line for each row of a shard, in row order."""
+"""Outcome parts: Parquet files in the store with the outcome of each row of a shard, in row order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from airflow_openai_batch.engine.answers.fast_parser import COLUMNS, Row, row_of
+from airflow_openai_batch.engine.answers.fast_parser import COLUMNS, FastRow, row_of
 from airflow_openai_batch.engine.concurrency import SerialExecutor
 from airflow_openai_batch.engine.endpoints import EMBEDDINGS
 from airflow_openai_batch.engine.model import RESULT_COLUMNS, Job, Outcome, Status, Usage
@@ -30,11 +30,11 @@ REPEATING = ["status", "error_code", "error_message", "finish_reason", "model", 
 """Columns whose values repeat, for which Parquet keeps a dictionary."""
 
 FIELD = "answer."
-"""What the names of the columns with the fields of structured answers begin with."""
+"""Prefix of the names of the columns that hold the fields of structured answers."""
 
 
 def output_type(job: Job) -> pa.DataType:
-    """Return the type of the output column: text, or the vectors of an embeddings job."""
+    """Return the Arrow type of the output column: string, or list of float32 for an embeddings job."""
     import pyarrow as pa
 
     if job.spec.endpoint != EMBEDDINGS:
@@ -44,7 +44,7 @@ def output_type(job: Job) -> pa.DataType:
 
 
 def part_schema(job: Job) -> pa.Schema:
-    """Return the schema of an outcome part: the result columns, and what later rounds and epochs need."""
+    """Return the schema of an outcome part: the result columns, and those that later rounds and epochs need."""
     import pyarrow as pa
 
     types = {
@@ -60,45 +60,45 @@ def part_schema(job: Job) -> pa.Schema:
             *((name, types.get(name, pa.string())) for name in RESULT_COLUMNS),
             ("retryable", pa.bool_()),
             ("line", pa.large_binary()),
-            *((FIELD + name, kind) for name, kind in field_types(job.spec.schema).items()),
+            *((FIELD + name, arrow_type) for name, arrow_type in field_types(job.spec.schema).items()),
         ]
     )
 
 
-class Unusual(NamedTuple):
-    """The outcome of a row whose line is not one, usual and good; its raw line, if it did not succeed."""
+class ClassifiedRow(NamedTuple):
+    """The outcome of a row that the fast parser has no good answer for; its raw line, if it did not succeed."""
 
     outcome: Outcome
     line: bytes | None
 
 
 class Tally:
-    """Counts outcomes while they are written."""
+    """The counts of outcomes, by status."""
 
     def __init__(self) -> None:
         self.by_status: Counter[Status] = Counter()
         self.retryable: Counter[Status] = Counter()
         self.usage = Usage()
 
-    def add(self, n: int, unusual: Sequence[Outcome], tokens: Usage) -> None:
-        """Count some outcomes.
+    def add(self, n: int, classified: Sequence[Outcome], tokens: Usage) -> None:
+        """Count outcomes.
 
         Args:
-            n: How many there are.
-            unusual: Those that are not simply good.
-            tokens: The tokens of all.
+            n: Number of outcomes.
+            classified: Those that the fast parser did not find to be good.
+            tokens: The token usage of all of them.
         """
-        self.by_status[Status.SUCCEEDED] += n - len(unusual)
-        self.by_status.update([outcome.status for outcome in unusual])
-        self.retryable.update([outcome.status for outcome in unusual if outcome.retryable])
+        self.by_status[Status.SUCCEEDED] += n - len(classified)
+        self.by_status.update([outcome.status for outcome in classified])
+        self.retryable.update([outcome.status for outcome in classified if outcome.retryable])
         self.usage += tokens
 
 
 class AnswerColumns:
-    """Makes columns of what good outcomes, and others, have in common.
+    """Makes Arrow columns of outcomes, but for custom_id, status and error.
 
     Args:
-        job: The job, for the types of output and fields.
+        job: The job, which determines the types of output and fields.
     """
 
     def __init__(self, job: Job) -> None:
@@ -106,38 +106,38 @@ class AnswerColumns:
 
         schema = part_schema(job)
         self._names = [name for name in COLUMNS if name in schema.names and name != "custom_id"]
-        self._kinds = [schema.field(name).type for name in self._names]
+        self._types = [schema.field(name).type for name in self._names]
         self._has_single_vectors = job.spec.endpoint == EMBEDDINGS and not job.embeds_many
         if self._has_single_vectors:
-            # Until rows are in order; Arrow reorders bytes ten times as fast as lists.
-            self._kinds[self._names.index("output")] = pa.binary()
+            # Until rows are in order: Arrow reorders binary values ten times as fast as lists.
+            self._types[self._names.index("output")] = pa.binary()
         fields = [field for field in schema if field.name.startswith(FIELD)]
-        self._field_kinds = [field.type for field in fields]
-        self._schema = pa.schema([*zip(self._names, self._kinds, strict=True), *fields])
+        self._field_types = [field.type for field in fields]
+        self._schema = pa.schema([*zip(self._names, self._types, strict=True), *fields])
 
-    def __call__(self, rows: Sequence[Row]) -> pa.RecordBatch:
-        """Return the columns of some rows, without their ids."""
+    def __call__(self, rows: Sequence[FastRow]) -> pa.RecordBatch:
+        """Return the columns of rows, in the order of the rows."""
         import numpy as np
         import pyarrow as pa
 
         if not rows:
             return pa.RecordBatch.from_pylist([], schema=self._schema)
         values: dict[str, Any] = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
-        values |= {kind: np.fromiter(values[kind], np.int64, len(rows)) for kind in Usage.__struct_fields__}
+        values |= {name: np.fromiter(values[name], np.int64, len(rows)) for name in Usage.__struct_fields__}
         if self._has_single_vectors:
-            values["output"] = [np.asarray(found[0], "<f4").tobytes() if found else None for found in values["output"]]
+            values["output"] = [np.asarray(out[0], "<f4").tobytes() if out else None for out in values["output"]]
         values |= {name: _repeated(values[name], pa.string()) for name in ("finish_reason", "model")}
-        arrays = [_array(values[name], kind) for name, kind in zip(self._names, self._kinds, strict=True)]
-        arrays += field_columns(values["fields"], self._field_kinds)
+        arrays = [_array(values[name], arrow_type) for name, arrow_type in zip(self._names, self._types, strict=True)]
+        arrays += field_columns(values["fields"], self._field_types)
         return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 
 
 class PartWriter:
-    """Writes outcomes in row order. What goes to the file is made in a thread.
+    """Writes outcomes in row order. A thread encodes and writes them.
 
     Args:
-        file: Where to.
-        job: The job, for the types of output and fields.
+        file: The file, which must have a path.
+        job: The job, which determines the types of output and fields.
         batch_id: The batch that the outcomes come from, or None.
         shard_round: The round of the shard.
     """
@@ -149,7 +149,7 @@ class PartWriter:
         self._schema = part_schema(job)
         self._columns = AnswerColumns(job)
         self._batch_id, self._round = batch_id, shard_round
-        # By its path: for each small piece that goes to a Python file, the thread would wait for the main one.
+        # By path: each small write to a Python file would make the thread wait for the main one.
         self._file = pa.OSFile(file.name, "wb")
         self._writer = pq.ParquetWriter(self._file, self._schema, use_dictionary=REPEATING)
         self._writing = SerialExecutor(1)
@@ -159,7 +159,7 @@ class PartWriter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         import pyarrow as pa
 
@@ -169,7 +169,7 @@ class PartWriter:
                 self._writing.wait()
         finally:
             self._writing.stop()
-            with contextlib.suppress(OSError, pa.ArrowException):  # only after another error, which says more
+            with contextlib.suppress(OSError, pa.ArrowException):  # only after another error, which is more useful
                 self._writer.close()
             self._file.close()
 
@@ -179,32 +179,35 @@ class PartWriter:
         answers: Sequence[pa.RecordBatch],
         rows: NDArray[Any],
         places: NDArray[Any],
-        unusual: Mapping[int, Unusual],
+        classified: Mapping[int, ClassifiedRow],
     ) -> None:
-        """Append the outcomes of some rows.
+        """Append the outcomes of consecutive rows.
 
         Args:
             requests: The rows' part of the index.
             answers: The columns of good outcomes, in any order.
-            rows: Which rows have a good one, counted from the first of these.
-            places: For each of them where in `answers` it is.
-            unusual: The outcomes of all other rows.
+            rows: The rows that have a good outcome, counted from the first row of `requests`.
+            places: For each of `rows` the index of its outcome in `answers`.
+            classified: The outcome of each other row, by the row counted from the first row of `requests`.
+
+        Raises:
+            Exception: An earlier write failed.
         """
         import numpy as np
         import pyarrow as pa
         import pyarrow.compute as pc
 
         n = requests.num_rows
-        others = self._columns([row_of(found.outcome) for found in unusual.values()])
+        rest = self._columns([row_of(row.outcome) for row in classified.values()])
         order = np.empty(n, dtype=np.int64)
         order[rows] = places
-        order[list(unusual)] = sum(batch.num_rows for batch in answers) + np.arange(len(unusual))
-        found = pa.Table.from_batches([*answers, others]).combine_chunks().to_batches()[0].take(pa.array(order))
-        tokens = {kind: pc.sum(found.column(kind)).as_py() or 0 for kind in Usage.__struct_fields__}
-        self.tally.add(n, [entry.outcome for entry in unusual.values()], Usage(**tokens))
+        order[list(classified)] = sum(batch.num_rows for batch in answers) + np.arange(len(classified))
+        ordered = pa.Table.from_batches([*answers, rest]).combine_chunks().to_batches()[0].take(pa.array(order))
+        tokens = {name: pc.sum(ordered.column(name)).as_py() or 0 for name in Usage.__struct_fields__}
+        self.tally.add(n, [entry.outcome for entry in classified.values()], Usage(**tokens))
         columns: dict[str, pa.Array] = {
-            **dict(zip(found.schema.names, found.columns, strict=True)),
-            **_judged(n, unusual, self._schema),
+            **dict(zip(ordered.schema.names, ordered.columns, strict=True)),
+            **_status_columns(n, classified, self._schema),
             **dict(zip(requests.schema.names, requests.columns, strict=True)),
             "batch_id": pa.repeat(pa.scalar(self._batch_id, pa.string()), n),
             "round": pa.repeat(pa.scalar(self._round, pa.int32()), n),
@@ -215,40 +218,41 @@ class PartWriter:
         self._writing(self._writer.write_batch, pa.RecordBatch.from_arrays(arrays, schema=self._schema))
 
 
-def _judged(n: int, unusual: Mapping[int, Unusual], schema: pa.Schema) -> dict[str, pa.Array]:
-    """Return the columns in which only unusual rows differ from the others."""
+def _status_columns(n: int, classified: Mapping[int, ClassifiedRow], schema: pa.Schema) -> dict[str, pa.Array]:
+    """Return the columns that have the same value for all good outcomes."""
     import numpy as np
     import pyarrow as pa
 
-    which = np.zeros(n, dtype=np.int32)
-    which[list(unusual)] = np.arange(1, len(unusual) + 1)
-    outcomes = [found.outcome for found in unusual.values()]
+    value_of = np.zeros(n, dtype=np.int32)  # the index of each row's value: 0 for a good outcome
+    value_of[list(classified)] = np.arange(1, len(classified) + 1)
+    outcomes = [row.outcome for row in classified.values()]
     values: dict[str, list[Any]] = {
         "status": [Status.SUCCEEDED, *(outcome.status for outcome in outcomes)],
         "error_code": [None, *(outcome.error_code for outcome in outcomes)],
         "error_message": [None, *(outcome.error_message for outcome in outcomes)],
         "retryable": [False, *(outcome.retryable for outcome in outcomes)],
-        "line": [None, *(found.line for found in unusual.values())],
+        "line": [None, *(row.line for row in classified.values())],
     }
-    return {name: pa.array(column, schema.field(name).type).take(pa.array(which)) for name, column in values.items()}
+    indices = pa.array(value_of)
+    return {name: pa.array(column, schema.field(name).type).take(indices) for name, column in values.items()}
 
 
-def _array(values: Any, kind: pa.DataType) -> pa.Array:
+def _array(values: Any, arrow_type: pa.DataType) -> pa.Array:
     import pyarrow as pa
 
-    return values if isinstance(values, pa.Array) else pa.array(values, kind)
+    return values if isinstance(values, pa.Array) else pa.array(values, arrow_type)
 
 
-def _repeated(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """Return a column in which mostly all values are the same."""
+def _repeated(values: Sequence[Any], arrow_type: pa.DataType) -> pa.Array:
+    """Return a column whose values are mostly all the same."""
     import pyarrow as pa
 
     is_same = values.count(values[0]) == len(values)
-    return pa.repeat(pa.scalar(values[0], kind), len(values)) if is_same else pa.array(values, kind)
+    return pa.repeat(pa.scalar(values[0], arrow_type), len(values)) if is_same else pa.array(values, arrow_type)
 
 
 def _vectors(packed: pa.Array) -> pa.Array:
-    """Return vectors that are bytes as lists of numbers, without a Python object for each number."""
+    """Convert vectors from bytes to lists of float32, without a Python object for each number."""
     import numpy as np
     import pyarrow as pa
 
@@ -259,7 +263,16 @@ def _vectors(packed: pa.Array) -> pa.Array:
 
 
 def read_part(store: JobStore, name: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Yield an outcome part as record batches: few rows at a time where they are large, as pictures are."""
+    """Yield an outcome part as record batches of at most 4,096 rows, and fewer if rows are large, as images are.
+
+    Args:
+        store: The job's store.
+        name: The part's file name.
+        columns: The columns to read; None for all.
+
+    Raises:
+        StoreError: The store cannot be read.
+    """
     import pyarrow.parquet as pq
 
     with store.open(name) as file:
@@ -273,24 +286,25 @@ def read_part(store: JobStore, name: str, columns: list[str] | None = None) -> I
 def carried_rows(
     rows: pa.RecordBatch, schema: pa.Schema, ordinals: list[int], custom_ids: list[str], read: Reader
 ) -> pa.RecordBatch:
-    """Return good outcomes of an earlier part as the outcomes of other rows that asked the same.
+    """Return good outcomes of an earlier part as the outcomes of rows with the same request.
 
     Args:
         rows: The outcomes.
-        schema: The schema of the part that they go to.
-        ordinals: The rows they go to.
-        custom_ids: Their requests' ids.
-        read: Reads the fields of an answer, for a part that was written without them.
+        schema: The schema of the new part.
+        ordinals: For each outcome the ordinal of the new row.
+        custom_ids: For each outcome the custom_id of the new row.
+        read: Reads the fields of an answer, for an earlier part that was written without them.
     """
     import pyarrow as pa
 
     n = rows.num_rows
-    given: dict[str, Any] = {"ordinal": ordinals, "custom_id": custom_ids, "round": [0] * n}
+    replaced: dict[str, Any] = {"ordinal": ordinals, "custom_id": custom_ids, "round": [0] * n}
     names = [name for name in schema.names if name.startswith(FIELD)]
     if any(name not in rows.schema.names or rows.schema.field(name).type != schema.field(name).type for name in names):
         answers = [read(text)[0] for text in rows.column("output").to_pylist()]
-        given |= dict(zip(names, field_columns(answers, [schema.field(name).type for name in names]), strict=True))
+        replaced |= dict(zip(names, field_columns(answers, [schema.field(name).type for name in names]), strict=True))
     columns = [
-        _array(given[field.name] if field.name in given else rows.column(field.name), field.type) for field in schema
+        _array(replaced[field.name] if field.name in replaced else rows.column(field.name), field.type)
+        for field in schema
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -1,7 +1,7 @@
-"""One line of an output or error file becomes an outcome. Pure, and total: any bytes are accepted.
+"""The parser of a line of an output or error file. Pure, and total: any bytes are accepted.
 
-Only the fields that are kept are decoded. A 200 line is not yet a good answer: it may be refused, cut off, filtered,
-or break the schema. A line that is not JSON or names no row is a stray: ``None``.
+Only the fields that are kept are decoded. A 200 line is not necessarily a good answer: it may be refused, truncated,
+filtered, or break the schema. A line that is not JSON or names no row has no outcome.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 
 from airflow_openai_batch.engine.answers.bodies import READERS, read_other
 from airflow_openai_batch.engine.answers.classify import Error, Reader, no_fields
-from airflow_openai_batch.engine.answers.fast_parser import UNREADABLE, USUAL, Fields, Line, Row, outcome_of
+from airflow_openai_batch.engine.answers.fast_parser import FAST_READERS, UNREADABLE, FastRow, Fields, Line
 from airflow_openai_batch.engine.api.errors import ACCOUNT_CODES, PASSING_CODES, PASSING_STATUSES
 from airflow_openai_batch.engine.model import Outcome, Status
 from airflow_openai_batch.engine.schema.validation import Check, Read, ResponseSchema
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class _Response(msgspec.Struct):
-    """Servers differ in how they write a status and an id; an answer that was paid for is not lost over that."""
+    """The response of a line. Compatible servers write status and id in several types; all are accepted."""
 
     status_code: int | float | str | None = None
     request_id: str | int | None = None
@@ -47,40 +47,39 @@ _decode_error = msgspec.json.Decoder(_ErrorBody).decode
 
 
 class LineParser:
-    """Reads the lines of one job's output files.
+    """Reads the lines of one job's output and error files.
 
     Args:
         endpoint: The job's endpoint.
-        schema: The schema that answers must follow, if any.
-        check: A stricter check than the schema, such as a Pydantic class's own validators.
+        schema: The schema that answers must follow, if there is one.
+        check: A check that is stricter than the schema, such as a Pydantic class's own validators.
     """
 
     def __init__(self, endpoint: str, schema: ResponseSchema | None = None, check: Check | None = None) -> None:
-        self._read_usual = USUAL.get(endpoint, _none_usual)
+        self._read_fast = FAST_READERS.get(endpoint, _read_nothing)
         self._read_body = READERS.get(endpoint, read_other)
         self._read_text = _reader_of(schema, check)
         self._fields = _fields_of(schema, check)
 
-    def read_usual(self, lines: Sequence[Line]) -> list[Row | None]:
-        """Read some lines. None: it is not the usual line of a good answer; `parse` it."""
-        return self._read_usual(lines, self._fields)
+    def read_fast(self, lines: Sequence[Line]) -> list[FastRow | None]:
+        """Read a block of lines with the fast parser. None for a line that it does not accept: `parse` that one."""
+        return self._read_fast(lines, self._fields)
 
     def parse(self, line: Line) -> Outcome | None:
-        """Read one line. None: it is not JSON or names no row."""
-        (row,) = self.read_usual([line])
-        return outcome_of(row) if row is not None and row[0] else self._parse_any(line)
+        """Read one line carefully, whatever its form. None if it is not JSON or names no row.
 
-    def _parse_any(self, line: Line) -> Outcome | None:
-        read = _read_line(line, _decode_line)
-        if read is None or not read.custom_id:
+        A line that `read_fast` accepts is read alike.
+        """
+        decoded = _read_line(line, _decode_line)
+        if decoded is None or not decoded.custom_id:
             return None
-        outcome = Outcome(custom_id=read.custom_id, status=Status.FAILED)
-        response = read.response
+        outcome = Outcome(custom_id=decoded.custom_id, status=Status.FAILED)
+        response = decoded.response
         if response is not None:
             outcome.request_id = str(response.request_id) if response.request_id is not None else None
         status = _status(response)
-        error = read.error or _error_in(response)
-        # Without a status it is the body that tells whether there is an answer.
+        error = decoded.error or _error_in(response)
+        # Without a status, the body shows whether there is an answer.
         if response is None or (status != 200 if status is not None else error is not None or _is_empty(response)):
             _read_failure(outcome, status, error)
             return outcome
@@ -95,7 +94,7 @@ class LineParser:
         return outcome
 
 
-def _none_usual(lines: Sequence[Line], fields: Fields | None) -> list[Row | None]:
+def _read_nothing(lines: Sequence[Line], fields: Fields | None) -> list[FastRow | None]:
     return [None] * len(lines)
 
 
@@ -120,18 +119,18 @@ def _fields_of(schema: ResponseSchema | None, check: Check | None) -> Fields | N
     check_text = check
 
     def checked(text: str) -> tuple[Any, ...] | None:
-        found = fields(text) if fields is not None else None
+        values = fields(text) if fields is not None else None
         if check_text(text) is not None:
             raise ValueError("the check fails")
-        return found
+        return values
 
     return checked
 
 
 def custom_id_of(line: bytes) -> str | None:
-    """Return the custom_id of a line, or None if there is none to be had. Cheaper than reading the line."""
-    read = _read_line(line, _decode_id)
-    return read.custom_id if read is not None else None
+    """Return the custom_id of a line, or None if it has none or cannot be decoded. Cheaper than parsing the line."""
+    decoded = _read_line(line, _decode_id)
+    return decoded.custom_id if decoded is not None else None
 
 
 class _Id(msgspec.Struct):
@@ -142,13 +141,13 @@ _decode_id = msgspec.json.Decoder(_Id).decode
 
 
 def _read_line(line: Line, decode: Callable[[Line], T]) -> T | None:
-    """Decode a line, also one that holds what JSON has no room for and other writers do write; None if that fails."""
+    """Decode a line, also one with what is not valid JSON but written by some servers; None if that fails."""
     try:
         return decode(line)
     except UNREADABLE:
         pass
     try:
-        # Half a surrogate pair, as of an emoji that was cut; NaN and Infinity.
+        # Half of a surrogate pair, as of an emoji that was cut; NaN and Infinity.
         value = json.loads(bytes(line), parse_constant=lambda _: None)
         return decode(_HALF_PAIR.sub("\ufffd", json.dumps(value, ensure_ascii=False)).encode())
     except UNREADABLE:
@@ -159,7 +158,7 @@ _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 def _unwrapped(body: msgspec.Raw) -> bytes:
-    """Some servers put the body into the line as a JSON text."""
+    """Return the body; some compatible servers put it into the line as a JSON string."""
     data = bytes(body)
     return msgspec.json.decode(data, type=str).encode() if data[:1] == b'"' else data
 
@@ -176,7 +175,7 @@ def _status(response: _Response | None) -> int | None:
 
 
 def _error_in(response: _Response | None) -> Error | str | None:
-    """Return the error that the body of an answer holds."""
+    """Return the error in the body of a response (OpenAI's API reference: `body.error` of a status 4xx or 5xx)."""
     if response is None:
         return None
     try:
@@ -186,18 +185,18 @@ def _error_in(response: _Response | None) -> Error | str | None:
 
 
 def _read_failure(outcome: Outcome, status: int | None, error: Error | str | None) -> None:
-    """Fill in what went wrong, and whether the same request may fare better."""
+    """Fill in the error of an outcome, and whether a retry may succeed."""
     if isinstance(error, str):
         error = Error(message=error)
     error = error or Error()
     code = str(error.code or error.type or (f"http_{status}" if status is not None else "no_answer"))
     outcome.error_code = code
     outcome.error_message = error.message or (f"HTTP {status}" if status is not None else None)
-    # The line codes that OpenAI documents: batch_expired, batch_cancelled, request_timeout.
+    # OpenAI's API reference: the codes of a line are batch_expired, batch_cancelled and request_timeout.
     if code in ("batch_expired", "batch_cancelled"):
         outcome.status = Status.EXPIRED if code == "batch_expired" else Status.CANCELLED
     if status is None and code.isdecimal():
-        status = int(code)  # some servers give an HTTP status for a code
+        status = int(code)  # some compatible servers use the HTTP status as the code
     outcome.retryable = code not in ACCOUNT_CODES and (
         code in PASSING_CODES or (status is not None and (status in PASSING_STATUSES or status >= 500))
     )

@@ -1,8 +1,8 @@
-"""The answers to rows in the order of the rows, from lines in any order.
+"""Answers in row order, from lines in any order.
 
-OpenAI writes lines in any order, though mostly in nearly the order of the requests. Then they are read once, as they
-come, and answers wait as columns until a block of rows is whole. Files that are not so (lines are far ahead of their
-turn, repeated, or of no row) are read twice: once to learn where each row's lines are, once in the order of the rows.
+OpenAI's guide: the order of lines is not that of the requests. Seen: mostly it nearly is. Then files are read once, and
+answers wait as columns until a block of rows is complete. Other files (with lines far ahead of their turn, repeated, or
+of no row) are read twice: once to find the position of each row's lines, once in row order.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from airflow_openai_batch.engine.concurrency import gc_paused
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from airflow_openai_batch.engine.answers.fast_parser import Line, Row
+    from airflow_openai_batch.engine.answers.fast_parser import FastRow, Line
     from airflow_openai_batch.engine.answers.line_files import Numbers
     from airflow_openai_batch.engine.answers.outcome_files import AnswerColumns
 
 
 _MOST_WAITING = 4
-"""How many blocks of rows may wait besides the one whose turn it is."""
+"""Number of blocks of rows that may wait, besides the one whose turn it is."""
 
 _CHUNKS_A_BLOCK = 4
-"""Answers become columns a chunk at a time: few enough to stay, as Python objects, in a processor's cache."""
+"""Answers become columns in chunks that are small enough to stay, as Python objects, in a processor's cache."""
 
 
-class Read(NamedTuple):
-    """What was read of consecutive rows.
+class AnswerBlock(NamedTuple):
+    """The answers of consecutive rows.
 
     Attributes:
         start: The first row.
         stop: The row after the last one.
-        answers: Good answers of these rows, in any order.
-        rows: The rows that have one, in order.
-        places: For each of them where in `answers` it is.
-        lines: All lines of each other row that has some.
+        answers: The columns of the good answers of these rows, in any order.
+        rows: The rows that have a good answer, in order.
+        places: For each of `rows` the index of its answer in `answers`.
+        lines: All lines of each other row that has lines.
     """
 
     start: int
@@ -51,50 +51,50 @@ class Read(NamedTuple):
 
 
 class Unordered(Exception):
-    """Lines are not nearly in the order of the rows, one for each."""
+    """The lines are not nearly in row order, one for each row."""
 
 
 class AnswerReader:
     """Reads the lines of the files of one batch.
 
     Args:
-        parser: Reads a line.
-        columns: Makes columns of what was read.
-        custom_ids: The ids of the rows.
-        unmatched: Where lines of no row go.
+        parser: Reads lines.
+        columns: Makes columns of good answers.
+        custom_ids: The id of each row.
+        unmatched: The file to which lines of no row are added.
     """
 
     def __init__(self, parser: LineParser, columns: AnswerColumns, custom_ids: list[str], unmatched: IO[bytes]) -> None:
         self.parser, self.columns, self.custom_ids, self.unmatched = parser, columns, custom_ids, unmatched
 
-    def once(self, files: list[Lines]) -> Iterator[Read]:
-        """Yield the rows of files whose lines are nearly in the order of the rows, one for each.
+    def once(self, files: list[Lines]) -> Iterator[AnswerBlock]:
+        """Yield the rows of files whose lines are nearly in row order, one for each row.
 
         Args:
-            files: The output file and the error file, as far as there are any.
+            files: The output file and the error file, as far as they exist.
 
         Raises:
-            Unordered: The files are not like this. What was yielded is to be forgotten.
+            Unordered: The lines are in another order. The blocks yielded so far are to be discarded.
         """
         if not files:
             raise Unordered
         waiting = _Waiting(self, *files)
         for lines in files[0].blocks():
             with gc_paused():
-                waiting.add(lines, self.parser.read_usual(lines))
+                waiting.add(lines, self.parser.read_fast(lines))
             yield from waiting.whole_blocks()
         yield from waiting.other_blocks()
 
-    def twice(self, files: list[Lines]) -> Iterator[Read]:
-        """Yield the rows of files whose lines are as they may.
+    def twice(self, files: list[Lines]) -> Iterator[AnswerBlock]:
+        """Yield the rows of files whose lines are in any order.
 
         Args:
-            files: The output file and the error file, as far as there are any.
+            files: The output file and the error file, as far as they exist.
         """
         for block in lines_in_order(files, locate(files, self.custom_ids, self.unmatched)):
             yield self._block(block)
 
-    def _block(self, block: Block) -> Read:
+    def _block(self, block: Block) -> AnswerBlock:
         import numpy as np
 
         n = len(block.lines)
@@ -104,9 +104,9 @@ class AnswerReader:
         chunk_rows = -(-n // _CHUNKS_A_BLOCK)
         for start in range(0, n, chunk_rows):
             with gc_paused():
-                read = enumerate(self.parser.read_usual(block.lines[start : start + chunk_rows]), start)
-                # The id that a line was found by need not be its own.
-                chunk = {i: row for i, row in read if row is not None and row[0] == ids[i]}
+                fast_rows = enumerate(self.parser.read_fast(block.lines[start : start + chunk_rows]), start)
+                # The id that was matched at the beginning of a line need not be the decoded one.
+                chunk = {i: row for i, row in fast_rows if row is not None and row[0] == ids[i]}
                 answers.append(self.columns(list(chunk.values())))
             good += chunk
         lines: dict[int, list[bytes]] = {}
@@ -114,11 +114,11 @@ class AnswerReader:
             if of_row := [bytes(line) for line in block.several.get(i, block.lines[i : i + 1]) if line]:
                 lines[block.start + i] = of_row
         rows = block.start + np.array(good, dtype=np.int64)
-        return Read(block.start, block.start + n, answers, rows, np.arange(len(good)), lines)
+        return AnswerBlock(block.start, block.start + n, answers, rows, np.arange(len(good)), lines)
 
 
 class _Waiting:
-    """What was read of an output file and waits for its turn. Lines of the error file are read when it has come."""
+    """Answers and lines of an output file that wait for their turn. Lines of the error file are read at their turn."""
 
     def __init__(self, reader: AnswerReader, output: Lines, errors: Lines | None = None) -> None:
         import numpy as np
@@ -129,31 +129,31 @@ class _Waiting:
         self._size = rows_a_block(output, len(ids))
         self._n_blocks = -(-len(ids) // self._size)
         self._n_missing = self._by_block(np.arange(len(ids)))
-        self._is_known = np.zeros(len(ids), dtype=bool)
-        self._error_line_of = self._found_in(errors) if errors is not None else {}
+        self._has_line = np.zeros(len(ids), dtype=bool)
+        self._error_line_of = self._rows_in(errors) if errors is not None else {}
         self._line_of: dict[int, bytes] = {}
-        self._good: list[Row] = []
+        self._good: list[FastRow] = []
         self._rows: list[Numbers] = []
         self._answers: list[pa.RecordBatch] = []
         self._next = 0
 
-    def _found_in(self, errors: Lines) -> dict[int, int]:
-        """Return for each row in the error file which line of it that is."""
+    def _rows_in(self, errors: Lines) -> dict[int, int]:
+        """Return the line number of each row in the error file."""
         numbers: dict[int, int] = {}
         for number, line in enumerate(itertools.chain.from_iterable(errors.blocks())):
             if (row := self._row_named_by(line)) is not None:
                 numbers[row] = number
         return numbers
 
-    def add(self, lines: list[Line], read: list[Row | None]) -> None:
-        """Let lines, and what was read of them, wait.
+    def add(self, lines: list[Line], fast_rows: list[FastRow | None]) -> None:
+        """Add lines with what the fast parser made of them.
 
         Raises:
             Unordered: A row has a line already, a line has no row, or is far ahead of its turn.
         """
-        good = [row for row in read if row is not None]
-        if len(good) < len(read):
-            for line, answer in zip(lines, read, strict=True):
+        good = [row for row in fast_rows if row is not None]
+        if len(good) < len(fast_rows):
+            for line, answer in zip(lines, fast_rows, strict=True):
                 if answer is None and (row := self._row_named_by(line)) is not None:
                     self._line_of[row] = bytes(line)
                     self._check_near(row)
@@ -162,35 +162,35 @@ class _Waiting:
             self._make_columns()
 
     def _row_named_by(self, line: Line) -> int | None:
-        """Return the row of a line that is not usual and good, or None for an empty line."""
+        """Return the row of a line that the fast parser did not accept; None for an empty line."""
         if not (text := bytes(line).strip()):
             return None
         row = self._row_of.get(custom_id_of(text) or "")
-        self._note([row])
+        self._record([row])
         return row
 
     def _make_columns(self) -> None:
-        rows = self._note(list(map(self._row_of.get, [row[0] for row in self._good])))
+        rows = self._record(list(map(self._row_of.get, [row[0] for row in self._good])))
         self._check_near(int(rows.max(initial=0)))
         self._rows.append(rows)
         self._answers.append(self._reader.columns(self._good))
         self._good = []
 
-    def _note(self, found: list[int | None]) -> Numbers:
-        """Note that rows have their line."""
+    def _record(self, row_numbers: list[int | None]) -> Numbers:
+        """Record that rows have their line."""
         import numpy as np
 
-        if None in found or len(set(found)) < len(found):
+        if None in row_numbers or len(set(row_numbers)) < len(row_numbers):
             raise Unordered
-        rows = np.array(found, dtype=np.int64)
-        if self._is_known[rows].any():
+        rows = np.array(row_numbers, dtype=np.int64)
+        if self._has_line[rows].any():
             raise Unordered
-        self._is_known[rows] = True
+        self._has_line[rows] = True
         self._n_missing -= self._by_block(rows)
         return rows
 
     def _check_near(self, row: int) -> None:
-        """Refuse a row far ahead of its turn: what waits must stay little, and whether it will shows early."""
+        """Reject a row far ahead of its turn, so that only a few blocks wait in memory."""
         if row >= (self._next + 1 + _MOST_WAITING) * self._size:
             raise Unordered
 
@@ -199,36 +199,36 @@ class _Waiting:
 
         return np.bincount(rows // self._size, minlength=self._n_blocks)
 
-    def whole_blocks(self) -> Iterator[Read]:
-        """Yield the rows whose turn has come."""
+    def whole_blocks(self) -> Iterator[AnswerBlock]:
+        """Yield the blocks that are complete."""
         while self._next < self._n_blocks and not self._n_missing[self._next]:
             yield self._block()
 
-    def other_blocks(self) -> Iterator[Read]:
-        """Yield all other rows, when there are no more lines."""
+    def other_blocks(self) -> Iterator[AnswerBlock]:
+        """Yield the remaining blocks, when there are no more lines."""
         self._make_columns()
         while self._next < self._n_blocks:
             yield self._block()
 
-    def _block(self) -> Read:
+    def _block(self) -> AnswerBlock:
         import numpy as np
         import pyarrow as pa
 
         start = self._next * self._size
-        stop = min(start + self._size, len(self._is_known))
+        stop = min(start + self._size, len(self._has_line))
         self._next += 1
-        rows, answers, still = [np.empty(0, dtype=np.int64)], [], []
+        chunks, answers, still = [np.empty(0, dtype=np.int64)], [], []
         for i, waiting in enumerate(self._rows):
-            here = np.flatnonzero((waiting >= start) & (waiting < stop))
-            if len(here):
-                rows.append(waiting[here])
-                answers.append(self._answers[i].take(pa.array(here)))
+            in_block = np.flatnonzero((waiting >= start) & (waiting < stop))
+            if len(in_block):
+                chunks.append(waiting[in_block])
+                answers.append(self._answers[i].take(pa.array(in_block)))
             if (waiting >= stop).any():
                 still.append(i)
         self._rows, self._answers = [self._rows[i] for i in still], [self._answers[i] for i in still]
-        found = np.concatenate(rows)
-        places = np.argsort(found)
-        return Read(start, stop, answers, found[places], places, self._lines_of(start, stop))
+        rows = np.concatenate(chunks)
+        places = np.argsort(rows)
+        return AnswerBlock(start, stop, answers, rows[places], places, self._lines_of(start, stop))
 
     def _lines_of(self, start: int, stop: int) -> dict[int, list[bytes]]:
         import numpy as np
@@ -237,6 +237,6 @@ class _Waiting:
         lines = {row: [self._line_of.pop(row)] for row in rows if row in self._line_of}
         of_errors = [row for row in rows if row in self._error_line_of]
         if self._errors is not None and of_errors:
-            found = self._errors.read(np.array([self._error_line_of[row] for row in of_errors]))
-            lines |= {row: [bytes(line)] for row, line in zip(of_errors, found, strict=True)}
+            error_lines = self._errors.read(np.array([self._error_line_of[row] for row in of_errors]))
+            lines |= {row: [bytes(line)] for row, line in zip(of_errors, error_lines, strict=True)}
         return lines

@@ -1,10 +1,10 @@
-"""Batch objects and pages of the listing, read from the raw JSON of any server."""
+"""Decoding batch objects and pages of the listing from JSON, of OpenAI and of compatible servers."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -12,11 +12,8 @@ from airflow_openai_batch.engine import errors
 from airflow_openai_batch.engine.identity import NONCE_KEY
 from airflow_openai_batch.engine.model import Batch, LineError
 
-if TYPE_CHECKING:
-    pass
-
-
 _STATUS_NAMES = {"canceled": "cancelled", "success": "completed", "succeeded": "completed", "done": "completed"}
+"""Names that compatible servers use for OpenAI's statuses."""
 
 _MAX_ERROR_GROUPS = 50
 
@@ -38,21 +35,33 @@ def id_of(value: Mapping[str, Any]) -> str:
     """Return the id of an API object.
 
     Raises:
-        Unclear: It carries none.
+        Unclear: It has none.
     """
-    found = value.get("id")
-    if not isinstance(found, str) or not found:
+    object_id = value.get("id")
+    if not isinstance(object_id, str) or not object_id:
         raise errors.Unclear("The answer of OpenAI carries no id.")
-    return found
+    return object_id
 
 
 def batch_of(content: bytes) -> Batch:
-    """Read a batch object, tolerating what compatible servers do: case, dates, empty ids, shapes of errors."""
+    """Decode a batch object, in the forms of OpenAI and of compatible servers.
+
+    Raises:
+        Unclear: It is not a JSON object, or has no id.
+        msgspec.DecodeError: It is not JSON.
+    """
     return parse_batch(json_object(content))
 
 
 def parse_batch(value: Mapping[str, Any]) -> Batch:
-    """Return a decoded batch object as a ``Batch``; what is absent or of another type than documented is left out."""
+    """Return a decoded batch object as a ``Batch``; fields that are absent or of an undocumented type are left out.
+
+    OpenAI's API reference names the fields. Seen: an absent file id is null or an empty string. Compatible servers
+    write the status in other words or in upper case.
+
+    Raises:
+        Unclear: It has no id.
+    """
     status = str(value.get("status") or "unknown").lower()
     status = _STATUS_NAMES.get(status, status)
     counts = value.get("request_counts")
@@ -77,7 +86,7 @@ def parse_batch(value: Mapping[str, Any]) -> Batch:
 
 
 class _Brief(msgspec.Struct, gc=False):
-    """The fields of a batch object that say how it stands. Any others are skipped unread, which is ten times faster."""
+    """The fields of a batch object that polling needs. All others are skipped, which is ten times faster."""
 
     id: Any = None
     status: Any = None
@@ -104,7 +113,10 @@ BRIEF_PAGE = msgspec.json.Decoder(_BriefPage)
 
 
 def _epoch(value: Any) -> float | None:
-    """Read a time: seconds, milliseconds (a compatible server sends them) or ISO 8601 (Azure)."""
+    """Return a time as epoch seconds.
+
+    OpenAI's API reference: Unix seconds. Compatible servers: milliseconds (documented by Bella queue) or ISO 8601.
+    """
     if isinstance(value, str):
         try:
             moment = datetime.datetime.fromisoformat(value)
@@ -117,7 +129,10 @@ def _epoch(value: Any) -> float | None:
 
 
 def _errors(value: Any) -> tuple[LineError, ...]:
-    """Group a batch's errors by code and message: there can be one for each of 50,000 lines."""
+    """Return a batch's errors grouped by code and message: there can be one for each of 50,000 lines.
+
+    OpenAI's API reference: an object with a list `data`. Compatible servers: a list or a string.
+    """
     entries = value.get("data") if isinstance(value, Mapping) else value
     if isinstance(entries, str):
         entries = [{"code": "error", "message": entries}]
@@ -126,9 +141,9 @@ def _errors(value: Any) -> tuple[LineError, ...]:
         if not isinstance(entry, Mapping):
             entry = {"message": str(entry)}
         code, message = str(entry.get("code") or "error"), str(entry.get("message") or "")[:1000]
-        known = groups.get((code, message))
-        if known is not None:
-            groups[code, message] = msgspec.structs.replace(known, n=known.n + 1)
+        group = groups.get((code, message))
+        if group is not None:
+            groups[code, message] = msgspec.structs.replace(group, n=group.n + 1)
         elif len(groups) < _MAX_ERROR_GROUPS:
             line = entry.get("line")
             groups[code, message] = LineError(

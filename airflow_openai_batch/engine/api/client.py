@@ -1,4 +1,4 @@
-"""OpenAI's Files and Batches API: the calls that the engine makes."""
+"""The client of OpenAI's Files and Batches API: the calls that the engine makes, with the engine's errors."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ if TYPE_CHECKING:
 
 
 _PAGE = 100
+"""OpenAI's API reference: the largest page of the listing."""
 
 
 class Api:
-    """The verbs, on one client.
+    """The Files and Batches API, called with a client of the ``openai`` SDK.
+
+    Every call is made once: the SDK would repeat a POST after a timeout, and create a second batch (seen in
+    openai-python 3.54).
 
     Args:
-        client: A client of the ``openai`` SDK; its ``max_retries`` is ignored.
+        client: The client; its ``max_retries`` is ignored.
     """
 
     def __init__(self, client: OpenAI) -> None:
@@ -31,12 +35,20 @@ class Api:
 
     @property
     def host(self) -> str:
-        """The host that the client talks to."""
+        """The host of the client's base URL."""
         return str(self._client.base_url.host)
 
     def upload(self, name: str, file: IO[bytes]) -> str:
-        """Upload a batch input file as a stream. Returns the file id. Costs nothing."""
-        # The server refuses names that do not end in .jsonl; a tuple with an open file is streamed by the SDK.
+        """Upload a batch input file as a stream, free of charge. Returns the file id.
+
+        Args:
+            name: The file's name. Seen: HTTP 400 if it does not end in ``.jsonl``.
+            file: The open file.
+
+        Raises:
+            ApiError: The upload failed.
+        """
+        # The SDK streams a file in a tuple, and reads a path into memory.
         with translated():
             raw = self._client.files.with_raw_response.create(
                 file=(name, file, "application/jsonl"), purpose="batch", timeout=600
@@ -46,29 +58,46 @@ class Api:
     def create(
         self, *, file_id: str, endpoint: str, completion_window: str, metadata: dict[str, str], timeout_s: float
     ) -> Batch:
-        """Create a batch: the one call that costs money. Never repeated here.
+        """Create a batch: the only call that costs money.
+
+        Args:
+            file_id: The id of the uploaded input file.
+            endpoint: The endpoint of all its requests.
+            completion_window: OpenAI's API reference: only ``24h``; compatible servers have others.
+            metadata: At most 16 pairs of strings, with the nonce.
+            timeout_s: Longest time to wait for the response, in seconds.
 
         Raises:
-            Unclear: The batch may exist. Look for its nonce before anything else.
+            Unclear: The batch may exist: look for its nonce before another call.
+            QueueFull: The organization's queue for the model is full.
+            ApiError: The batch was not created.
         """
         with translated():
             raw = self._client.with_options(timeout=timeout_s).batches.with_raw_response.create(
                 input_file_id=file_id,
-                endpoint=endpoint,  # type: ignore[arg-type] # the SDK's list of endpoints is a hint; any string is sent
-                completion_window=completion_window,  # type: ignore[arg-type] # compatible servers have other windows
+                endpoint=endpoint,  # type: ignore[arg-type] # the SDK's list of endpoints is only a type; any string is sent
+                completion_window=completion_window,  # type: ignore[arg-type] # likewise
                 metadata=metadata,
             )
             return batch_of(raw.content)
 
     def retrieve(self, batch_id: str) -> Batch:
-        """Return what OpenAI knows of a batch now."""
+        """Return the current batch object.
+
+        Raises:
+            NotFound: There is no such batch. Seen: old batches disappear.
+            ApiError: The call failed.
+        """
         with translated():
             return batch_of(self._client.batches.with_raw_response.retrieve(batch_id, timeout=60).content)
 
     def batches(self, since: float) -> Iterator[Batch]:
         """Yield the account's batches, newest first, down to those created before ``since`` (epoch seconds).
 
-        The API filters by nothing and pages by cursor, 100 at a time.
+        OpenAI's API reference: the listing has a cursor and no filter. Seen: the newest batch comes first.
+
+        Raises:
+            ApiError: A call failed.
         """
         after: str | None = None
         seen: set[str] = set()
@@ -76,18 +105,24 @@ class Api:
             with translated():
                 args: dict[str, Any] = {"limit": _PAGE} | ({"after": after} if after else {})
                 page = json_object(self._client.batches.with_raw_response.list(**args, timeout=60).content)
-            found = [parse_batch(entry) for entry in page.get("data") or []]
-            # Some servers ignore the cursor and send the same page for ever: each batch is told once.
-            fresh = [batch for batch in found if batch.id not in seen]
+            batches = [parse_batch(entry) for entry in page.get("data") or []]
+            # Some compatible servers ignore the cursor and send the same page for ever: each batch is yielded once.
+            fresh = [batch for batch in batches if batch.id not in seen]
             seen.update(batch.id for batch in fresh)
             yield from fresh
-            is_past = bool(found) and all(b.created_at is not None and b.created_at < since for b in found)
+            is_past = bool(batches) and all(b.created_at is not None and b.created_at < since for b in batches)
             if not fresh or is_past or not page.get("has_more"):
                 return
-            after = found[-1].id
+            after = batches[-1].id
 
     def cancel(self, batch_id: str) -> Batch | None:
-        """Ask for a batch to be cancelled. Returns it, or None if it had ended already (HTTP 409) or is unknown."""
+        """Request the cancellation of a batch. Returns the batch, or None if it has ended or is unknown.
+
+        Seen: HTTP 409 for a batch that has ended, 404 for an unknown one.
+
+        Raises:
+            ApiError: The call failed.
+        """
         try:
             with translated():
                 return batch_of(self._client.batches.with_raw_response.cancel(batch_id, timeout=60).content)
@@ -100,11 +135,13 @@ class Api:
         """Write the content of a file to ``target`` as a stream. Returns the number of bytes.
 
         Raises:
-            Unclear: The download broke or is shorter than the file: start again, with an emptied target.
+            Unclear: The download broke or is shorter than the file: empty the target and start again.
+            NotFound: There is no such file. OpenAI's guide: it is deleted 30 days after the batch completed.
+            ApiError: The call failed.
         """
         n = 0
         with translated(), self._client.files.with_streaming_response.content(file_id, timeout=600) as response:
-            for chunk in response.iter_bytes():  # the default chunk is the fastest: larger buffers fault in new pages
+            for chunk in response.iter_bytes():  # the default size is the fastest: larger buffers need new memory pages
                 n += target.write(chunk)
         expected = self.file_bytes(file_id)
         if expected is not None and n != expected:
@@ -112,14 +149,14 @@ class Api:
         return n
 
     def file_bytes(self, file_id: str) -> int | None:
-        """Return the size of a file at OpenAI, or None where the server does not say."""
+        """Return the size of a file at OpenAI in bytes, or None if the server does not report it."""
         try:
             with translated():
                 size = json_object(self._client.files.with_raw_response.retrieve(file_id, timeout=60).content).get(
                     "bytes"
                 )
         except errors.NotFound:
-            return None  # some compatible servers lack the route
+            return None  # some compatible servers lack this route
         return size if isinstance(size, int) and size > 0 else None
 
 
@@ -131,10 +168,18 @@ class Page(NamedTuple):
 
 
 async def retrieve_async(client: AsyncOpenAI, batch_id: str, timeout_s: float) -> Batch:
-    """Return how a batch stands now; for event loops. ``client`` should have its retries off.
+    """Return the current batch object, for event loops.
 
-    What can be long is left out, here and in ``list_async``: errors, of which a failed batch may have tens of
-    thousands, and metadata. Reading them would hold up the loop.
+    Errors and metadata are left out, here and in ``list_async``: a failed batch may have tens of thousands of errors,
+    and decoding them would block the loop.
+
+    Args:
+        client: A client without retries.
+        batch_id: The batch.
+        timeout_s: Longest time to wait for the response, in seconds.
+
+    Raises:
+        ApiError: The call failed.
     """
     with translated():
         raw = await client.batches.with_raw_response.retrieve(batch_id, timeout=timeout_s)
@@ -142,12 +187,15 @@ async def retrieve_async(client: AsyncOpenAI, batch_id: str, timeout_s: float) -
 
 
 async def list_async(client: AsyncOpenAI, after: str | None, timeout_s: float) -> Page:
-    """Return up to 100 of the account's batches, newest first; for event loops.
+    """Return a page of up to 100 of the account's batches, newest first, for event loops.
 
     Args:
-        client: A client with its retries off.
-        after: The last batch of the page before; None for the first page.
-        timeout_s: Longest time to wait for an answer.
+        client: A client without retries.
+        after: The id of the last batch of the page before; None for the first page.
+        timeout_s: Longest time to wait for the response, in seconds.
+
+    Raises:
+        ApiError: The call failed.
     """
     with translated():
         args: dict[str, Any] = {"limit": _PAGE} | ({"after": after} if after else {})
@@ -157,7 +205,11 @@ async def list_async(client: AsyncOpenAI, after: str | None, timeout_s: float) -
 
 
 async def cancel_async(client: AsyncOpenAI, batch_id: str) -> None:
-    """Ask for a batch to be cancelled; one that has ended or is unknown is no error."""
+    """Request the cancellation of a batch, for event loops. A batch that has ended or is unknown is not an error.
+
+    Raises:
+        ApiError: The call failed.
+    """
     try:
         with translated():
             await client.batches.with_raw_response.cancel(batch_id, timeout=30)

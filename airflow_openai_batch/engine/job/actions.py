@@ -1,9 +1,8 @@
-"""One action becomes a fact. The error policies are in ``action``, so the verbs read without ``try``."""
+"""The actions that a plan names. ``execute`` does one and returns what became known, or why it cannot go on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
@@ -13,50 +12,92 @@ from airflow_openai_batch.engine.errors import ApiError, Denied, NotFound, Refus
 from airflow_openai_batch.engine.identity import file_name
 from airflow_openai_batch.engine.job.context import Engine, Learned, Stop
 from airflow_openai_batch.engine.job.create_batch import look
-from airflow_openai_batch.engine.job.failures import denied, postponed, queue_full, rejected, unsent
+from airflow_openai_batch.engine.job.failures import back_in_line, denied, postponed, queue_full, rejected
 from airflow_openai_batch.engine.job.retry import carry, reshard
-from airflow_openai_batch.engine.job.state_machine import Fact, fact_of
-from airflow_openai_batch.engine.model import ENDED_STATUSES, Batch, Job, LineError, Shard, describe
+from airflow_openai_batch.engine.job.state_machine import Fact, ShardUpdate, fact_of, one_more_miss
+from airflow_openai_batch.engine.model import (
+    ENDED_STATUSES,
+    Backoff,
+    Batch,
+    Job,
+    LineError,
+    OutcomePart,
+    Shard,
+    describe,
+)
 from airflow_openai_batch.engine.schema.validation import ResponseSchema
 from airflow_openai_batch.engine.store.index import read_index
 
 _RECHECK_S = 2.0
-
 _UPLOAD_TRIES = 2
 
 
-def perform(engine: Engine, job: Job, shard: Shard, verb: str) -> Learned:
-    """Do what ``plan`` named and return what became known.
+def execute(engine: Engine, job: Job, shard: Shard, verb: str) -> Learned | Stop:
+    """Do an action while the observer watches.
 
-    Raises:
-        Stop: Credentials, a damaged store, or a batch that OpenAI no longer knows.
+    Args:
+        engine: The engine.
+        job: The newest snapshot's job.
+        shard: The shard that the action is for.
+        verb: The action, as the plan names it.
+
+    Returns:
+        What became known; or why the shard, or the whole job, needs manual intervention.
     """
+    with engine.observer.acting(verb, shard) as act:
+        result = _try(engine, job, shard, verb)
+        act.tell(**observed(result))
+    return result
+
+
+def _try(engine: Engine, job: Job, shard: Shard, verb: str) -> Learned | Stop:
     try:
-        return _VERBS[verb](engine, job, shard)
+        return ACTIONS[verb](engine, job, shard)
     except Denied as error:
-        raise Stop(denied(error)) from error
+        return Stop(denied(error))
     except ApiError as error:  # a refusal too: none of these calls costs money, and a proxy can answer anything once
         return postponed(engine, shard, error)
+    except Stop as stop:
+        if not stop.is_local or all(s.id != shard.id for s in job.earlier):
+            return stop
+        # The job asks something else now: what is lost of an earlier epoch must not hold it.
+        engine.log.warning("Shard %s of an earlier epoch is given up: %s", shard.id, stop)
+        return Learned(Fact.GIVEN_UP, ShardUpdate(problem=str(stop)[:500]))
+
+
+def observed(result: Learned | Stop) -> dict[str, str | int]:
+    """Return what an observer may know of an action's end: ids and kinds, never a message."""
+    if isinstance(result, Stop):
+        return {"fact": "stopped", "failed": True}
+    values: dict[str, str | int] = {"fact": result.fact.value}
+    if (batch := result.update.get("batch")) is not None:
+        values |= {"batch_id": batch.id, "batch_status": batch.status}
+    if result.child is not None:
+        values |= {"child": result.child.id, "child_rows": result.child.n_rows}
+    if result.fact is Fact.LINES_REJECTED or result.update.get("problem") is not None:
+        values["failed"] = True
+    return values
 
 
 def _upload(engine: Engine, job: Job, shard: Shard) -> Learned:
     name = file_name(f"{shard.id}-{engine.unique()}")
     _check_whole(engine, shard)
+    before = shard.upload
     try:
         with engine.store.open(shard.requests) as file:
             file_id = engine.api.upload(name, file)
     except Refused as error:
         # Uploads are free, and a proxy can answer anything once.
-        if shard.n_refused >= _UPLOAD_TRIES:
+        if before.n_refused >= _UPLOAD_TRIES:
             return rejected(engine, shard, error)
         later = postponed(engine, shard, error)
-        return Learned(later.fact, {**later.known, "n_refused": shard.n_refused + 1})
+        later.update["upload"] = msgspec.structs.replace(before, n_refused=before.n_refused + 1)
+        return later
     engine.log.info(
         "Shard %s: uploaded %d requests (%.1f MB) as %s.", shard.id, shard.n_requests, shard.n_bytes / 1e6, file_id
     )
-    return Learned(
-        Fact.FILE_UPLOADED, {"file_id": file_id, "n_uploads": shard.n_uploads + 1, "n_waits": 0, "problem": None}
-    )
+    upload = msgspec.structs.replace(before, file_id=file_id, n_uploads=before.n_uploads + 1)
+    return Learned(Fact.FILE_UPLOADED, ShardUpdate(upload=upload, backoff=_no_waits(shard), problem=None))
 
 
 def _check_whole(engine: Engine, shard: Shard) -> None:
@@ -100,30 +141,35 @@ def _learn_batch(engine: Engine, shard: Shard, batch: Batch) -> Learned:
         seen_at = shard.batch.ended_at if shard.batch is not None else None
         batch = msgspec.structs.replace(batch, ended_at=seen_at or now)
     fact = fact_of(batch, shard, now, engine.timing)
-    known: dict[str, Any] = {"batch": batch, "problem": None}
-    if fact is Fact.STILL_RUNNING and batch.status in ENDED_STATUSES:
-        known["not_before"] = now + engine.timing.backoff_s  # nothing to watch for but a file id
-    if batch.status != "validating":  # admission to the queue is decided while validating
-        known["n_waits"] = 0
     if fact is Fact.QUEUE_FULL:
-        message = "; ".join(error.message for error in batch.errors)
-        return queue_full(engine, shard, message, batch)
+        return queue_full(engine, shard, "; ".join(error.message for error in batch.errors), batch)
     if fact in (Fact.FILE_NOT_FOUND, Fact.FILE_LOST):
-        known = {**unsent(engine, shard, batch), "n_misses": shard.n_misses + 1, "problem": batch.errors[0].message}
+        update = back_in_line(engine, shard, batch)
+        return Learned(fact, update | {"upload": one_more_miss(shard), "problem": batch.errors[0].message})
+    # Admission to the queue is decided while validating.
+    backoff = shard.backoff if batch.status == "validating" else _no_waits(shard)
+    if fact is Fact.STILL_RUNNING and batch.status in ENDED_STATUSES:
+        # Nothing to watch for but a file id.
+        backoff = msgspec.structs.replace(backoff, not_before=now + engine.timing.backoff_s)
+    update = ShardUpdate(batch=batch, problem=None, backoff=backoff)
     if fact is Fact.LINES_REJECTED:
-        known["rejections"] = _named(engine, shard, batch.errors)
+        update["rejections"] = _with_custom_ids(engine, shard, batch.errors)
         engine.log.error("Shard %s: OpenAI refused the batch, nothing was billed: %s", shard.id, batch.errors)
-    return Learned(fact, known)
+    return Learned(fact, update)
 
 
-def _named(engine: Engine, shard: Shard, found: tuple[LineError, ...]) -> tuple[LineError, ...]:
+def _no_waits(shard: Shard) -> Backoff:
+    return msgspec.structs.replace(shard.backoff, n_waits=0)
+
+
+def _with_custom_ids(engine: Engine, shard: Shard, errors: tuple[LineError, ...]) -> tuple[LineError, ...]:
     """Put the custom_id to each line number: OpenAI counts lines from 1."""
-    ids = read_index(engine.store, shard.index).custom_ids if any(error.line for error in found) else []
+    ids = read_index(engine.store, shard.index).custom_ids if any(error.line for error in errors) else []
     return tuple(
         msgspec.structs.replace(error, custom_id=ids[error.line - 1])
         if error.line is not None and 0 < error.line <= len(ids)
         else error
-        for error in found
+        for error in errors
     ) or (LineError(code="unknown", message="OpenAI gave no reason."),)
 
 
@@ -131,18 +177,19 @@ def _cancel(engine: Engine, job: Job, shard: Shard) -> Learned:
     assert shard.batch is not None  # noqa: S101
     answer = engine.api.cancel(shard.batch.id)
     engine.log.warning("Shard %s: asked OpenAI to cancel %s; finished rows will be kept.", shard.id, shard.batch.id)
-    return Learned(Fact.CANCEL_ASKED, {"cancel_asked_at": engine.clock(), "batch": answer or shard.batch})
+    return Learned(Fact.CANCEL_ASKED, ShardUpdate(cancel_asked_at=engine.clock(), batch=answer or shard.batch))
 
 
 def _call_off(engine: Engine, job: Job, shard: Shard) -> Learned:
-    return Learned(Fact.CALLED_OFF, {"batch": None, "not_before": 0.0})
+    backoff = msgspec.structs.replace(shard.backoff, not_before=0.0)
+    return Learned(Fact.CALLED_OFF, ShardUpdate(batch=None, backoff=backoff))
 
 
 def _harvest(engine: Engine, job: Job, shard: Shard) -> Learned:
     schema = ResponseSchema(job.spec.schema, job.spec.schema_name or "") if job.spec.schema is not None else None
     parser = LineParser(job.spec.endpoint, schema, engine.check)
     try:
-        got = harvest(engine.store, engine.api, job, shard, parser, engine.sleep)
+        harvested = harvest(engine.store, engine.api, job, shard, parser, engine.sleep)
     except NotFound as error:
         raise Stop(
             f"The result files of batch {shard.batch.id if shard.batch else '?'} are gone at OpenAI ({error}): they "
@@ -150,26 +197,24 @@ def _harvest(engine: Engine, job: Job, shard: Shard) -> Learned:
             "more, and starting over asks these rows again.",
             is_local=True,
         ) from error
+    tally = harvested.tally
     engine.log.info(
-        "Shard %s: %s", shard.id, ", ".join(f"{n} {status}" for status, n in sorted(got.tally.by_status.items()))
+        "Shard %s: %s", shard.id, ", ".join(f"{n} {status}" for status, n in sorted(tally.by_status.items()))
     )
-    known = {
-        "outcomes": got.outcomes,
-        "unmatched": got.unmatched,
-        "tally": got.tally.by_status,
-        "retryable": got.tally.retryable,
-        "usage": got.tally.usage,
-        "n_waits": 0,
-        "not_before": 0.0,
-        "problem": None,
-    }
-    return Learned(Fact.OUTCOMES_SAVED, known)
+    part = OutcomePart(
+        name=harvested.outcomes,
+        unmatched=harvested.unmatched,
+        tally=tally.by_status,
+        retryable=tally.retryable,
+        usage=tally.usage,
+    )
+    return Learned(Fact.OUTCOMES_SAVED, ShardUpdate(outcomes=part, backoff=Backoff(), problem=None))
 
 
 def _reshard(engine: Engine, job: Job, shard: Shard) -> Learned:
     child = reshard(engine.store, job, shard)
     engine.log.info("Shard %s: %d rows are asked again as %s.", shard.id, child.n_requests, child.id)
-    return Learned(Fact.CHILD_MADE, {"child": child.id}, child=child)
+    return Learned(Fact.CHILD_MADE, ShardUpdate(child=child.id), child=child)
 
 
 def _carry(engine: Engine, job: Job, shard: Shard) -> Learned:
@@ -177,12 +222,18 @@ def _carry(engine: Engine, job: Job, shard: Shard) -> Learned:
     engine.log.info(
         "Shard %s: %d answers carried over, %d rows left to ask.", shard.id, after.n_carried, after.n_requests
     )
-    names = ("index", "requests", "n_requests", "n_bytes", "n_tokens", "row_index", "carried", "n_carried")
-    known = {name: getattr(after, name) for name in names}
-    return Learned(Fact.ANSWERS_CARRIED if after.n_requests else Fact.NOTHING_LEFT, known)
+    update = ShardUpdate(
+        index=after.index,
+        requests=after.requests,
+        n_requests=after.n_requests,
+        n_bytes=after.n_bytes,
+        n_tokens=after.n_tokens,
+        carried=after.carried,
+    )
+    return Learned(Fact.ANSWERS_CARRIED if after.n_requests else Fact.NOTHING_LEFT, update)
 
 
-_VERBS: dict[str, Callable[[Engine, Job, Shard], Learned]] = {
+ACTIONS: dict[str, Callable[[Engine, Job, Shard], Learned]] = {
     "upload": _upload,
     "look": look,
     "refresh": _refresh,

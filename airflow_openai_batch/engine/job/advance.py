@@ -6,45 +6,46 @@ may be something to do. Any number of processes may call it at any time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 
 import msgspec
 
 from airflow_openai_batch.engine.errors import CommitRefused, StoreError
-from airflow_openai_batch.engine.job.actions import perform
-from airflow_openai_batch.engine.job.context import Change, Engine, Learned, Stop, told
+from airflow_openai_batch.engine.job.actions import execute, observed
+from airflow_openai_batch.engine.job.context import Change, Engine, Learned, Stop
 from airflow_openai_batch.engine.job.create_batch import cancel_extra, cancel_strangers, intend, post
 from airflow_openai_batch.engine.job.planner import Action, plan
-from airflow_openai_batch.engine.job.state_machine import Fact, learn
+from airflow_openai_batch.engine.job.state_machine import Fact, ShardUpdate, learn
 from airflow_openai_batch.engine.job.status import Done, Held, Wait, rest
 from airflow_openai_batch.engine.job.summary import summarize
 from airflow_openai_batch.engine.model import Job, Shard, State
+from airflow_openai_batch.engine.store.job_store import Snapshot
 
 # What gets work to OpenAI comes before what takes it home: its queue should not run dry while we parse.
 _ORDER = ("look", "cancel", "call_off", "refresh", "create", "upload", "reshard", "carry", "harvest")
-
 _AT_ONCE = {"refresh": 1000, "cancel": 1000, "upload": 8, "harvest": 2}
 """How many shards are seen to together. A harvest needs some memory, and a place on disk for a batch's files."""
-
 _SMALL = ("refresh", "cancel")
 """Calls of a moment, which are not committed one by one even when they are made one by one."""
-
 _MAX_REFUSALS = 50
+_OUTAGE_AFTER = 4
+"""Calls in a row that failed, after which the others are put off without trying."""
 
 
 def advance(engine: Engine) -> Wait | Done | Held:
-    """Move the job of ``engine.store`` until it waits, is done, or needs a person.
+    """Move the job of ``engine.store`` until it waits, is done, or needs manual intervention.
 
     Raises:
         StoreError: There is no such job, or its store cannot be used.
     """
-    number, job = load(engine)
+    snapshot = load(engine)
     fresh: set[str] = set()
     stuck: dict[str, str] = {}  # shards that only a person can help, and why
     refusals = 0
     while True:
+        job = snapshot.job
         commands = engine.store.standing_commands(job)
         now = engine.clock()
         planned = plan(job, now, commands, engine.timing, frozenset(fresh))
@@ -56,7 +57,7 @@ def advance(engine: Engine) -> Wait | Done | Held:
         if group[0].verb == "refresh":
             fresh.update(action.shard for action in group)
         try:
-            number, job, hold = _step(engine, number, job, group, stuck)
+            snapshot, hold = _step(engine, snapshot, group, stuck)
         except Stop as stop:
             return Held(reason=str(stop), summary=summarize(job), job=job)
         except CommitRefused:
@@ -65,27 +66,27 @@ def advance(engine: Engine) -> Wait | Done | Held:
                 raise StoreError(
                     f"{refusals} commits in a row were refused by {engine.store}; is it read-only?"
                 ) from None
-            number, job = load(engine)
+            snapshot = load(engine)
             continue
         refusals = 0
         if hold is not None:
-            return Held(reason=hold, summary=summarize(job), job=job)
+            return Held(reason=hold, summary=summarize(snapshot.job), job=snapshot.job)
 
 
-def load(engine: Engine) -> tuple[int, Job]:
+def load(engine: Engine) -> Snapshot:
     """Return the newest snapshot.
 
     Raises:
         StoreError: There is none. Most often the storage is not shared between workers.
     """
-    found = engine.store.load()
-    if found is None:
+    snapshot = engine.store.load()
+    if snapshot is None:
         raise StoreError(
             f"There is no job in {engine.store}. If it was submitted by a task on another machine, the job store is "
             "not shared between workers: set [openai_batch] storage to a shared place, for example "
             "s3://conn@bucket/prefix, and clear the submitting task."
         )
-    return found
+    return snapshot
 
 
 def _together(engine: Engine, actions: list[Action]) -> list[Action]:
@@ -96,88 +97,104 @@ def _together(engine: Engine, actions: list[Action]) -> list[Action]:
 
 
 def _step(
-    engine: Engine, number: int, job: Job, group: list[Action], stuck: dict[str, str]
-) -> tuple[int, Job, str | None]:
-    if group[0].verb == "create":
-        return _create(engine, number, job, group[0])
-    shards = [_find(job, action.shard) for action in group]
-    with engine.timed(group[0].verb):
-        found = in_parallel(engine, lambda shard: _performed(engine, job, shard, group[0].verb), shards)
-    stops = {shard.id: said for shard, said in zip(shards, found, strict=True) if isinstance(said, Stop)}
-    learned = [(shard, said) for shard, said in zip(shards, found, strict=True) if isinstance(said, Learned)]
-    number, job, hold = _take(engine, number, job, learned)
-    for stop in stops.values():
+    engine: Engine, snapshot: Snapshot, group: list[Action], stuck: dict[str, str]
+) -> tuple[Snapshot, str | None]:
+    """Do a group of actions and commit what became known. Returns too why the job is held, if it is."""
+    shards = [_find(snapshot.job, action.shard) for action in group]
+    verb = group[0].verb
+    if verb == "create":
+        return _create(engine, snapshot, shards[0])
+    with engine.timed(verb):
+        results = _execute_all(engine, snapshot.job, shards, verb)
+    learned = [(shard, result) for shard, result in zip(shards, results, strict=True) if isinstance(result, Learned)]
+    stops = [(shard, result) for shard, result in zip(shards, results, strict=True) if isinstance(result, Stop)]
+    snapshot, hold = _commit(engine, snapshot, learned)
+    for shard, stop in stops:
         if not stop.is_local:
             raise stop
-    stuck.update((shard, str(stop)) for shard, stop in stops.items())
-    return number, job, hold
+        stuck[shard.id] = str(stop)
+    return snapshot, hold
 
 
-def _create(engine: Engine, number: int, job: Job, action: Action) -> tuple[int, Job, str | None]:
-    shard = _find(job, action.shard)
+def _execute_all(engine: Engine, job: Job, shards: Sequence[Shard], verb: str) -> list[Learned | Stop]:
+    """Do one action for several shards, a few at a time.
+
+    When nothing came of several calls in a row, the others are put off unasked: in an outage each would hold the worker
+    for as long as a call may take.
+    """
+    results: list[Learned | Stop] = []
+    with ThreadPoolExecutor(engine.parallel, "openai-batch") as pool:
+        for start in range(0, len(shards), engine.parallel):
+            group = shards[start : start + engine.parallel]
+            # Each call runs in the caller's context: its trace, and what is bound to its log.
+            calls = [pool.submit(copy_context().run, execute, engine, job, shard, verb) for shard in group]
+            results += [call.result() for call in calls]
+            last = results[-_OUTAGE_AFTER:]
+            if len(last) == _OUTAGE_AFTER and all(_is_postponed(result) for result in last):
+                return results + [_put_off(shard, last[-1]) for shard in shards[len(results) :]]
+    return results
+
+
+def _is_postponed(result: Learned | Stop) -> bool:
+    return isinstance(result, Learned) and result.fact is Fact.POSTPONED
+
+
+def _put_off(shard: Shard, like: Learned | Stop) -> Learned:
+    """Postpone a shard until the same time as another."""
+    update = ShardUpdate()
+    if isinstance(like, Learned) and "backoff" in like.update:
+        update["backoff"] = msgspec.structs.replace(shard.backoff, not_before=like.update["backoff"].not_before)
+        update["problem"] = like.update.get("problem")
+    return Learned(Fact.POSTPONED, update)
+
+
+def _create(engine: Engine, snapshot: Snapshot, shard: Shard) -> tuple[Snapshot, str | None]:
     # The intent must be in the store before the call that costs money.
-    number, job, _ = _take(engine, number, job, [(shard, intend(engine, job, shard))])
-    shard = _find(job, action.shard)
+    snapshot, _ = _commit(engine, snapshot, [(shard, intend(engine, snapshot.job, shard))])
+    shard = _find(snapshot.job, shard.id)
     with engine.timed("create"), engine.observer.acting("create", shard) as act:
-        learned = post(engine, job, shard)
-        act.tell(**told(learned))
+        learned = post(engine, snapshot.job, shard)
+        act.tell(**observed(learned))
     try:
-        return _take(engine, number, job, [(shard, learned)])
+        return _commit(engine, snapshot, [(shard, learned)])
     except CommitRefused:
         return _settle_race(engine, shard, learned)
 
 
-def _performed(engine: Engine, job: Job, shard: Shard, verb: str) -> Learned | Stop:
-    with engine.observer.acting(verb, shard) as act:
-        said = _tried(engine, job, shard, verb)
-        act.tell(**told(said))
-    return said
-
-
-def _tried(engine: Engine, job: Job, shard: Shard, verb: str) -> Learned | Stop:
-    try:
-        return perform(engine, job, shard, verb)
-    except Stop as stop:
-        if not stop.is_local or all(s.id != shard.id for s in job.earlier):
-            return stop
-        # The job asks something else now: what is lost of an earlier epoch must not hold it.
-        engine.log.warning("Shard %s of an earlier epoch is given up: %s", shard.id, stop)
-        return Learned(Fact.GIVEN_UP, {"problem": str(stop)[:500]})
-
-
-def _settle_race(engine: Engine, intended: Shard, learned: Learned) -> tuple[int, Job, str | None]:
+def _settle_race(engine: Engine, intended: Shard, learned: Learned) -> tuple[Snapshot, str | None]:
     """Another process moved the job while ours was creating a batch: bring the fact home, or cancel the batch."""
+    assert intended.intent is not None  # noqa: S101
     for _ in range(_MAX_REFUSALS):
-        number, job = load(engine)
-        shard = next((s for s in job.all_shards if s.id == intended.id), None)
-        if shard is not None and shard.state is State.CREATING and shard.nonce == intended.nonce:
+        snapshot = load(engine)
+        shard = next((s for s in snapshot.job.all_shards if s.id == intended.id), None)
+        is_ours = shard is not None and shard.intent is not None and shard.intent.nonce == intended.intent.nonce
+        if shard is not None and is_ours and shard.state is State.CREATING:
             try:
-                return _take(engine, number, job, [(shard, learned)])
+                return _commit(engine, snapshot, [(shard, learned)])
             except CommitRefused:
                 continue
-        if learned.fact is Fact.BATCH_KNOWN:
-            batch = learned.known["batch"]
-            is_adopted = any(s.batch is not None and s.batch.id == batch.id for s in job.all_shards)
-            if not is_adopted:
-                engine.log.warning("Batch %s is one too many: another worker was faster. Cancelling it.", batch.id)
-                cancel_extra(engine, batch.id)
+        batch = learned.update.get("batch") if learned.fact is Fact.BATCH_KNOWN else None
+        if batch is not None and all(s.batch is None or s.batch.id != batch.id for s in snapshot.job.all_shards):
+            engine.log.warning("Batch %s is one too many: another worker was faster. Cancelling it.", batch.id)
+            cancel_extra(engine, batch.id)
         break
     raise CommitRefused(f"Another process moves {engine.store}.")
 
 
-def _take(engine: Engine, number: int, job: Job, learned: list[tuple[Shard, Learned]]) -> tuple[int, Job, str | None]:
-    """Commit facts, unless they change nothing. Returns too why a person must act, if one says so."""
+def _commit(engine: Engine, snapshot: Snapshot, learned: list[tuple[Shard, Learned]]) -> tuple[Snapshot, str | None]:
+    """Commit facts, unless they change nothing. Returns too why the job is held, if one of them says so."""
+    job = snapshot.job
     changes: list[Change] = []
-    for shard, said in learned:
-        after = learn(shard, said.fact, **said.known)
-        if after != shard or said.child is not None:
-            job = _replaced(job, after, said.child)
-            changes.append(Change(said.fact, shard, after, said.child))
+    for shard, result in learned:
+        after = learn(shard, result.fact, result.update)
+        if after != shard or result.child is not None:
+            job = _replaced(job, after, result.child)
+            changes.append(Change(result.fact, shard, after, result.child))
     if changes:
-        number, job = engine.store.commit(number + 1, _with_work(job, engine.work_s), engine.clock())
+        snapshot = engine.store.commit(snapshot.number + 1, _with_work(job, engine.work_s), engine.clock())
         engine.work_s.clear()
-        engine.observer.committed(job, changes)
-    return number, job, next((said.hold for _, said in learned if said.hold is not None), None)
+        engine.observer.committed(snapshot.job, changes)
+    return snapshot, next((result.hold for _, result in learned if result.hold is not None), None)
 
 
 def _with_work(job: Job, work_s: dict[str, float]) -> Job:
@@ -187,6 +204,8 @@ def _with_work(job: Job, work_s: dict[str, float]) -> Job:
 
 
 def _replaced(job: Job, after: Shard, child: Shard | None) -> Job:
+    """Return the job with one shard as it is now, and the child behind it if there is one."""
+
     def swap(shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
         swapped: list[Shard] = []
         for shard in shards:
@@ -201,39 +220,3 @@ def _replaced(job: Job, after: Shard, child: Shard | None) -> Job:
 
 def _find(job: Job, shard_id: str) -> Shard:
     return next(shard for shard in job.all_shards if shard.id == shard_id)
-
-
-def _everything(job: Job) -> tuple[Shard, ...]:
-    return job.earlier + job.shards
-
-
-def in_parallel(
-    engine: Engine, act: Callable[[Shard], Learned | Stop], shards: Sequence[Shard]
-) -> list[Learned | Stop]:
-    """Return what became known of each shard.
-
-    When nothing came of several calls in a row, the others are put off unasked: in an outage each would hold the worker
-    for as long as a call may take.
-    """
-    found: list[Learned | Stop] = []
-    with ThreadPoolExecutor(engine.parallel, "openai-batch") as pool:
-        for start in range(0, len(shards), engine.parallel):
-            group = shards[start : start + engine.parallel]
-            # Each call runs in the caller's context: its trace, and what is bound to its log.
-            found += pool.map(lambda context, shard: context.run(act, shard), [copy_context() for _ in group], group)
-            last = found[-_ENOUGH:]
-            if len(last) == _ENOUGH and all(_is_postponed(said) for said in last):
-                return found + [_put_off(last[-1])] * (len(shards) - len(found))
-    return found
-
-
-_ENOUGH = 4
-
-
-def _is_postponed(said: Learned | Stop) -> bool:
-    return isinstance(said, Learned) and said.fact is Fact.POSTPONED
-
-
-def _put_off(said: Learned | Stop) -> Learned:
-    known = said.known if isinstance(said, Learned) else {}
-    return Learned(Fact.POSTPONED, {name: known[name] for name in ("not_before", "problem") if name in known})

@@ -6,14 +6,14 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 from airflow_openai_batch.engine.api.client import Api
-from airflow_openai_batch.engine.job.state_machine import Fact
-from airflow_openai_batch.engine.model import Batch, Job, Shard, Timing
+from airflow_openai_batch.engine.job.state_machine import Fact, ShardUpdate
+from airflow_openai_batch.engine.model import Job, Shard, Timing
 from airflow_openai_batch.engine.schema.validation import Check
 from airflow_openai_batch.engine.store.job_store import JobStore
 
@@ -42,13 +42,13 @@ class Observer(Protocol):
     """Who watches an engine. Called from several threads at once; what it raises breaks the job, so it must not."""
 
     def acting(self, verb: str, shard: Shard | None = None) -> Act:
-        """Take note of an action that begins: a verb of ``plan``, ``build`` or ``results``."""
+        """Begin to observe an action that begins: a verb of ``plan``, ``build`` or ``results``."""
 
     def planned(self, job: Job) -> None:
-        """Take note of a plan that is in the store now: a new job, or a new epoch of one."""
+        """Record a plan that is in the store now: a new job, or a new epoch of one."""
 
     def committed(self, job: Job, changes: Sequence[Change]) -> None:
-        """Take note of facts that are in the store now, as part of the snapshot ``job``."""
+        """Record facts that are in the store now, as part of the snapshot ``job``."""
 
 
 class _Unseen:
@@ -95,7 +95,7 @@ class Engine:
         sleep: Sleeps; only for pauses of seconds.
         unique: Returns a new unique text.
         log: Where progress goes. Never content of rows.
-        observer: Who is told of actions and of committed facts.
+        observer: Watches actions and committed facts.
         work_s: Seconds of work by verb that no snapshot tells of yet.
     """
 
@@ -123,17 +123,23 @@ class Engine:
 
 @dataclass(frozen=True)
 class Learned:
-    """A fact, and what is known with it."""
+    """A fact about a shard, and what became known with it.
+
+    Args:
+        fact: The fact.
+        update: New values of the shard's fields.
+        child: The child shard that was written, if one was.
+        hold: Why the job needs manual intervention; reported after the fact is committed.
+    """
 
     fact: Fact
-    known: Mapping[str, Any] = field(default_factory=dict)
+    update: ShardUpdate = field(default_factory=ShardUpdate)
     child: Shard | None = None
     hold: str | None = None
-    """Why the job cannot go on without a person; told after the fact is committed."""
 
 
 class Stop(Exception):
-    """The job cannot go on without a person, and nothing new became known.
+    """The job cannot go on without manual intervention, and nothing new became known.
 
     Args:
         reason: What the person must know.
@@ -143,18 +149,3 @@ class Stop(Exception):
     def __init__(self, reason: str, *, is_local: bool = False) -> None:
         super().__init__(reason)
         self.is_local = is_local
-
-
-def told(said: Learned | Stop) -> dict[str, str | int]:
-    """Return what an observer may know of an action's end: ids and kinds, never a message."""
-    if isinstance(said, Stop):
-        return {"fact": "stopped", "failed": True}
-    found: dict[str, str | int] = {"fact": said.fact.value}
-    batch = said.known.get("batch")
-    if isinstance(batch, Batch):
-        found |= {"batch_id": batch.id, "batch_status": batch.status}
-    if said.child is not None:
-        found |= {"child": said.child.id, "child_rows": said.child.n_rows}
-    if said.fact is Fact.LINES_REJECTED or said.known.get("problem") is not None:
-        found["failed"] = True
-    return found

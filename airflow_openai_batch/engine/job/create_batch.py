@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
+import msgspec
+
 from airflow_openai_batch.engine.api.errors import is_file_message
 from airflow_openai_batch.engine.errors import ApiError, Denied, NotFound, QueueFull, Refused, Unavailable, Unclear
 from airflow_openai_batch.engine.identity import NONCE_KEY, nonce, parse_nonce
 from airflow_openai_batch.engine.job.context import Engine, Learned
-from airflow_openai_batch.engine.job.failures import again_later, denied, queue_full, rejected
-from airflow_openai_batch.engine.job.state_machine import FRUITLESS_STATUSES, Fact, fact_of_missing_file
-from airflow_openai_batch.engine.model import ENDED_STATUSES, Batch, Job, Shard, describe
+from airflow_openai_batch.engine.job.failures import denied, not_created, problem_of, queue_full, rejected
+from airflow_openai_batch.engine.job.state_machine import (
+    FRUITLESS_STATUSES,
+    Fact,
+    ShardUpdate,
+    fact_of_missing_file,
+    one_more_miss,
+)
+from airflow_openai_batch.engine.model import ENDED_STATUSES, Batch, Intent, Job, Shard, describe
 
 _LOOK_BACK_S = 900.0
 """How much older than our intent a batch may look, for clocks that disagree."""
@@ -21,52 +29,65 @@ _CANCEL_PAUSE_S = 2.0
 
 
 def intend(engine: Engine, job: Job, shard: Shard) -> Learned:
-    """Name the batch that is about to be made. Committed before the call, so that a crash cannot hide it."""
+    """Name the batch that is about to be created. Committed before the call, so that a crash cannot hide it.
+
+    Args:
+        engine: The engine.
+        job: The shard's job.
+        shard: The shard, uploaded.
+    """
     now = engine.clock()
-    known = {
-        # By the index file, whose name is unique: a job built anew must not adopt what another build had asked.
-        "nonce": nonce(job.key, job.epoch, PurePosixPath(shard.index).stem, engine.unique()),
-        "intent_at": now,
-        "not_before": now + engine.timing.grace_s,
-        "n_looks": 0,
-        "n_creates": shard.n_creates + 1,
-    }
-    return Learned(Fact.INTENT_SAVED, known)
+    # By the index file, whose name is unique: a job built anew must not adopt what another build had asked.
+    name = nonce(job.key, job.epoch, PurePosixPath(shard.index).stem, engine.unique())
+    return Learned(
+        Fact.INTENT_SAVED,
+        ShardUpdate(
+            intent=Intent(nonce=name, at=now),
+            backoff=msgspec.structs.replace(shard.backoff, not_before=now + engine.timing.grace_s),
+            n_creates=shard.n_creates + 1,
+        ),
+    )
 
 
 def post(engine: Engine, job: Job, shard: Shard) -> Learned:
     """Create the batch that was intended: the only paid call.
 
     Its answer may be lost. Then nothing is known, the shard stays CREATING, and the next plan says *look*.
+
+    Args:
+        engine: The engine.
+        job: The shard's job.
+        shard: The shard, with its intent committed.
     """
-    assert shard.file_id is not None and shard.nonce is not None and shard.intent_at is not None  # noqa: S101
+    assert shard.upload.file_id is not None and shard.intent is not None  # noqa: S101
     # A process that was frozen since its commit may find that others have looked and gone on: too late to post.
     # Of what the call leaves of the grace, half is for being late and half for the listing's lag.
-    if engine.clock() - shard.intent_at > (engine.timing.grace_s - engine.timing.post_timeout_s) / 2:
-        return Learned(Fact.POSTPONED, {"problem": "The process was too slow to create the batch."})
+    if engine.clock() - shard.intent.at > (engine.timing.grace_s - engine.timing.post_timeout_s) / 2:
+        return Learned(Fact.POSTPONED, ShardUpdate(problem="The process was too slow to create the batch."))
     try:
         batch = engine.api.create(
-            file_id=shard.file_id,
+            file_id=shard.upload.file_id,
             endpoint=job.spec.endpoint,
             completion_window=job.policy.completion_window,
-            metadata={**job.policy.metadata, **_who(job), NONCE_KEY: shard.nonce},
+            metadata={**job.policy.metadata, **_who(job), NONCE_KEY: shard.intent.nonce},
             timeout_s=engine.timing.post_timeout_s,
         )
     except Unclear as error:
         engine.log.warning("Shard %s: %s It is not known whether a batch was created; looking for it.", shard.id, error)
         # From now on: the call may have taken long, and the listing has its lag after it.
         look_at = max(shard.not_before, engine.clock() + engine.timing.grace_s - engine.timing.post_timeout_s)
-        return Learned(Fact.POSTPONED, {"problem": str(error)[:500], "not_before": look_at})
+        backoff = msgspec.structs.replace(shard.backoff, not_before=look_at)
+        return Learned(Fact.POSTPONED, ShardUpdate(problem=problem_of(error), backoff=backoff))
     except QueueFull as error:
         return queue_full(engine, shard, str(error), None)
     except Denied as error:
-        return Learned(Fact.NOT_CREATED, again_later(engine, shard, error, pause=0.0), hold=denied(error))
+        return Learned(Fact.NOT_CREATED, not_created(engine, shard, error, pause_s=0.0), hold=denied(error))
     except Unavailable as error:
-        return Learned(Fact.NOT_CREATED, again_later(engine, shard, error))
+        return Learned(Fact.NOT_CREATED, not_created(engine, shard, error))
     except Refused as error:
         return _refused_create(engine, shard, error)
     engine.log.info("Shard %s: batch %s created for %d requests.", shard.id, batch.id, shard.n_requests)
-    return _known(batch)
+    return _known(shard, batch)
 
 
 def _who(job: Job) -> dict[str, str]:
@@ -78,37 +99,45 @@ def _refused_create(engine: Engine, shard: Shard, error: ApiError) -> Learned:
     if isinstance(error, NotFound) or is_file_message(str(error)):
         fact = fact_of_missing_file(shard)
         if fact is not Fact.LINES_REJECTED:
-            return Learned(fact, {**again_later(engine, shard, error), "n_misses": shard.n_misses + 1})
+            return Learned(fact, not_created(engine, shard, error) | {"upload": one_more_miss(shard)})
     return rejected(engine, shard, error)
 
 
-def _known(batch: Batch) -> Learned:
-    return Learned(Fact.BATCH_KNOWN, {"batch": batch, "not_before": 0.0, "problem": None, "cancel_asked_at": None})
+def _known(shard: Shard, batch: Batch) -> Learned:
+    backoff = msgspec.structs.replace(shard.backoff, not_before=0.0)
+    return Learned(Fact.BATCH_KNOWN, ShardUpdate(batch=batch, backoff=backoff, problem=None, cancel_asked_at=None))
 
 
 def look(engine: Engine, job: Job, shard: Shard) -> Learned:
-    """Find out whether the intended batch exists: adopt it, cancel any extra, or learn that it is absent."""
-    assert shard.intent_at is not None  # noqa: S101
+    """Find out whether the intended batch exists: adopt it, cancel any extra, or learn that it is absent.
+
+    Args:
+        engine: The engine.
+        job: The shard's job.
+        shard: The shard, with its intent.
+    """
+    assert shard.intent is not None  # noqa: S101
     is_last = engine.clock() >= shard.not_before
-    listed = engine.api.batches(shard.intent_at - _LOOK_BACK_S)
+    listed = engine.api.batches(shard.intent.at - _LOOK_BACK_S)
     mine = {batch.id: batch for batch in listed if _is_mine(batch, job, shard)}.values()
     if not mine:
-        if is_last:
-            engine.log.info("Shard %s: no batch was created; creating it again costs nothing extra.", shard.id)
-            known = {"nonce": None, "intent_at": None, "n_looks": 0, "not_before": 0.0}
-            return Learned(Fact.BATCH_ABSENT, {**known, "doubt": shard.nonce, "doubt_at": shard.intent_at})
-        return Learned(Fact.POSTPONED, {"n_looks": shard.n_looks + 1})
+        if not is_last:
+            intent = msgspec.structs.replace(shard.intent, n_looks=shard.intent.n_looks + 1)
+            return Learned(Fact.POSTPONED, ShardUpdate(intent=intent))
+        engine.log.info("Shard %s: no batch was created; creating it again costs nothing extra.", shard.id)
+        backoff = msgspec.structs.replace(shard.backoff, not_before=0.0)
+        return Learned(Fact.BATCH_ABSENT, ShardUpdate(intent=None, doubt=shard.intent, backoff=backoff))
     adopted, *extras = sorted(mine, key=lambda b: (b.status in FRUITLESS_STATUSES, b.created_at or 0.0))
     for extra in extras:
         if extra.status not in ENDED_STATUSES:
             engine.log.warning("Shard %s: batch %s is one too many; cancelling it.", shard.id, extra.id)
             engine.api.cancel(extra.id)
     engine.log.info("Shard %s: adopted %s.", shard.id, describe(adopted))
-    return _known(adopted)
+    return _known(shard, adopted)
 
 
 def cancel_extra(engine: Engine, batch_id: str) -> None:
-    """Cancel a batch that no shard will remember, so not later but now. A person is told if that fails."""
+    """Cancel a batch that no shard will remember, so not later but now. The log says so if that fails."""
     for _ in range(_CANCEL_TRIES):
         try:
             engine.api.cancel(batch_id)
@@ -126,10 +155,11 @@ def cancel_strangers(engine: Engine, job: Job) -> None:
     Only a process that was frozen for longer than the grace period does so; what it pays for until then is the one
     price of an API without idempotency keys.
     """
-    doubted = {_owner(s.doubt): s for s in job.all_shards if s.doubt is not None}
-    if not doubted:
+    doubts = [(shard, shard.doubt) for shard in job.all_shards if shard.doubt is not None]
+    if not doubts:
         return
-    since = min(shard.doubt_at or 0.0 for shard in doubted.values())
+    doubted = {_owner(doubt.nonce): shard for shard, doubt in doubts}
+    since = min(doubt.at for _, doubt in doubts)
     try:
         for batch in engine.api.batches(since - _LOOK_BACK_S):
             shard = doubted.get(_owner(batch.nonce)) if batch.nonce is not None else None
@@ -149,10 +179,10 @@ def _owner(text: str | None) -> tuple[str, int, str] | None:
 
 def _is_mine(batch: Batch, job: Job, shard: Shard) -> bool:
     """Match the nonce up to its unique part: a batch of an earlier try of the same shard is ours as well."""
-    if batch.nonce is None or shard.nonce is None or batch.id in shard.past_batches:
+    if batch.nonce is None or shard.intent is None or batch.id in shard.past_batches:
         return False
     # The store of a run may have been deleted and the run submitted again: a batch older than the job is not its own.
-    born_at = min(job.created_at, shard.intent_at or job.created_at)
+    born_at = min(job.created_at, shard.intent.at)
     if batch.created_at is not None and batch.created_at < born_at - _LOOK_BACK_S:
         return False
-    return _owner(batch.nonce) is not None and _owner(batch.nonce) == _owner(shard.nonce)
+    return _owner(batch.nonce) is not None and _owner(batch.nonce) == _owner(shard.intent.nonce)

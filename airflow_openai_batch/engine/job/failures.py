@@ -1,35 +1,46 @@
-"""What each kind of error means for the shard."""
+"""What each kind of failed call means for a shard: wait, go back in line, give up, or ask for manual intervention."""
 
 from __future__ import annotations
 
-from typing import Any
+import msgspec
 
 from airflow_openai_batch.engine.api.errors import queue_limit
 from airflow_openai_batch.engine.errors import ApiError, Denied
 from airflow_openai_batch.engine.job.context import Engine, Learned
-from airflow_openai_batch.engine.job.state_machine import Fact, account_problem, backoff_s
-from airflow_openai_batch.engine.model import Batch, LineError, Shard
+from airflow_openai_batch.engine.job.state_machine import Fact, ShardUpdate, account_problem, backoff_s
+from airflow_openai_batch.engine.model import Backoff, Batch, LineError, Shard
 
 _UNFIT_FACTOR, _DOUBTFUL_FACTOR, _DOUBTFUL_WAITS = 4, 1.5, 6
 """A shard whose estimate exceeds OpenAI's limit four times will never fit. Below, the estimate may be off, the JSON
 around short rows was seen to treble it: then it must have been refused for half an hour too."""
+_MAX_PROBLEM = 500
+"""Characters of an error message that are kept."""
+
+
+def problem_of(error: ApiError | str) -> str:
+    """Return an error's message as a shard keeps it."""
+    return str(error)[:_MAX_PROBLEM]
 
 
 def postponed(engine: Engine, shard: Shard, error: ApiError) -> Learned:
-    """Try again later, with back-off or when OpenAI says so. Nothing else changes."""
-    pause = max(backoff_s(shard.n_waits + 1, engine.timing), error.retry_after_s or 0.0)
+    """Try again later, with back-off or when OpenAI says so. Nothing else changes.
+
+    Args:
+        engine: The engine.
+        shard: The shard that was acted on.
+        error: Why the call failed; its ``retry_after_s`` lengthens the pause.
+    """
+    pause = _pause_s(engine, shard, error.retry_after_s)
     engine.log.warning("Shard %s: %s Trying again in %.0f s; nothing is lost.", shard.id, error, pause)
-    known = {
-        "not_before": max(shard.not_before, engine.clock() + pause),
-        "n_waits": shard.n_waits + 1,
-        "n_looks": shard.n_looks + 1,
-        "problem": str(error)[:500],
-    }
-    return Learned(Fact.POSTPONED, known)
+    not_before = max(shard.not_before, engine.clock() + pause)
+    update = ShardUpdate(backoff=_one_more_wait(shard, not_before), problem=problem_of(error))
+    if shard.intent is not None:
+        update["intent"] = msgspec.structs.replace(shard.intent, n_looks=shard.intent.n_looks + 1)
+    return Learned(Fact.POSTPONED, update)
 
 
 def denied(error: ApiError) -> str:
-    """Say what a person with the account has to do."""
+    """Return what a person with the account has to do."""
     hint = ""
     if error.code == "incorrect_hostname":
         hint = " The key belongs to another region: set the connection's host to that region's address."
@@ -40,57 +51,82 @@ def denied(error: ApiError) -> str:
 
 
 def rejected(engine: Engine, shard: Shard, error: ApiError) -> Learned:
-    """Give the shard up: OpenAI will not take it, and nothing was billed."""
+    """Give the shard up: OpenAI will not take it, and nothing was billed.
+
+    Args:
+        engine: The engine.
+        shard: The shard that was to be uploaded or sent.
+        error: OpenAI's refusal.
+    """
     engine.log.error("Shard %s: OpenAI refused it: %s", shard.id, error)
     rejection = LineError(code=error.code or f"http_{error.status}", message=str(error))
-    known = {"rejections": (rejection,), "problem": str(error)[:500], "not_before": 0.0}
-    return Learned(Fact.LINES_REJECTED, known)
+    backoff = msgspec.structs.replace(shard.backoff, not_before=0.0)
+    return Learned(
+        Fact.LINES_REJECTED, ShardUpdate(rejections=(rejection,), problem=problem_of(error), backoff=backoff)
+    )
 
 
-def again_later(engine: Engine, shard: Shard, error: ApiError, pause: float | None = None) -> dict[str, Any]:
-    """Return what is known of a shard whose batch was certainly not created."""
-    pause = backoff_s(shard.n_waits + 1, engine.timing) if pause is None else pause
-    pause = max(pause, error.retry_after_s or 0.0)
+def not_created(engine: Engine, shard: Shard, error: ApiError, pause_s: float | None = None) -> ShardUpdate:
+    """Return what is known of a shard whose batch was certainly not created: it will be tried again.
+
+    Args:
+        engine: The engine.
+        shard: The shard.
+        error: What the call came back with; its ``retry_after_s`` lengthens the pause.
+        pause_s: Seconds until the next try; by default they grow with each failure.
+    """
+    pause = _pause_s(engine, shard, error.retry_after_s) if pause_s is None else max(pause_s, error.retry_after_s or 0)
     engine.log.warning("Shard %s: no batch was created: %s", shard.id, error)
-    return {
-        "nonce": None,
-        "intent_at": None,
-        "not_before": engine.clock() + pause,
-        "n_waits": shard.n_waits + 1,
-        "problem": str(error)[:500],
-    }
+    return ShardUpdate(intent=None, backoff=_one_more_wait(shard, engine.clock() + pause), problem=problem_of(error))
 
 
-def unsent(engine: Engine, shard: Shard, batch: Batch | None) -> dict[str, Any]:
-    """Return what is known of a shard whose batch ended before it ran: back in line, with back-off."""
+def back_in_line(engine: Engine, shard: Shard, batch: Batch | None) -> ShardUpdate:
+    """Return what is known of a shard whose batch ended before it ran: it waits, with back-off, to be sent again.
+
+    Args:
+        engine: The engine.
+        shard: The shard.
+        batch: The batch that ended, or None if the call that was to create it was refused.
+    """
     past = shard.past_batches if batch is None else (*shard.past_batches, batch.id)
-    pause = backoff_s(shard.n_waits + 1, engine.timing)
-    return {
-        "batch": None,
-        "past_batches": past,
-        "nonce": None,
-        "intent_at": None,
-        "n_waits": shard.n_waits + 1,
-        "not_before": engine.clock() + pause,
-    }
+    not_before = engine.clock() + _pause_s(engine, shard)
+    return ShardUpdate(batch=None, past_batches=past, intent=None, backoff=_one_more_wait(shard, not_before))
 
 
 def queue_full(engine: Engine, shard: Shard, message: str, batch: Batch | None) -> Learned:
-    """Back in line, unbilled. What can never fit, and what only money can mend, is said at once."""
-    known = {**unsent(engine, shard, batch), "problem": message[:500]}
-    pause = known["not_before"] - engine.clock()
+    """Put the shard back in line, unbilled. What can never fit, and what only money can mend, is reported at once.
+
+    Args:
+        engine: The engine.
+        shard: The shard.
+        message: OpenAI's words, which may state the limit.
+        batch: The batch that failed while validating, or None if the create call was refused.
+    """
+    update = back_in_line(engine, shard, batch)
+    update["problem"] = problem_of(message)
     engine.log.warning(
-        "Shard %s: OpenAI's queue is full, nothing was billed; next try in %.0f s. %s", shard.id, pause, message
+        "Shard %s: OpenAI's queue is full, nothing was billed; next try in %.0f s. %s",
+        shard.id,
+        update["backoff"].not_before - engine.clock(),
+        message,
     )
     hold = None
     if batch is not None and (problem := account_problem(batch)):
         hold = denied(Denied(problem))
     limit = queue_limit(message)
-    factor = _UNFIT_FACTOR if shard.n_waits < _DOUBTFUL_WAITS else _DOUBTFUL_FACTOR
+    factor = _UNFIT_FACTOR if shard.backoff.n_waits < _DOUBTFUL_WAITS else _DOUBTFUL_FACTOR
     if limit is not None and shard.n_tokens > factor * limit:
         hold = (
             f"Shard {shard.id} has about {shard.n_tokens:,} input tokens, but OpenAI allows {limit:,} in the queue, so "
             f"it can never be sent. Nothing was billed for it. Set max_enqueued_tokens={limit} (or less) and clear the "
             "submitting task: the rows are cut into smaller shards, and answers that exist are kept."
         )
-    return Learned(Fact.QUEUE_FULL, known, hold=hold)
+    return Learned(Fact.QUEUE_FULL, update, hold=hold)
+
+
+def _pause_s(engine: Engine, shard: Shard, asked_s: float | None = None) -> float:
+    return max(backoff_s(shard.backoff.n_waits + 1, engine.timing), asked_s or 0.0)
+
+
+def _one_more_wait(shard: Shard, not_before: float) -> Backoff:
+    return Backoff(not_before=not_before, n_waits=shard.backoff.n_waits + 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from airflow_openai_batch.engine.job.state_machine import S, is_quiet
+from airflow_openai_batch.engine.job.state_machine import is_quiet
 from airflow_openai_batch.engine.model import (
     AT_OPENAI,
     ENDED_STATUSES,
@@ -26,7 +26,7 @@ class Action(Value, frozen=True, kw_only=True):
 
 def deadline_at(job: Job, timing: Timing) -> float:
     """Return when waiting ends: as the policy says, but not before every running batch had its own chance."""
-    running = [s.batch for s in job.all_shards if s.state is S.RUNNING and s.batch is not None]
+    running = [s.batch for s in job.all_shards if s.state is State.RUNNING and s.batch is not None]
     expiries = [batch.expires_at + timing.expiry_margin_s for batch in running if batch.expires_at is not None]
     return max([job.deadline_from + job.policy.deadline_s, *expiries])
 
@@ -48,7 +48,7 @@ def plan(
     is_late = now >= deadline_at(job, timing)
     gate = Gate(job, now, is_closed=commands.cancel or is_late)
     for shard in job.shards:
-        if shard.not_before > now and shard.state is not S.CREATING:
+        if shard.not_before > now and shard.state is not State.CREATING:
             continue
         verb = _verb(job, shard, now, commands, gate, fresh)
         if verb is not None:
@@ -58,46 +58,50 @@ def plan(
 def _verb(job: Job, shard: Shard, now: float, commands: Commands, gate: Gate, fresh: frozenset[str]) -> str | None:
     match shard.state:
         # Even of a job that is being cancelled: what was paid for must not be asked again when it is taken up.
-        case S.DRAFTED if all(is_quiet(s) for s in job.earlier):
+        case State.DRAFTED if all(is_quiet(s) for s in job.earlier):
             return "carry"
-        case S.PLANNED | S.UPLOADED if commands.cancel:
+        case State.PLANNED | State.UPLOADED if commands.cancel:
             return "call_off"
-        case S.PLANNED if gate.is_open:
+        case State.PLANNED if gate.is_open:
             return "upload"
-        case S.UPLOADED if gate.admits(shard):
+        case State.UPLOADED if gate.admits(shard):
             return "create"
-        case S.CREATING if shard.n_looks == 0 or shard.not_before <= now:
+        case State.CREATING if _is_first_look(shard) or shard.not_before <= now:
             return "look"
-        case S.RUNNING if commands.cancel and shard.cancel_asked_at is None:
+        case State.RUNNING if commands.cancel and shard.cancel_asked_at is None:
             return "cancel"
-        case S.RUNNING if shard.id not in fresh:
+        case State.RUNNING if shard.id not in fresh:
             return "refresh"
-        case S.ENDED | S.REJECTED:
+        case State.ENDED | State.REJECTED:
             return "harvest"
-        case S.SETTLED if deserves_another_round(job, shard) and gate.is_open:
+        case State.SETTLED if deserves_another_round(job, shard) and gate.is_open:
             return "reshard"
     return None
 
 
+def _is_first_look(shard: Shard) -> bool:
+    return shard.intent is None or shard.intent.n_looks == 0
+
+
 def _plan_earlier(shard: Shard, now: float, fresh: frozenset[str]) -> Iterator[Action]:
     """What belongs to an earlier epoch is cancelled, and what was paid for is fetched."""
-    if shard.not_before > now and shard.state is not S.CREATING:
+    if shard.not_before > now and shard.state is not State.CREATING:
         return
     match shard.state:
-        case S.CREATING if shard.n_looks == 0 or shard.not_before <= now:
+        case State.CREATING if _is_first_look(shard) or shard.not_before <= now:
             yield Action(verb="look", shard=shard.id)
-        case S.RUNNING if shard.cancel_asked_at is None:
+        case State.RUNNING if shard.cancel_asked_at is None:
             yield Action(verb="cancel", shard=shard.id)
-        case S.RUNNING if shard.id not in fresh:
+        case State.RUNNING if shard.id not in fresh:
             yield Action(verb="refresh", shard=shard.id)
-        case S.ENDED | S.REJECTED:
+        case State.ENDED | State.REJECTED:
             yield Action(verb="harvest", shard=shard.id)
 
 
 def deserves_another_round(job: Job, shard: Shard) -> bool:
-    """Say whether the shard has rows to ask again, and is allowed to."""
+    """Return whether the shard has rows to ask again, and is allowed to."""
     return (
-        shard.state is S.SETTLED
+        shard.state is State.SETTLED
         and shard.n_retryable > 0
         and shard.child is None
         and shard.round < job.policy.max_rounds
@@ -105,9 +109,9 @@ def deserves_another_round(job: Job, shard: Shard) -> bool:
 
 
 def is_done(job: Job, commands: Commands) -> bool:
-    """Say whether every row has its final outcome and nothing runs any more."""
+    """Return whether every row has its final outcome and nothing runs any more."""
     return all(
-        s.state is S.SETTLED and (commands.cancel or not deserves_another_round(job, s)) for s in job.shards
+        s.state is State.SETTLED and (commands.cancel or not deserves_another_round(job, s)) for s in job.shards
     ) and all(is_quiet(s) for s in job.earlier)
 
 
@@ -147,7 +151,7 @@ def wake(
 
 
 class Gate:
-    """Decides which shards may enter OpenAI's queue: the stated token budget, and what a full queue taught us."""
+    """Admission control for OpenAI's queue: the job's own token budget, and back-off after the queue was full."""
 
     def __init__(self, job: Job, now: float, *, is_closed: bool) -> None:
         self.is_open = not is_closed
@@ -157,7 +161,7 @@ class Gate:
         self._room = None if budget is None else budget - used
         self._is_empty = not used
         # Not those of earlier epochs: they are never sent again.
-        waiting = [s for s in job.shards if s.state is State.UPLOADED and s.n_waits]
+        waiting = [s for s in job.shards if s.state is State.UPLOADED and s.backoff.n_waits]
         self._is_shut = any(s.not_before > now for s in waiting)
         # After a full queue one batch at a time tries the door: each refused try is a failed batch in the dashboard.
         self._is_probing = bool(waiting)
@@ -165,7 +169,7 @@ class Gate:
         self._is_probed = any(batch is not None and batch.status == "validating" for batch in running)
 
     def admits(self, shard: Shard) -> bool:
-        """Say whether the shard may be sent now, and count it as sent if so."""
+        """Return whether the shard may be sent now, and count it as sent if so."""
         if not self.is_open or self._is_shut or (self._is_probing and self._is_probed):
             return False
         # Cut for a larger budget, or grown by a conversation: what exceeds even the whole budget goes alone.

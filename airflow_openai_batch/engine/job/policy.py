@@ -27,7 +27,7 @@ def check_policy(policy: Policy) -> None:
             f"metadata may have {16 - _RESERVED_METADATA} pairs besides our own; it has {len(policy.metadata)}."
         )
     for key, value in policy.metadata.items():
-        # The parameter comes from a Dag file: its type is a wish, not a fact.
+        # The parameter comes from a Dag file: its type is not checked yet.
         if type(value) is not str or len(value) > 512 or not _KEY.match(key):
             raise InputError(
                 f"metadata[{key!r}]: OpenAI takes texts only, keys up to 64 and values up to 512 characters."

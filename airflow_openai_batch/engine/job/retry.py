@@ -18,7 +18,7 @@ from airflow_openai_batch.engine.answers.outcome_files import (
     read_part,
 )
 from airflow_openai_batch.engine.identity import child_id
-from airflow_openai_batch.engine.model import Job, Shard, State, Status, Usage
+from airflow_openai_batch.engine.model import CarriedAnswers, Job, Shard, State, Status
 from airflow_openai_batch.engine.schema.validation import ResponseSchema
 from airflow_openai_batch.engine.store.index import Index, read_index, write_index
 from airflow_openai_batch.engine.store.job_store import JobStore
@@ -32,16 +32,16 @@ def reshard(store: JobStore, job: Job, parent: Shard) -> Shard:
     again: dict[int, tuple[str, str | None, str | None]] = {}
     assert parent.outcomes is not None  # noqa: S101 - for the type checker: a settled shard has outcomes
     columns = ["ordinal", "status", "output", "error_message", "retryable"]
-    for batch in read_part(store, parent.outcomes, columns if job.spec.schema else columns[:2] + columns[4:]):
+    for batch in read_part(store, parent.outcomes.name, columns if job.spec.schema else columns[:2] + columns[4:]):
         for row in batch.to_pylist():
             if row["retryable"]:
                 again[row["ordinal"]] = (row["status"], row.get("output"), row.get("error_message"))
 
     def lines() -> Iterator[tuple[int, bytes]]:
         for i, line in enumerate(_lines(store, parent.requests)):
-            told = again.get(index.ordinals[i])
-            if told is not None:
-                status, output, problem = told
+            reason = again.get(index.ordinals[i])
+            if reason is not None:
+                status, output, problem = reason
                 # Only an answer that can be read can be discussed; vectors, for one, have no conversation.
                 if status == Status.INVALID and output is not None:
                     line = _with_problem(line, output, problem)
@@ -67,7 +67,7 @@ def carry(store: JobStore, job: Job, draft: Shard) -> Shard:
     chosen = _choose(store, parts, index)
     if not chosen:
         return draft
-    name = store.unique(f"e{job.epoch}/outcomes", f"{draft.id}-carried", ".parquet")
+    name = store.new_name("outcomes", draft.id, "carried")
     _copy_outcomes(store, name, job, parts, index, chosen)
     rest = ((i, line) for i, line in enumerate(_lines(store, draft.requests)) if i not in chosen)
     written = _write(store, draft, draft.id, index, rest)
@@ -78,10 +78,7 @@ def carry(store: JobStore, job: Job, draft: Shard) -> Shard:
         n_requests=written.n_requests,
         n_bytes=written.n_bytes,
         n_tokens=min(written.n_tokens, draft.n_tokens),
-        row_index=draft.index,
-        carried=name,
-        n_carried=len(chosen),
-        usage=Usage(),
+        carried=CarriedAnswers(name=name, n_rows=len(chosen), row_index=draft.index),
     )
 
 
@@ -90,10 +87,12 @@ def _parts_of_earlier_epochs(store: JobStore, job: Job) -> Iterator[str]:
     import pyarrow.parquet as pq
 
     for shard in (shard for shard in job.earlier if not shard.is_unwanted):
-        for part in filter(None, (shard.carried, shard.outcomes)):
-            with store.open(part) as file:
+        for part in (shard.carried, shard.outcomes):
+            if part is None:
+                continue
+            with store.open(part.name) as file:
                 if pq.read_schema(file).field("output").type == output_type(job):
-                    yield part
+                    yield part.name
 
 
 def _choose(store: JobStore, parts: list[str], index: Index) -> dict[int, tuple[int, int]]:
@@ -142,8 +141,7 @@ def _copy_outcomes(
 
 
 def _write(store: JobStore, whole: Shard, name: str, index: Index, lines: Iterator[tuple[int, bytes]]) -> Shard:
-    folder = f"e{whole.id.partition('-')[0]}"
-    requests = store.unique(f"{folder}/requests", name, ".jsonl")
+    requests = store.new_name("requests", name)
     kept: list[int] = []
     n_bytes = 0
     with store.writing(requests) as file:
@@ -161,7 +159,7 @@ def _write(store: JobStore, whole: Shard, name: str, index: Index, lines: Iterat
         # By the same measure as the whole, so that what fitted into a budget still fits.
         n_tokens=-(-whole.n_tokens * n_bytes // max(1, whole.n_bytes)),
         requests=requests,
-        index=write_index(store, folder, name, [index.ordinals[i] for i in kept], ids, digests),
+        index=write_index(store, name, [index.ordinals[i] for i in kept], ids, digests),
     )
 
 
@@ -178,14 +176,14 @@ def _with_problem(line: bytes, output: str, problem: str | None) -> bytes:
     """Put the answer and what is wrong with it into the conversation, so that the next one can be better."""
     request = msgspec.json.decode(line)
     body = request["body"]
-    told = [
+    feedback = [
         {"role": "assistant", "content": output},
         {"role": "user", "content": f"That answer does not follow the required schema: {problem}. Answer again."},
     ]
     if isinstance(body.get("messages"), list):
-        body["messages"] = [*body["messages"], *told]
+        body["messages"] = [*body["messages"], *feedback]
     elif isinstance(body.get("input"), str):
-        body["input"] = [{"role": "user", "content": body["input"]}, *told]
+        body["input"] = [{"role": "user", "content": body["input"]}, *feedback]
     elif isinstance(body.get("input"), list):
-        body["input"] = [*body["input"], *told]
+        body["input"] = [*body["input"], *feedback]
     return msgspec.json.encode(request) + b"\n"

@@ -8,12 +8,25 @@ I/O, no clock, no sleep and no client; times are arguments. ``NEXT`` is the whol
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import TypedDict
 
 import msgspec
 
 from airflow_openai_batch.engine.api.errors import ACCOUNT_CODES, is_file_message, is_queue_message
-from airflow_openai_batch.engine.model import ENDED_STATUSES, UNSENT, Batch, Shard, State, Timing
+from airflow_openai_batch.engine.model import (
+    ENDED_STATUSES,
+    UNSENT,
+    Backoff,
+    Batch,
+    CarriedAnswers,
+    Intent,
+    LineError,
+    OutcomePart,
+    Shard,
+    State,
+    Timing,
+    Upload,
+)
 
 
 class Fact(StrEnum):
@@ -82,13 +95,59 @@ MAX_FILE_RETRIES = 3
 MAX_UPLOADS = 2
 
 
-def learn(shard: Shard, fact: Fact, **known: Any) -> Shard:
+class ShardUpdate(TypedDict, total=False):
+    """What becomes known of a shard along with a fact: the new values of some of its fields."""
+
+    child: str
+    index: str
+    requests: str
+    n_requests: int
+    n_bytes: int
+    n_tokens: int
+    upload: Upload
+    intent: Intent | None
+    doubt: Intent
+    n_creates: int
+    backoff: Backoff
+    batch: Batch | None
+    past_batches: tuple[str, ...]
+    cancel_asked_at: float | None
+    carried: CarriedAnswers | None
+    outcomes: OutcomePart
+    rejections: tuple[LineError, ...]
+    problem: str | None
+
+
+def learn(shard: Shard, fact: Fact, update: ShardUpdate) -> Shard:
     """Return the shard after a fact.
+
+    Args:
+        shard: The shard before it.
+        fact: What became known.
+        update: The values that became known with it.
 
     Raises:
         KeyError: The table has no such transition. That is a defect of the engine, never the user's.
     """
-    return msgspec.structs.replace(shard, state=NEXT[shard.state, fact], **known)
+    return msgspec.structs.replace(shard, state=NEXT[shard.state, fact], **update)
+
+
+def reset_for_resubmit(shard: Shard) -> Shard:
+    """Return a shard whose batch OpenAI refused as it was before it was sent. Nothing of it was billed."""
+    past = shard.past_batches if shard.batch is None else (*shard.past_batches, shard.batch.id)
+    return msgspec.structs.replace(
+        shard,
+        state=S.PLANNED,
+        upload=Upload(),
+        intent=None,
+        n_creates=0,
+        backoff=Backoff(),
+        batch=None,
+        past_batches=past,
+        outcomes=None,
+        rejections=(),
+        problem=None,
+    )
 
 
 def backoff_s(n: int, timing: Timing) -> float:
@@ -97,7 +156,7 @@ def backoff_s(n: int, timing: Timing) -> float:
 
 
 def is_quiet(shard: Shard) -> bool:
-    """Say whether nothing of the shard is at OpenAI and nothing paid is left to fetch."""
+    """Return whether nothing of the shard is at OpenAI and nothing paid is left to fetch."""
     return shard.state in UNSENT or shard.state is S.SETTLED
 
 
@@ -113,7 +172,7 @@ def fact_of(batch: Batch, shard: Shard, now: float, timing: Timing) -> Fact:
 
 
 def _lacks_file(batch: Batch) -> bool:
-    """Say whether an ended batch should have an output file and has none. Counts can lie, so they decide little."""
+    """Return whether an ended batch should have an output file and has none. Counts can lie, so they decide little."""
     if batch.output_file_id is not None:
         return False
     if batch.status == "completed":
@@ -133,9 +192,14 @@ def _fact_of_failure(batch: Batch, shard: Shard) -> Fact:
 
 def fact_of_missing_file(shard: Shard) -> Fact:
     """Decide what "cannot find file" means: try again, upload again, or give up and name the platform."""
-    if (shard.n_misses + 1) % MAX_FILE_RETRIES:
+    if (shard.upload.n_misses + 1) % MAX_FILE_RETRIES:
         return F.FILE_NOT_FOUND
-    return F.FILE_LOST if shard.n_uploads < MAX_UPLOADS else F.LINES_REJECTED
+    return F.FILE_LOST if shard.upload.n_uploads < MAX_UPLOADS else F.LINES_REJECTED
+
+
+def one_more_miss(shard: Shard) -> Upload:
+    """Return the shard's upload after OpenAI said once more that it cannot find the file."""
+    return msgspec.structs.replace(shard.upload, n_misses=shard.upload.n_misses + 1)
 
 
 def account_problem(batch: Batch) -> str | None:

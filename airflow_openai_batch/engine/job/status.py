@@ -28,7 +28,7 @@ class Done(Value, frozen=True, kw_only=True):
 
 
 class Held(Value, frozen=True, kw_only=True):
-    """A person must act. Nothing is lost, and clearing the task goes on from here."""
+    """The job needs manual intervention. Nothing is lost, and clearing the task goes on from here."""
 
     reason: str
     summary: Summary
@@ -36,9 +36,13 @@ class Held(Value, frozen=True, kw_only=True):
 
 
 def rest(engine: Engine, job: Job, now: float, stuck: dict[str, str]) -> Wait | Done | Held:
-    """Say why there was nothing to do at a time; what has fallen due since is waited for no longer than that.
+    """Return where the job rests: waiting, done or held.
 
-    What is stuck holds the job only when nothing else can be waited for.
+    Args:
+        engine: The engine.
+        job: The newest snapshot's job, of which the plan named nothing to do.
+        now: Epoch seconds at which that plan was made; what has fallen due since is waited for no longer than that.
+        stuck: Why shards cannot go on, by id. They hold the job only when nothing else can be waited for.
     """
     summary = summarize(job)
     if is_done(job, engine.store.standing_commands(job)):
@@ -53,7 +57,7 @@ def rest(engine: Engine, job: Job, now: float, stuck: dict[str, str]) -> Wait | 
     if len(running) < len(batches) and not times:
         times = [now]  # the process was slow: a batch that nobody watches, as it has ended, is due for its next look
     is_queued = any(s.state in QUEUED for s in job.shards)
-    is_probing = any(s.state is State.UPLOADED and s.n_waits for s in job.shards)
+    is_probing = any(s.state is State.UPLOADED and s.backoff.n_waits for s in job.shards)
     if is_probing:  # once a batch is admitted, the next may try; one that is stuck is looked at ever less often
         ages = [now - (batch.created_at or now) for batch in batches if batch.status == "validating"]
         times += [now + max(engine.timing.probe_s, age / 2) for age in ages]

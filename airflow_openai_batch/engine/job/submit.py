@@ -17,7 +17,7 @@ from airflow_openai_batch.engine.identity import spec_digest
 from airflow_openai_batch.engine.job.context import Engine
 from airflow_openai_batch.engine.job.planner import deadline_at
 from airflow_openai_batch.engine.job.policy import check_policy
-from airflow_openai_batch.engine.job.state_machine import is_quiet
+from airflow_openai_batch.engine.job.state_machine import is_quiet, reset_for_resubmit
 from airflow_openai_batch.engine.job.summary import counted
 from airflow_openai_batch.engine.model import FORMAT_VERSION, UNSENT, Job, Policy, Shard, Spec, State
 from airflow_openai_batch.engine.requests.bodies import Bodies, bodies_of
@@ -25,6 +25,7 @@ from airflow_openai_batch.engine.requests.sharding import Built, build
 from airflow_openai_batch.engine.requests.sources import places_of, source_of
 from airflow_openai_batch.engine.schema.response_format import response_schema, with_response_format
 from airflow_openai_batch.engine.store.index import read_index
+from airflow_openai_batch.engine.store.job_store import Snapshot
 
 _TRIES = 5
 
@@ -35,7 +36,7 @@ class Request:
     """What a user asks for: rows, and what to ask of each.
 
     Args:
-        rows: See ``source.source_of``.
+        rows: See ``requests.sources.source_of``.
         endpoint: One of the Batch API's endpoints.
         body: A template (dict), a callable ``row -> body``, or None for ready-made request lines.
         response_model: A Pydantic class or JSON Schema for strict structured output.
@@ -84,7 +85,7 @@ def submit(engine: Engine, request: Request, policy: Policy, *, start_over: str 
         engine: The engine, with the job's store.
         request: Rows and what to ask of each.
         policy: What is allowed and demanded.
-        start_over: A person's wish to ask everything again, even what has an answer. Any text; a text is obeyed once,
+        start_over: Whether to ask everything again, even what has an answer. Any text; a text is obeyed once,
             so that a retry of the task does not pay again.
 
     Raises:
@@ -101,11 +102,11 @@ def submit(engine: Engine, request: Request, policy: Policy, *, start_over: str 
 
 
 def _submit_once(engine: Engine, request: Request, policy: Policy, start_over: str | None) -> Job:
-    found = engine.store.load()
-    if found is None:
+    snapshot = engine.store.load()
+    if snapshot is None:
         engine.store.check()
         return _write(engine, request, policy, number=0, acknowledged=_tokens(start_over))
-    number, job = found
+    number, job = snapshot
     commands = engine.store.commands(job.acknowledged)
     commands += tuple(token for token in _tokens(start_over) if token not in job.acknowledged)
     is_requested = any(name.startswith("start_over-") for name in commands)
@@ -115,12 +116,12 @@ def _submit_once(engine: Engine, request: Request, policy: Policy, start_over: s
         same = _with_new_rows(engine, job, request)
         job, reason = (job, reason) if same is None else (same, None)
     if reason is None:
-        return _reattach(engine, number, found[1], job, policy, acknowledged)
+        return _reattach(engine, snapshot, job, policy, acknowledged)
     engine.log.warning("Starting over as epoch %d: %s. What runs is cancelled first.", job.epoch + 1, reason)
     # Who asked for everything anew wants no old answer; otherwise what was paid for is used again where it fits.
     earlier = tuple(
         msgspec.structs.replace(shard, is_unwanted=shard.is_unwanted or is_requested)
-        for shard in (*job.earlier, *job.shards)
+        for shard in job.all_shards
         if not (is_quiet(shard) if is_requested else shard.state in UNSENT)
     )
     state = State.PLANNED if is_requested else State.DRAFTED
@@ -174,7 +175,9 @@ def _with_new_rows(engine: Engine, job: Job, request: Request) -> Job | None:
         return None
     fresh: dict[str, Shard] = {}
     for new, old in zip(built.shards, roots, strict=True):
-        if read_index(engine.store, new.index) != read_index(engine.store, old.row_index or old.index):
+        if read_index(engine.store, new.index) != read_index(
+            engine.store, old.carried.row_index if old.carried is not None else old.index
+        ):
             return None
         fresh[old.id] = msgspec.structs.replace(old, row_parts=new.row_parts)
     shards = tuple(fresh.get(shard.id, shard) for shard in job.shards)
@@ -183,45 +186,27 @@ def _with_new_rows(engine: Engine, job: Job, request: Request) -> Job | None:
 
 def extend_deadline(engine: Engine) -> None:
     """Let a job whose deadline has passed wait again, from now. For a task that a person has cleared."""
-    found = engine.store.load()
-    if found is None:
+    snapshot = engine.store.load()
+    if snapshot is None:
         return
-    number, job = found
     now = engine.clock()
-    if now >= deadline_at(job, engine.timing):
+    if now >= deadline_at(snapshot.job, engine.timing):
         with contextlib.suppress(CommitRefused):  # then another process moves it
-            engine.store.commit(number + 1, msgspec.structs.replace(job, deadline_from=now), now)
+            engine.store.commit(snapshot.number + 1, msgspec.structs.replace(snapshot.job, deadline_from=now), now)
 
 
-def reset_for_resubmit(shard: Shard) -> Shard:
-    """Return a shard that OpenAI refused as it was before it was sent: nothing was billed, and a person has looked."""
-    if not shard.rejections or shard.child is not None:
-        return shard
-    return msgspec.structs.replace(
-        shard,
-        state=State.PLANNED,
-        file_id=None,
-        n_uploads=0,
-        n_creates=0,
-        n_misses=0,
-        n_refused=0,
-        n_waits=0,
-        not_before=0.0,
-        nonce=None,
-        intent_at=None,
-        batch=None,
-        past_batches=(*shard.past_batches, *((shard.batch.id,) if shard.batch is not None else ())),
-        outcomes=None,
-        tally={},
-        retryable={},
-        rejections=(),
-        problem=None,
-    )
+def _retried(shard: Shard) -> Shard:
+    """Return a shard that OpenAI refused as one to send again: a person has looked, and nothing was billed."""
+    return reset_for_resubmit(shard) if shard.rejections and shard.child is None else shard
 
 
-def _reattach(engine: Engine, number: int, before: Job, job: Job, policy: Policy, acknowledged: tuple[str, ...]) -> Job:
+def _reattach(engine: Engine, snapshot: Snapshot, job: Job, policy: Policy, acknowledged: tuple[str, ...]) -> Job:
+    """Commit the job with what the task asks of it now, if that is anything new."""
     engine.log.info(
-        "Taking up the job in %s (epoch %d, snapshot %d); nothing is sent again.", engine.store, job.epoch, number
+        "Taking up the job in %s (epoch %d, snapshot %d); nothing is sent again.",
+        engine.store,
+        job.epoch,
+        snapshot.number,
     )
     now = engine.clock()
     is_late = now >= deadline_at(job, engine.timing)
@@ -230,11 +215,11 @@ def _reattach(engine: Engine, number: int, before: Job, job: Job, policy: Policy
         policy=policy,
         acknowledged=acknowledged,
         deadline_from=now if is_late else job.deadline_from,
-        shards=tuple(reset_for_resubmit(shard) for shard in job.shards),
+        shards=tuple(_retried(shard) for shard in job.shards),
     )
-    if after == before:
-        return before
-    return engine.store.commit(number + 1, after, now)[1]
+    if after == snapshot.job:
+        return snapshot.job
+    return engine.store.commit(snapshot.number + 1, after, now).job
 
 
 def _built(engine: Engine, request: Request, policy: Policy, epoch: int, state: State) -> Built:
@@ -288,6 +273,6 @@ def _write(
     engine.log.info(
         "Planned %s as %s in %s.", counted(built.n_rows, "row"), counted(len(built.shards), "shard"), engine.store
     )
-    job = engine.store.commit(number, job, now)[1]
+    job = engine.store.commit(number, job, now).job
     engine.observer.planned(job)
     return job

@@ -1,4 +1,4 @@
-"""Counts become a summary, and thresholds a verdict. Pure."""
+"""Counts become a summary, and thresholds are judged. Pure."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _final(job: Job, shard: Shard) -> dict[Status, int]:
 
 
 def check_thresholds(summary: Summary, policy: Policy) -> str | None:
-    """Say why a finished job is not good enough, or return None if it is.
+    """Return why a finished job is not good enough, or return None if it is.
 
     A job with no good answer at all is never good enough, whatever the thresholds say.
     """
@@ -86,9 +86,9 @@ def check_thresholds(summary: Summary, policy: Policy) -> str | None:
     return None
 
 
-def _listed(found: tuple[LineError, ...]) -> str:
+def _listed(errors: tuple[LineError, ...]) -> str:
     texts = []
-    for error in found[:5]:
+    for error in errors[:5]:
         where = f" (first: custom_id {error.custom_id!r}, line {error.line})" if error.custom_id else ""
         texts.append(f"{error.n} x {error.code}: {error.message}{where}")
     return "; ".join(texts)

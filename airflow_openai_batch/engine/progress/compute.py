@@ -20,6 +20,7 @@ from airflow_openai_batch.engine.progress.model import (
     MAX_ID,
     MAX_PROBLEM,
     OVER,
+    Logged,
     Look,
     Owner,
     Phase,
@@ -27,7 +28,7 @@ from airflow_openai_batch.engine.progress.model import (
     Seen,
     Tokens,
 )
-from airflow_openai_batch.engine.progress.rate import moved, rate_per_h
+from airflow_openai_batch.engine.progress.rate import Moments, moved, rate_per_h
 
 PHASE_OF_VERB = {"upload": "upload", "create": "create", "look": "create"} | dict.fromkeys(
     ("harvest", "reshard", "carry"), "harvest"
@@ -40,9 +41,9 @@ def progress_of(
     now: float,
     timing: Timing,
     *,
-    before: Progress | Look | None = None,
+    look: Look | None = None,
     results_s: float | None = None,
-    **known: Any,
+    **values: Any,
 ) -> Progress:
     """Return where a job stands.
 
@@ -50,18 +51,18 @@ def progress_of(
         job: The newest snapshot.
         now: Epoch seconds.
         timing: Durations.
-        before: What was seen when the job was looked at last, for the rate.
+        look: What is remembered of the last look, for the rate.
         results_s: Seconds that writing the results took.
-        known: Values that only the caller knows: ``phase`` (by default waiting or queued), ``problem``, ``live``,
+        values: What only the caller knows: ``phase`` (by default waiting or queued), ``problem``, ``live``,
             ``host``, ``output``, ``errors``.
     """
     running = [s.batch for s in job.shards if _runs(s) and s.batch is not None]
-    values: dict[str, Any] = {"phase": Phase.WAITING if running else Phase.QUEUED, **known}
+    values = {"phase": Phase.WAITING if running else Phase.QUEUED, **values}
     phases = phases_s(job, max(job.committed_at, job.created_at) if values["phase"] in OVER else now)
     if results_s is not None:
         phases["results"] = round(results_s, 1)
     problem = next((s.problem for s in job.shards if s.problem and s.state is not State.SETTLED), None)
-    values["problem"] = _cut(known.get("problem") or problem)
+    values["problem"] = _cut(values.get("problem") or problem)
     made = Progress(
         job=Owner(**msgspec.structs.asdict(job.key)),
         updated_at=now,
@@ -77,7 +78,7 @@ def progress_of(
         **_counts(job),
         **values,
     )
-    return _measured(made, before)
+    return _measured(made, look)
 
 
 def _counts(job: Job) -> dict[str, Any]:
@@ -98,19 +99,19 @@ def _counts(job: Job) -> dict[str, Any]:
     }
 
 
-def with_batches(base: Progress, batches: Mapping[str, Batch], now: float, before: Progress) -> Progress:
+def with_batches(base: Progress, batches: Mapping[str, Batch], now: float, look: Look | None) -> Progress:
     """Return the progress of a job that nobody moves, with what is seen of its batches.
 
     Args:
         base: What the worker left.
         batches: The batches that ran then, as they are seen now, by id; without those not yet looked at.
         now: Epoch seconds.
-        before: What this returned last; at first ``base``.
+        look: What is remembered of the last look, for the rate.
     """
     seen = {batch.id: _seen(batch) for batch in batches.values()}
-    known = {found.id: found for found in base.batches} | seen
-    n_running_done = sum(found.n_done for found in known.values())
-    if len(known) < base.n_running:  # the others have done something too, as far as the worker could see
+    latest = {batch.id: batch for batch in base.batches} | seen
+    n_running_done = sum(batch.n_done for batch in latest.values())
+    if len(latest) < base.n_running:  # the others have done something too, as far as the worker could see
         n_running_done = max(n_running_done, base.n_running_done)
     phases = {**base.phases_s, "wait": round(base.phases_s.get("wait", 0.0) + max(0.0, now - base.updated_at), 1)}
     made = msgspec.structs.replace(
@@ -118,11 +119,11 @@ def with_batches(base: Progress, batches: Mapping[str, Batch], now: float, befor
         updated_at=now,
         n_done=min(base.n_done - base.n_running_done + n_running_done, base.n_rows),
         n_running_done=n_running_done,
-        batches=_chosen(found for found in known.values() if found.status not in ENDED_STATUSES),
-        n_running=max(0, base.n_running - sum(found.status in ENDED_STATUSES for found in seen.values())),
+        batches=_chosen(batch for batch in latest.values() if batch.status not in ENDED_STATUSES),
+        n_running=max(0, base.n_running - sum(batch.status in ENDED_STATUSES for batch in seen.values())),
         phases_s=phases,
     )
-    return _measured(made, before)
+    return _measured(made, look)
 
 
 def phases_s(job: Job, until: float) -> dict[str, float]:
@@ -158,23 +159,37 @@ def _seen(batch: Batch) -> Seen:
     )
 
 
-def _chosen(found: Iterable[Seen]) -> tuple[Seen, ...]:
+def _chosen(batches: Iterable[Seen]) -> tuple[Seen, ...]:
     """Return as many batches as are shown, those that have begun first."""
-    return tuple(sorted(found, key=lambda seen: seen.status == "validating")[:MAX_BATCHES])
+    return tuple(sorted(batches, key=lambda batch: batch.status == "validating")[:MAX_BATCHES])
 
 
 def _cut(problem: str | None) -> str | None:
     return problem if problem is None or len(problem) <= MAX_PROBLEM else problem[: MAX_PROBLEM - 1] + "…"
 
 
-def _measured(made: Progress, before: Progress | Look | None) -> Progress:
+def look_after(look: Look | None, progress: Progress, logged: Logged | None = None) -> Look:
+    """Return what to remember of a job that was looked at.
+
+    Args:
+        look: What was remembered before.
+        progress: What was seen now.
+        logged: What the log says of it, if it was logged.
+    """
+    moments = _moments(look, progress)
+    return Look(n_done=progress.n_done, moments=moments, logged=logged or (look.logged if look is not None else None))
+
+
+def _moments(look: Look | None, progress: Progress) -> Moments:
+    return moved(look.moments, look.n_done, progress.n_done, progress.updated_at) if look is not None else ()
+
+
+def _measured(made: Progress, look: Look | None) -> Progress:
     now = made.updated_at
-    moments = moved(before.moments, before.n_done, made.n_done, now) if before is not None else ()
-    rate = rate_per_h(moments, now) if _is_moving(made) else None
+    rate = rate_per_h(_moments(look, made), now) if _is_moving(made) else None
     left = made.n_rows - made.n_done
     eta_at = None if rate is None or not left else now + left / rate * 3600
-    told_at = before.told_at if isinstance(before, Progress) else None
-    return msgspec.structs.replace(made, moments=moments, rate_per_h=rate, eta_at=eta_at, told_at=told_at)
+    return msgspec.structs.replace(made, rate_per_h=rate, eta_at=eta_at)
 
 
 def _is_moving(made: Progress) -> bool:

@@ -6,31 +6,37 @@ from collections import Counter
 
 from airflow_openai_batch.engine.job.summary import counted
 from airflow_openai_batch.engine.model import Status
-from airflow_openai_batch.engine.progress.model import OVER, Failed, Look, Progress
+from airflow_openai_batch.engine.progress.model import OVER, Failed, Logged, Progress
 
 STEP_PERCENT, STEP_S = 5, 600.0
-"""Counts alone are told again after so many percent, or seconds."""
+"""Counts alone are logged again after so many percent, or seconds."""
 
 
-def is_news(told: Progress | Look | None, now: Progress) -> bool:
-    """Say whether the log should be told how the job stands.
+def is_worth_logging(logged: Logged | None, progress: Progress) -> bool:
+    """Return whether the log should say how the job stands.
 
     Args:
-        told: What it was told last, or what has been seen since then; without that, it should.
-        now: How it stands.
+        logged: What it said last; without that, it should.
+        progress: How the job stands.
     """
-    if not isinstance(told, Progress) or _what_counts(told) != _what_counts(now):
+    if logged is None or logged.state != state_of(progress):
         return True
-    if told.n_done == now.n_done:
+    if logged.n_done == progress.n_done:
         return False
-    since_s = now.updated_at - (told.updated_at if now.told_at is None else now.told_at)
-    return int(told.percent // STEP_PERCENT) != int(now.percent // STEP_PERCENT) or since_s >= STEP_S
+    is_step = int(logged.percent // STEP_PERCENT) != int(progress.percent // STEP_PERCENT)
+    return is_step or progress.updated_at - logged.at >= STEP_S
 
 
-def _what_counts(progress: Progress) -> tuple[object, ...]:
-    """Return all but the counts of rows."""
+def logged_as(progress: Progress) -> Logged:
+    """Return what to remember of a progress that was logged."""
+    return Logged(at=progress.updated_at, n_done=progress.n_done, percent=progress.percent, state=state_of(progress))
+
+
+def state_of(progress: Progress) -> str:
+    """Return all but the counts of rows, as a text to compare."""
     n_s = (progress.n_shards, progress.n_settled, progress.n_unsent, progress.n_batches, progress.n_running)
-    return (progress.phase, progress.round, n_s, _statuses(progress), progress.by_status)
+    statuses = sorted(_statuses(progress).items())
+    return f"{progress.phase} {progress.round} {n_s} {statuses} {sorted(progress.by_status.items())}"
 
 
 def _statuses(progress: Progress) -> Counter[str]:

@@ -27,7 +27,7 @@ class Phase(StrEnum):
     QUEUED = "queued"
     """Nothing runs: what is left waits for room or for its time."""
     HELD = "held"
-    """A person must act."""
+    """It needs manual intervention."""
     DONE = "done"
     """Every row has its outcome."""
     WRITTEN = "written"
@@ -73,11 +73,24 @@ class Failed(Value, frozen=True, kw_only=True, omit_defaults=False):
     custom_ids: tuple[str, ...]
 
 
+class Logged(Value, frozen=True, kw_only=True):
+    """What the log said last of a job."""
+
+    at: float
+    """Epoch seconds."""
+    n_done: int
+    percent: float
+    state: str
+    """All but the counts of rows, as ``log_format.state_of`` writes it."""
+
+
 class Look(Value, frozen=True, kw_only=True, omit_defaults=False):
-    """What a look at a job leaves for the next one, to measure the rate."""
+    """What is remembered from one look at a job to the next: for the rate, and for the log."""
 
     n_done: int
     moments: Moments = ()
+    """When the counts were seen to move in the last minutes, and ``n_done`` then."""
+    logged: Logged | None = None
 
 
 class Progress(Value, frozen=True, kw_only=True, omit_defaults=False):
@@ -125,10 +138,6 @@ class Progress(Value, frozen=True, kw_only=True, omit_defaults=False):
     """Seconds of own work, by phase; ``wait`` is what is left of the time."""
     output: str | None = None
     host: str = ""
-    moments: Moments = ()
-    """When the counts were seen to move in the last minutes, and ``n_done`` then."""
-    told_at: float | None = None
-    """When the log was last told."""
 
     @property
     def percent(self) -> float:
@@ -145,17 +154,8 @@ class Progress(Value, frozen=True, kw_only=True, omit_defaults=False):
         """Batches that ended."""
         return self.n_batches - self.n_running
 
-    @property
-    def look(self) -> Look:
-        """What the next look at the job needs."""
-        return Look(n_done=self.n_done, moments=self.moments)
-
-    def told(self, now: float) -> Progress:
-        """Return the same, with the log told of it now."""
-        return msgspec.structs.replace(self, told_at=now)
-
     def is_other_than(self, before: Progress) -> bool:
-        """Say whether anything has changed but the time: a rate counts if it is lost, or a fifth lower."""
+        """Return whether anything has changed but the time: a rate counts if it is lost, or a fifth lower."""
         if (self.n_done, self.n_running, self.batches) != (before.n_done, before.n_running, before.batches):
             return True
         return before.rate_per_h is not None and (self.rate_per_h or 0.0) < 0.8 * before.rate_per_h
@@ -164,20 +164,20 @@ class Progress(Value, frozen=True, kw_only=True, omit_defaults=False):
 def encoded(value: Any) -> dict[str, Any]:
     """Return a value as Airflow's XCom and a trigger's arguments take it: lists, dicts, texts and numbers."""
     # Through JSON: a tuple in XCom shows as a wrapped class in Airflow's API and UI.
-    found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
-    return found
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
+    return plain
 
 
-def decoded(value: Any) -> Progress | None:
+def decoded_progress(value: Any) -> Progress | None:
     """Return what ``encoded`` made of a progress; None if it is nothing of the kind, or of a version to come."""
     try:
-        found = msgspec.convert(value, Progress)
+        progress = msgspec.convert(value, Progress)
     except msgspec.ValidationError:
         return None
-    return found if found.version == VERSION else None
+    return progress if progress.version == VERSION else None
 
 
-def looked(value: Any) -> Look | None:
+def decoded_look(value: Any) -> Look | None:
     """Return what ``encoded`` made of a look; None if it is nothing of the kind."""
     try:
         return msgspec.convert(value, Look)

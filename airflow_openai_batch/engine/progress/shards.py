@@ -35,8 +35,6 @@ _SHARD_FIELDS = (
     "n_bytes",
     "n_tokens",
     "n_creates",
-    "n_waits",
-    "not_before",
     "tally",
     "usage",
 )
@@ -55,7 +53,7 @@ def shards_of(job: Job, now: float) -> dict[str, Any]:
 
 
 def _rank(shard: Shard) -> int:
-    if shard.state is not State.SETTLED and (shard.problem or shard.n_waits):
+    if shard.state is not State.SETTLED and (shard.problem or shard.backoff.n_waits):
         return 0
     if shard.state in AT_OPENAI:
         return 1
@@ -68,6 +66,8 @@ def _shown(shard: Shard) -> dict[str, Any]:
     shown: dict[str, Any] = {name: getattr(shard, name) for name in _SHARD_FIELDS}
     return {
         **shown,
+        "n_waits": shard.backoff.n_waits,
+        "not_before": shard.not_before,
         # Every field by name: defaults would be left out.
         "usage": {name: getattr(shard.usage, name) for name in shard.usage.__struct_fields__},
         "problem": shard.problem[:MAX_PROBLEM] if shard.problem else None,

@@ -1,1 +1,1 @@
-"""Rows in, shards out: sources of rows, templates and bodies, request lines, and the files of shards."""
+"""From rows to shards: sources of rows, templates and request bodies, request lines, and the files of shards."""

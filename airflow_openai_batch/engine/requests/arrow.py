@@ -1,4 +1,4 @@
-"""Python values become record batches, bad ones named by row and column; and columns become Python values."""
+"""Conversion of Python rows to Arrow record batches, with errors that name row and column, and of columns to values."""
 
 from __future__ import annotations
 
@@ -18,13 +18,18 @@ if TYPE_CHECKING:
 LINE_ID = "_request_line_custom_id"
 
 LINE_BODY = "_request_line_body"
-"""Columns of a record batch of ready-made request lines; the body is JSON in bytes. No user names a column so."""
+"""Columns of a record batch of ready-made request lines: the custom_id, and the body as JSON bytes."""
 
 BATCH_ROWS = 4096
+"""Number of rows in a record batch."""
 
 
 def json_row(line: bytes, number: int) -> Any:
-    """Read line ``number`` (from 0) of a JSONL file.
+    """Decode a line of a JSONL file.
+
+    Args:
+        line: The line.
+        number: Its number, from 0, for the error message.
 
     Raises:
         InputError: It is not JSON.
@@ -36,10 +41,15 @@ def json_row(line: bytes, number: int) -> Any:
 
 
 def from_python(rows: Any, *, endpoint: str, ready: bool) -> Iterator[pa.RecordBatch]:
-    """Yield dicts, or tables, as record batches.
+    """Yield rows as record batches.
+
+    Args:
+        rows: A table that exports an Arrow stream, or an iterable of dicts or of such tables.
+        endpoint: The endpoint, which ready-made request lines must name.
+        ready: Whether rows are ready-made request lines.
 
     Raises:
-        InputError: A row is neither.
+        InputError: A row is neither a dict nor a table, is not a valid request line, or a column mixes types.
     """
     if hasattr(rows, "__arrow_c_stream__"):
         yield from from_arrow(rows, ready)
@@ -56,10 +66,16 @@ def from_python(rows: Any, *, endpoint: str, ready: bool) -> Iterator[pa.RecordB
 
 
 def python_batch(rows: Sequence[Any], first_row: int, endpoint: str, ready: bool) -> pa.RecordBatch:
-    """Return dicts as one record batch; ``first_row`` is the ordinal of the first, for error messages.
+    """Return dicts as one record batch.
+
+    Args:
+        rows: The dicts.
+        first_row: The ordinal of the first one, for error messages.
+        endpoint: The endpoint, which ready-made request lines must name.
+        ready: Whether the dicts are ready-made request lines.
 
     Raises:
-        InputError: A row is no dict, no request line (``ready``), or a column mixes types.
+        InputError: A row is not a dict or not a valid request line, or a column mixes types.
     """
     for ordinal, row in enumerate(rows, first_row):
         if not isinstance(row, Mapping):
@@ -71,7 +87,7 @@ def from_arrow(rows: Any, ready: bool) -> Iterator[pa.RecordBatch]:
     """Yield a table that exports an Arrow stream as record batches.
 
     Raises:
-        InputError: It cannot be read, or request lines were asked for.
+        InputError: The table cannot be read, or `ready` is set: request lines do not come as a table.
     """
     import pyarrow as pa
 
@@ -113,9 +129,9 @@ def _column(name: str, values: list[Any], first_row: int) -> pa.Array:
         for ordinal, value in enumerate(values, first_row):
             if value is not None:
                 seen.setdefault(type(value).__name__, ordinal)
-        kinds = ", ".join(f"{kind} (row {ordinal})" for kind, ordinal in seen.items())
+        types = ", ".join(f"{type_name} (row {ordinal})" for type_name, ordinal in seen.items())
         raise InputError(
-            f"Column {name!r} cannot be stored as one type: it holds {kinds}. "
+            f"Column {name!r} cannot be stored as one type: it holds {types}. "
             "Give every row the same type, for example str()."
         ) from None
 
@@ -139,7 +155,7 @@ def _request_lines(rows: Sequence[Mapping[str, Any]], endpoint: str, first_row: 
                 f"row {ordinal} is no request line (custom_id, method, url, body): {error}. "
                 "With body=None rows must be ready-made request lines; otherwise give a body."
             ) from None
-        # OpenAI refuses the whole batch when one url differs from the batch's endpoint.
+        # OpenAI's guide: every url must equal the batch's endpoint (seen: else `invalid_url` fails the whole batch).
         if line.url != endpoint or line.method != "POST":
             raise InputError(f"row {ordinal}: must be POST {endpoint}, is {line.method} {line.url}.")
         lines.append(line)
@@ -152,7 +168,7 @@ def _request_lines(rows: Sequence[Mapping[str, Any]], endpoint: str, first_row: 
 
 
 def python_values(column: pa.Array) -> list[Any]:
-    """Return the values of a column as ``to_pylist`` does: None for null."""
+    """Return the values of a column as Python objects, None for null, as ``to_pylist`` does."""
     import pyarrow as pa
 
     if pa.types.is_timestamp(column.type) and column.type.unit != "ns":
@@ -162,24 +178,24 @@ def python_values(column: pa.Array) -> list[Any]:
 
 
 def values_of(batch: pa.RecordBatch, column: str) -> list[Any]:
-    """Return a column's values. A stream of dicts may lack an optional key for thousands of rows: that is null."""
-    at = batch.schema.get_field_index(column)
-    return python_values(batch.column(at)) if at >= 0 else [None] * batch.num_rows
+    """Return a column's values; all None if the batch lacks the column, as of dicts that leave out an optional key."""
+    index = batch.schema.get_field_index(column)
+    return python_values(batch.column(index)) if index >= 0 else [None] * batch.num_rows
 
 
 def without_nulls(value: Any) -> Any:
-    """Return a nested value without the keys that are null."""
+    """Return a nested value without the keys whose value is null."""
     if isinstance(value, dict):
         return {key: without_nulls(entry) for key, entry in value.items() if entry is not None}
     return [without_nulls(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _datetimes(column: pa.Array) -> list[Any]:
-    """Return points in time by way of NumPy, which makes them in a tenth of Arrow's time."""
+    """Convert timestamps with NumPy, which takes a tenth of Arrow's time."""
     import pyarrow as pa
 
     values: list[Any] = column.to_numpy(zero_copy_only=False).astype("datetime64[us]").astype(object).tolist()
-    if int in set(map(type, values)):  # a year that Python does not have: Arrow says so
+    if int in set(map(type, values)):  # a year beyond Python's range: Arrow raises an error that says so
         return list(column.to_pylist())
     if column.type.tz is None:
         return values

@@ -1,9 +1,9 @@
-"""A row becomes the canonical body of a request.
+"""Request bodies: from rows by a template, by the user's function, or ready-made; each in canonical JSON.
 
-In the strings of a template ``{column}`` stands for the row's value as text; ``"{column!json}"`` alone in a string
-stands for the value itself. Nothing else is special: JSON in a prompt needs no escaping, and no content of a column
-can change the structure of a body. A template is compiled once into constant bytes and slots; rendering rows is
-then filling the slots, column by column.
+In the strings of a template ``{column}`` is replaced by the row's value as text; ``"{column!json}"``, alone in its
+string, by the value as JSON. Nothing else is special: JSON in a prompt needs no escaping, and no content of a column
+can change the structure of a body. A template is compiled once into constant bytes and slots; rendering fills the
+slots column by column.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import CodeType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from airflow_openai_batch.engine.concurrency import gc_paused
-from airflow_openai_batch.engine.encoding import Pieces, canonical, rows_of
+from airflow_openai_batch.engine.encoding import canonical, rows_of
 from airflow_openai_batch.engine.endpoints import EMBEDDINGS, REQUIRED, check_body, count_inputs
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.requests.arrow import LINE_BODY, python_values, values_of, without_nulls
+from airflow_openai_batch.engine.requests.lines import Requests
 from airflow_openai_batch.engine.requests.template import (
     Slot,
     TextTemplate,
@@ -36,36 +37,40 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class Rendered(NamedTuple):
-    """The bodies of some rows, with what the cutting of shards needs to know of them.
-
-    What is the same for every row stands there once, not in a list.
-    """
-
-    bodies: Pieces
-    models: str | list[str]
-    n_inputs: int | list[int]
-
-
 class Bodies(Protocol):
-    """Whatever turns rows into bodies."""
+    """Makes requests of rows."""
 
     def check(self, columns: Sequence[str]) -> None:
-        """Refuse columns that do not fit, before anything is uploaded."""
+        """Check that the rows have the columns that are needed, before anything is uploaded.
 
-    def render(self, batch: pa.RecordBatch, first_row: int) -> Rendered:
-        """Return one body a row. ``first_row`` is the ordinal of the batch's first row, for error messages."""
+        Raises:
+            InputError: A column is missing.
+        """
+
+    def render(self, batch: pa.RecordBatch, first_row: int, ids: list[str] | None = None) -> Requests:
+        """Return one request for each row.
+
+        Args:
+            batch: The rows.
+            first_row: The ordinal of the first row.
+            ids: The custom_id of each row; None for the default.
+
+        Raises:
+            InputError: A body cannot be made or would be rejected; the message names the row.
+        """
 
     @property
     def fingerprint(self) -> str:
-        """What identifies the bodies in the job's spec."""
+        """A text that identifies the bodies in the job's spec."""
 
 
 def bodies_of(body: Any, endpoint: str) -> Bodies:
-    """Read the ``body`` parameter: a template (dict), a callable ``row -> body``, or None for ready-made lines.
+    """Return the bodies for the ``body`` parameter: a template (dict), a callable ``row -> body``, or None.
+
+    None stands for ready-made request lines.
 
     Raises:
-        InputError: It is something else, or a template that OpenAI would refuse.
+        InputError: It is something else, or a template that OpenAI would reject.
     """
     if body is None:
         return ReadyBodies(endpoint)
@@ -82,14 +87,17 @@ class TemplateBodies:
     """Bodies from a template.
 
     Args:
-        template: The body that OpenAI documents, with ``{column}`` in its strings.
-        endpoint: The endpoint it is for.
+        template: A body as OpenAI's API reference describes it, with ``{column}`` in its strings.
+        endpoint: The job's endpoint.
+
+    Raises:
+        InputError: OpenAI would reject the template, or it cannot be encoded as JSON.
     """
 
     def __init__(self, template: dict[str, Any], endpoint: str) -> None:
         check_body(template, endpoint, "body")
         if endpoint == EMBEDDINGS:
-            # As the SDK does by default: four times smaller answers, and no digit is lost. Both are read.
+            # OpenAI's SDK does so by default: answers are four times smaller, without loss. Both encodings are read.
             template = {"encoding_format": "base64", **template}
         self._endpoint = endpoint
         self._template = template
@@ -110,12 +118,21 @@ class TemplateBodies:
         return canonical(self._template).decode()
 
     def check(self, columns: Sequence[str]) -> None:
-        """Refuse a template that names a column which the rows do not have."""
+        """Check that the rows have the template's columns."""
         check_columns("body", (part.column for part in self._parts if isinstance(part, Slot)), columns)
         check_odd_fields("body", texts_in(self._template), columns)
 
-    def render(self, batch: pa.RecordBatch, first_row: int) -> Rendered:
-        """Return one body a row."""
+    def render(self, batch: pa.RecordBatch, first_row: int, ids: list[str] | None = None) -> Requests:
+        """Return one request for each row.
+
+        Args:
+            batch: The rows.
+            first_row: The ordinal of the first row.
+            ids: The custom_id of each row; None for the default.
+
+        Raises:
+            InputError: A value cannot be encoded as JSON, or a required one is empty.
+        """
         for name, column in self._required:
             if None in (values := values_of(batch, column)):
                 raise _lacking(first_row + values.index(None), name, self._endpoint)
@@ -124,10 +141,11 @@ class TemplateBodies:
         models = list(self._model.render(batch, first_row)) if model is None else model
         if isinstance(models, list) and "" in models and "model" in REQUIRED[self._endpoint]:
             raise _lacking(first_row + models.index(""), "model", self._endpoint)
-        if self._has_one_input:
-            return Rendered(bodies, models, 1)
-        rows = enumerate(rows_of(bodies, batch.num_rows), first_row)
-        return Rendered(bodies, models, [_inputs_in(body, ordinal) for ordinal, body in rows])
+        n_rows = batch.num_rows
+        n_inputs: int | list[int] = 1
+        if not self._has_one_input:
+            n_inputs = [_inputs_in(body, ordinal) for ordinal, body in enumerate(rows_of(bodies, n_rows), first_row)]
+        return Requests(bodies, models, n_inputs, ids=ids, endpoint=self._endpoint, first_row=first_row, n_rows=n_rows)
 
 
 def _lacking(ordinal: int, name: str, endpoint: str) -> InputError:
@@ -138,7 +156,12 @@ def _lacking(ordinal: int, name: str, endpoint: str) -> InputError:
 
 
 class CallableBodies:
-    """Bodies from the user's function ``row (dict) -> body (dict)``."""
+    """Bodies from the user's function.
+
+    Args:
+        function: Returns the body (dict) of a row (dict).
+        endpoint: The job's endpoint.
+    """
 
     def __init__(self, function: Callable[[dict[str, Any]], Any], endpoint: str) -> None:
         self._function = function
@@ -146,23 +169,32 @@ class CallableBodies:
 
     @property
     def fingerprint(self) -> str:
-        """What the function does, as far as it can be told: a changed prompt in it is a changed spec."""
+        """The source or code of the function: a changed prompt in it is a changed spec."""
         return _fingerprint(self._function)
 
     def check(self, columns: Sequence[str]) -> None:
-        """Nothing can be known before the first row."""
+        """Check nothing: the columns that the function uses are not known."""
 
-    def render(self, batch: pa.RecordBatch, first_row: int) -> Rendered:
-        """Return one body a row. An error of the function names the row."""
-        return _rendered(self._made(batch, first_row), first_row, self._endpoint)
+    def render(self, batch: pa.RecordBatch, first_row: int, ids: list[str] | None = None) -> Requests:
+        """Return one request for each row.
 
-    def _made(self, batch: pa.RecordBatch, first_row: int) -> Iterator[Any]:
+        Args:
+            batch: The rows.
+            first_row: The ordinal of the first row.
+            ids: The custom_id of each row; None for the default.
+
+        Raises:
+            InputError: The function raised, or returned a body that OpenAI would reject; the message names the row.
+        """
+        return _requests(self._bodies(batch, first_row), first_row, self._endpoint, ids)
+
+    def _bodies(self, batch: pa.RecordBatch, first_row: int) -> Iterator[Any]:
         names, function = batch.schema.names, self._function
         for i, values in enumerate(zip(*map(_row_values, batch.columns), strict=True)):
             try:
                 body = function(dict(zip(names, values, strict=True)))
             except Exception as error:
-                # Not its text, which may quote the row.
+                # Without its message, which may quote the row.
                 raise InputError(f"row {first_row + i}: the body function raised {type(error).__name__}.") from error
             yield body
 
@@ -176,11 +208,11 @@ def _row_values(column: pa.Array) -> list[Any]:
 
 def _fingerprint(function: Any) -> str:
     if isinstance(function, functools.partial):
-        given = [_value_text(value) for value in (function.func, *function.args)]
-        return f"partial({given}, {sorted((name, _value_text(value)) for name, value in function.keywords.items())})"
+        values = [_value_text(value) for value in (function.func, *function.args)]
+        return f"partial({values}, {sorted((name, _value_text(value)) for name, value in function.keywords.items())})"
     code = getattr(function, "__code__", None)
     if code is not None and code.co_name == "<lambda>":
-        # Its source line holds the arguments beside it too.
+        # Not its source line, which also holds the arguments around it.
         return f"{_code_text(code)} {_value_text(function.__defaults__)} {_value_text(function.__kwdefaults__)}"
     try:
         return inspect.getsource(function)
@@ -194,7 +226,7 @@ def _code_text(code: CodeType) -> str:
 
 
 def _value_text(value: Any) -> str:
-    """Write a value so that equal ones read the same in every process: no addresses, no order of hashing."""
+    """Return a text that is the same for equal values in every process: no addresses, no hash order."""
     if isinstance(value, CodeType):
         return _code_text(value)
     if value is None or isinstance(value, str | bytes | int | float | complex):
@@ -209,7 +241,11 @@ def _value_text(value: Any) -> str:
 
 
 class ReadyBodies:
-    """Bodies that came as ready-made request lines."""
+    """Bodies of ready-made request lines.
+
+    Args:
+        endpoint: The job's endpoint.
+    """
 
     fingerprint = ""
 
@@ -217,18 +253,27 @@ class ReadyBodies:
         self._endpoint = endpoint
 
     def check(self, columns: Sequence[str]) -> None:
-        """The source has read the lines already."""
+        """Check nothing: the source has read the lines already."""
 
-    def render(self, batch: pa.RecordBatch, first_row: int) -> Rendered:
-        """Return the body of each line, made canonical."""
+    def render(self, batch: pa.RecordBatch, first_row: int, ids: list[str] | None = None) -> Requests:
+        """Return one request for each line, with the line's body in canonical JSON.
+
+        Args:
+            batch: The lines.
+            first_row: The ordinal of the first row.
+            ids: The custom_id of each line.
+
+        Raises:
+            InputError: OpenAI would reject a body; the message names the row.
+        """
         bodies = map(msgspec.json.decode, batch.column(LINE_BODY).to_pylist())
-        return _rendered(bodies, first_row, self._endpoint)
+        return _requests(bodies, first_row, self._endpoint, ids)
 
 
-def _rendered(bodies: Iterable[Any], first_row: int, endpoint: str) -> Rendered:
-    """Check bodies that come one by one, as objects, and write them as canonical JSON."""
+def _requests(bodies: Iterable[Any], first_row: int, endpoint: str, ids: list[str] | None) -> Requests:
+    """Check bodies that come one by one, and encode them as canonical JSON."""
     embeds = endpoint == EMBEDDINGS
-    written: list[bytes] = []
+    encoded: list[bytes] = []
     models: list[str] = []
     n_inputs: list[int] = []
     with gc_paused():
@@ -238,11 +283,19 @@ def _rendered(bodies: Iterable[Any], first_row: int, endpoint: str) -> Rendered:
                 body = {"encoding_format": "base64", **body}
                 n_inputs.append(count_inputs(body["input"], ordinal))
             try:
-                written.append(canonical(body))
+                encoded.append(canonical(body))
             except (TypeError, UnicodeError, msgspec.MsgspecError) as error:
                 raise InputError(f"row {ordinal}: the body cannot be written as JSON: {error}") from None
             models.append(str(body.get("model", "")))
-    return Rendered([written], models, n_inputs if embeds else 1)
+    return Requests(
+        [encoded],
+        models,
+        n_inputs if embeds else 1,
+        ids=ids,
+        endpoint=endpoint,
+        first_row=first_row,
+        n_rows=len(encoded),
+    )
 
 
 class _WithInput(msgspec.Struct):

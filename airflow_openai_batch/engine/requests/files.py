@@ -1,7 +1,8 @@
-"""Many files as one source: a list of paths, a glob pattern, or a directory.
+"""A source of rows in several files: a list of paths, a glob pattern, or a directory.
 
-Files are read one after the other, those of a pattern or directory by name, so the order of rows is the same at every
-reading. Names that begin with ``_`` or ``.`` are left out, as Spark and Hive do: ``_SUCCESS``, manifests, checksums.
+Files are read one after another, those of a pattern or directory sorted by name, so that the order of rows is the same
+at every reading. Names that begin with ``_`` or ``.`` are ignored, as in Spark and Hive: ``_SUCCESS``, manifests,
+checksums.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 ENDINGS = ("parquet", "csv", "jsonl", "ndjson")
 
 _LOOSE = ("jsonl", "ndjson")
-"""Formats in which a row simply leaves out what it does not have."""
+"""Formats in which a row may leave out columns."""
 
-# Texts, which `re` compiles at first use: a Dag file that imports the operators does not pay for it.
+# Compiled at first use, so that a Dag file that imports the operators does not pay for it.
 _MAGIC = r"[*?\[]"
 
 _SCHEME = r"[a-z][a-z0-9+.-]*://\S+\Z"
@@ -31,23 +32,23 @@ _SCHEME = r"[a-z][a-z0-9+.-]*://\S+\Z"
 _MARKS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
 
 
-class Found(NamedTuple):
-    """A file, and what its store says of it."""
+class SourceFile(NamedTuple):
+    """A file with the metadata that its storage reports."""
 
     path: Any
     info: Mapping[str, Any]
 
     @property
     def version(self) -> str:
-        """Path, size, and the store's own mark of a change (ETag or modification time)."""
+        """Path, size, and the storage's own mark of a change (ETag or modification time)."""
         mark = next((str(self.info[key]) for key in _MARKS if self.info.get(key)), "")
         return f"file:{self.path}|{self.info.get('size')}|{mark}"
 
 
 def lists_files(rows: Any) -> bool:
-    """Say whether rows are a list of paths.
+    """Return whether rows are a list of paths.
 
-    A text that has neither one of the endings nor a scheme is no path but a row of the wrong kind, and must not be told
+    A string with neither a known ending nor a scheme is not a path but a row of a wrong type, and must not be quoted
     in an error message.
     """
     if not isinstance(rows, Sequence) or isinstance(rows, str | bytes):
@@ -56,18 +57,18 @@ def lists_files(rows: Any) -> bool:
 
 
 def names_files(rows: Any) -> bool:
-    """Say whether the ``rows`` parameter is what ``FilesSource`` reads: a list of paths, a pattern or a directory."""
+    """Return whether the ``rows`` parameter is for ``FilesSource``: a list of paths, a pattern or a directory."""
     if not _is_path(rows):
         return lists_files(rows)
     return _has_magic(rows) or (_ending(str(rows)) not in ENDINGS and _is_directory(_path(rows)))
 
 
 class FilesSource:
-    """Rows of several files, one after the other.
+    """Rows of several files, one after another.
 
     Args:
-        rows: A path object, the text of a path or URI, or a list of either. Each may hold ``*``, ``?``, ``[…]`` and
-            ``**``, or name a directory, which stands for all files below it.
+        rows: A path object, a path or URI as a string, or a list of these. Each may contain ``*``, ``?``, ``[…]`` and
+            ``**``, or be a directory, which stands for all files below it.
         open_file: Returns the source of one file.
     """
 
@@ -75,33 +76,37 @@ class FilesSource:
         named = rows if isinstance(rows, Sequence) and not isinstance(rows, str) else [rows]
         self._named = [_path(entry) for entry in named]
         self._open_file = open_file
-        self._found: list[Found] | None = None
+        self._files: list[SourceFile] | None = None
 
     @property
-    def files(self) -> list[Found]:
+    def files(self) -> list[SourceFile]:
         """The files, in the order of reading. Listed once.
 
         Raises:
-            InputError: There is none, or one that is named twice: its rows would be paid for twice.
+            InputError: There is none, or one is named twice: its rows would be paid for twice.
         """
-        if self._found is None:
-            found = [file for path in self._named for file in find_files(path)]
-            names = [str(file.path) for file in found]
+        if self._files is None:
+            files = [file for path in self._named for file in find_files(path)]
+            names = [str(file.path) for file in files]
             if len(set(names)) < len(names):
                 twice = next(name for name in names if names.count(name) > 1)
                 raise InputError(f"rows names {twice!r} twice; its rows would be asked, and paid for, twice.")
-            self._found = found
-        return self._found
+            self._files = files
+        return self._files
 
     @property
     def version(self) -> str:
-        """How many files there are, and the hash of their versions."""
+        """The number of files and the hash of their versions."""
         hasher = hashlib.blake2b("\n".join(file.version for file in self.files).encode(), digest_size=16)
         return f"files:{len(self.files)}|{hasher.hexdigest()}"
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Read the files."""
-        first: Found | None = None
+        """Yield the rows of the files in order.
+
+        Raises:
+            InputError: A file cannot be read, or its columns do not fit to those of the files before it.
+        """
+        first: SourceFile | None = None
         schema: pa.Schema | None = None
         for file in self.files:
             is_begun = False
@@ -113,20 +118,17 @@ class FilesSource:
                 yield batch
 
 
-def find_files(path: Any) -> list[Found]:
-    """Return the files that a path stands for.
-
-    Args:
-        path: A path object: of a file, a directory, or a pattern.
+def find_files(path: Any) -> list[SourceFile]:
+    """Return the files of a path object: of a file, a directory, or a glob pattern.
 
     Raises:
-        InputError: There is none, or the storage cannot be reached.
+        InputError: There are none, or the storage cannot be reached.
     """
     try:
         if not _has_magic(path) or path.fs.exists(path.path):
             info = dict(path.fs.info(path.path))
             if info.get("type") != "directory":
-                return [Found(path, info)]
+                return [SourceFile(path, info)]
             return _directory(path)
         return _matching(path)
     except FileNotFoundError:
@@ -137,59 +139,59 @@ def find_files(path: Any) -> list[Found]:
         raise InputError(f"rows={str(path)!r} cannot be reached: {error!r}") from error
 
 
-def _directory(path: Any) -> list[Found]:
-    path.fs.invalidate_cache()  # a listing from a cache would hide the newest files
-    found = _visible(path, path.fs.find(path.path, detail=True))
-    endings = sorted({_ending(file.path.name) for file in found})
-    if not found:
+def _directory(path: Any) -> list[SourceFile]:
+    path.fs.invalidate_cache()  # a cached listing would hide the newest files
+    files = _visible(path, path.fs.find(path.path, detail=True))
+    endings = sorted({_ending(file.path.name) for file in files})
+    if not files:
         raise InputError(f"rows={str(path)!r}: there is no file in this directory. Nothing was uploaded.")
     if len(endings) > 1:
         raise InputError(
             f"rows={str(path)!r}: the directory holds files of several kinds ({', '.join(endings)}). Say which you "
             f"mean with a pattern, for example {str(path).rstrip('/')}/**/*.{endings[-1]}"
         )
-    return found
+    return files
 
 
-def _matching(pattern: Any) -> list[Found]:
+def _matching(pattern: Any) -> list[SourceFile]:
     base = pattern
     while _has_magic(base):
         base = base.parent
     base.fs.invalidate_cache()
-    found = _visible(base, base.fs.glob(pattern.path, detail=True))
-    if not found:
+    files = _visible(base, base.fs.glob(pattern.path, detail=True))
+    if not files:
         raise InputError(f"rows={str(pattern)!r}: no file has a name like this. Nothing was uploaded.")
-    return found
+    return files
 
 
-def _visible(base: Any, listing: Mapping[str, Mapping[str, Any]]) -> list[Found]:
-    """Return the files of a listing by name, as path objects made from ``base``, which knows the connection."""
+def _visible(base: Any, listing: Mapping[str, Mapping[str, Any]]) -> list[SourceFile]:
+    """Return the files of a listing sorted by name, as path objects made from ``base``, which knows the connection."""
     top = str(base.path).rstrip("/") + "/"
-    found = []
+    files = []
     for name in sorted(listing):
         steps = [step for step in name.removeprefix(top).split("/") if step]
-        # Some stores list a directory as an object of its own, whose name ends in a slash.
+        # Some storages list a directory as an object whose name ends in a slash.
         is_file = listing[name].get("type") == "file" and not name.endswith("/")
         if is_file and not any(step.startswith(("_", ".")) for step in steps):
-            found.append(Found(base.joinpath(*steps), listing[name]))
-    return found
+            files.append(SourceFile(base.joinpath(*steps), listing[name]))
+    return files
 
 
-def _unified(known: pa.Schema | None, new: pa.Schema, file: Found, first: Found | None) -> pa.Schema:
-    """Refuse now, by the file's name, what would make one table of results impossible or leave prompts empty."""
+def _unified(schema: pa.Schema | None, new: pa.Schema, file: SourceFile, first: SourceFile | None) -> pa.Schema:
+    """Reject a file whose columns would make one result table impossible, or leave prompts empty."""
     import pyarrow as pa
 
     new = new.remove_metadata()
-    if known is None or first is None:
+    if schema is None or first is None:
         return new
-    missing = [name for name in known.names if name not in new.names]
+    missing = [name for name in schema.names if name not in new.names]
     if missing and _ending(file.path.name) not in _LOOSE:
         raise InputError(
             f"rows: {str(file.path)!r} lacks {', '.join(map(repr, missing))}, which the files before it have, from "
             f"{str(first.path)!r} on. Nothing was uploaded."
         )
     try:
-        return pa.unify_schemas([known, new], promote_options="permissive")
+        return pa.unify_schemas([schema, new], promote_options="permissive")
     except pa.ArrowException as error:
         raise InputError(
             f"rows: {str(file.path)!r} has other column types than the files before it: {error}. Nothing was uploaded."
@@ -209,13 +211,13 @@ def _looks_like_path(text: str) -> bool:
 def _is_directory(path: Any) -> bool:
     try:
         return bool(path.fs.isdir(path.path))
-    except Exception:  # every storage library has its own errors; `find_files` will meet it again, and tell
+    except Exception:  # every storage library has its own errors; `find_files` will raise it with a message
         return True
 
 
 def _path(value: Any) -> Any:
     if value == "":
-        raise InputError("rows is an empty text, or names a file by one.")  # to a path object, the current directory
+        raise InputError("rows is an empty text, or names a file by one.")  # as a path, it is the current directory
     if isinstance(value, str | Path):
         from upath import UPath
 

@@ -1,4 +1,4 @@
-"""The requests of some rows, column by column: ids, digests, sizes, and the lines of a batch input file."""
+"""Requests: the lines of a batch input file for consecutive rows, with their ids, digests and sizes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import msgspec
 
 from airflow_openai_batch.engine.encoding import Pieces, blocks_of, insides_of, sizes_of, streams_of
 from airflow_openai_batch.engine.identity import DIGEST_BYTES, endpoint_hash
-from airflow_openai_batch.engine.requests.bodies import Rendered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,71 +17,94 @@ if TYPE_CHECKING:
 
 
 BYTES_PER_TOKEN = 4
-"""For the estimate of enqueued tokens. English text has about four bytes a token; images are not counted."""
+"""Estimate of enqueued tokens: English text has about four bytes a token. Images are not counted."""
 
-_BLOCK_BYTES = 192 * 1024  # larger blocks of memory are given back to the system and faulted in anew each time
+_BLOCK_BYTES = 192 * 1024  # larger blocks of memory are returned to the system, and faulted in anew each time
 
 
 class Requests:
-    """The requests of some rows.
+    """The requests of consecutive rows. What is the same for every row may be given once instead of in a list.
 
     Args:
-        rendered: Their bodies.
-        ids: Their custom_ids; None for row ordinal and a short digest.
+        bodies: The canonical bodies, as pieces of JSON.
+        models: The model of each row.
+        n_inputs: The number of embedding inputs of each row; 1 for other endpoints.
+        ids: The custom_id of each row; None for row ordinal and a short digest.
         endpoint: The job's endpoint.
         first_row: The ordinal of the first row.
-        n_rows: How many there are.
+        n_rows: Number of rows.
+
+    Attributes:
+        digests: The digest of each request, 16 bytes.
+        n_bytes: The size of each line in bytes; an array of length `n_rows`, as the next two.
+        n_tokens: The estimated input tokens of each request.
+        n_inputs: The embedding inputs of each request.
     """
 
     def __init__(
-        self, rendered: Rendered, ids: list[str] | None, *, endpoint: str, first_row: int, n_rows: int
+        self,
+        bodies: Pieces,
+        models: str | list[str],
+        n_inputs: int | list[int],
+        *,
+        ids: list[str] | None,
+        endpoint: str,
+        first_row: int,
+        n_rows: int,
     ) -> None:
         import numpy as np
 
         self.first_row = first_row
-        self.has_given_ids = ids is not None
+        self.has_custom_ids = ids is not None
         self.n_rows = n_rows
-        self.models = rendered.models
-        self.digests = digests(endpoint, rendered.bodies, n_rows)
+        self.bodies = bodies
+        self.models = models
+        self.digests = digests(endpoint, bodies, n_rows)
         self.ids = default_custom_ids(first_row, self.digests) if ids is None else ids
         quoted = list(map(str.encode, self.ids)) if ids is None else insides_of(ids)
-        # `url` must equal the batch's endpoint on every line.
+        # OpenAI's guide: `url` must equal the batch's endpoint on every line.
         url = b'","method":"POST","url":%b,"body":' % msgspec.json.encode(endpoint)
         around: Pieces = [b'{"custom_id":"', quoted, url, b"}\n"]
-        self._lines: Pieces = [*around[:3], *rendered.bodies, *around[3:]]
-        body_bytes = sizes_of(rendered.bodies, n_rows)
+        self._lines: Pieces = [*around[:3], *bodies, *around[3:]]
+        body_bytes = sizes_of(bodies, n_rows)
         self.n_bytes: Counts = body_bytes + sizes_of(around, n_rows)
         self.n_tokens: Counts = body_bytes // BYTES_PER_TOKEN + 1
-        self.n_inputs: Counts = np.broadcast_to(np.asarray(rendered.n_inputs, dtype=np.int64), (n_rows,))
+        self.n_inputs: Counts = np.broadcast_to(np.asarray(n_inputs, dtype=np.int64), (n_rows,))
 
     def blocks(self, start: int, stop: int) -> Iterator[bytes]:
-        """Return the lines of a range of rows, in blocks of many."""
+        """Return the lines of the rows from `start` to before `stop`, counted from `first_row`, in larger blocks."""
         pieces: Pieces = [piece if isinstance(piece, bytes) else piece[start:stop] for piece in self._lines]
         mean = int(self.n_bytes[start:stop].mean()) or 1
         return blocks_of(pieces, stop - start, max(1, _BLOCK_BYTES // mean))
 
 
 def digests(endpoint: str, bodies: Pieces, n_rows: int) -> list[bytes]:
-    """Return the digests of many bodies. What they begin with in common is hashed once."""
+    """Return the digest of each request. The prefix that all bodies share is hashed once.
+
+    Args:
+        endpoint: The job's endpoint.
+        bodies: The canonical bodies, as pieces of JSON.
+        n_rows: Number of rows.
+    """
     common = endpoint_hash(endpoint).copy()
     n_common = sum(1 for _ in itertools.takewhile(lambda piece: isinstance(piece, bytes), bodies))
     for piece in bodies[:n_common]:
         common.update(piece)
     if n_common == len(bodies):
         return [bytes(common.digest()[:DIGEST_BYTES])] * n_rows
-    found: list[bytes] = []
-    copy, append = common.copy, found.append
+    row_digests: list[bytes] = []
+    copy, append = common.copy, row_digests.append
     for row in zip(*streams_of(bodies[n_common:], n_rows), strict=True):
         state = copy()
         update = state.update
         for piece in row:
             update(piece)
         append(state.digest()[:DIGEST_BYTES])
-    return found
+    return row_digests
 
 
 def default_custom_ids(first_row: int, row_digests: list[bytes]) -> list[str]:
-    """Name requests by their rows and what they ask: ``r0000012-9f86d081``."""
+    """Return custom_ids made of row ordinal and short digest: ``r0000012-9f86d081``."""
     text = b"".join(row_digests).hex()
     places = range(0, len(text), 2 * DIGEST_BYTES)
     return [f"r{ordinal:07d}-{text[at : at + 8]}" for ordinal, at in enumerate(places, first_row)]

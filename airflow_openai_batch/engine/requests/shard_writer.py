@@ -1,4 +1,4 @@
-"""The shard that is being written: its files, and how much of a batch's limits it has used up."""
+"""Writing one shard: its request file, index and row parts, and how much of a batch's limits is used."""
 
 from __future__ import annotations
 
@@ -22,23 +22,21 @@ if TYPE_CHECKING:
 
 
 class ShardWriter:
-    """A shard to which requests are added. Threads write the rows, and put the files into the store.
+    """Writes a shard, to which requests are added. Threads write the rows and store the files.
 
     Args:
         store: The job's store.
         name: The shard's id.
-        epoch: The job's epoch.
         first_row: The ordinal of its first row.
         model: The model of all its requests.
-        limits: What a batch may hold.
-        writers: What finishes request files and writes their index, and what writes the rows.
+        limits: The limits of a batch.
+        writers: The thread that closes request files and writes indexes, and the one that writes row parts.
     """
 
     def __init__(
         self,
         store: JobStore,
         name: str,
-        epoch: int,
         first_row: int,
         model: str,
         limits: Limits,
@@ -46,21 +44,27 @@ class ShardWriter:
     ) -> None:
         self._store, self._name, self._limits, self._model = store, name, limits, model
         self._writing, self._row_writer = writers
-        self._folder = f"e{epoch}"
         self._first_row = first_row
         self._n_rows = self._n_bytes = self._n_inputs = self._n_tokens = 0
         self._ids: list[str] = []
-        self._has_given_ids = False
+        self._has_custom_ids = False
         self._digests: list[bytes] = []
         self._index = ""
         self._files = contextlib.ExitStack()
-        self._requests = store.unique(f"{self._folder}/requests", name, ".jsonl")
+        self._requests = store.new_name("requests", name)
         self._file = self._files.enter_context(store.writing(self._requests, is_checked=True))
-        self._row_parts = RowPartWriter(store, self._folder, name)
+        self._row_parts = RowPartWriter(store, name)
 
     def room(self, requests: Requests, start: int, end: int, model: str) -> int:
-        """Say how many of the rows still fit."""
-        if model != self._model:  # one model a file
+        """Return how many of the next requests still fit into the shard.
+
+        Args:
+            requests: Requests.
+            start: The first one to add, counted from the first of `requests`.
+            end: The one after the last to add.
+            model: Their model.
+        """
+        if model != self._model:  # OpenAI's guide: one model in each input file
             return 0
         limits = self._limits
         n = min(end - start, limits.max_requests - self._n_rows)
@@ -71,12 +75,22 @@ class ShardWriter:
         return n
 
     def add(self, requests: Requests, start: int, stop: int, rows: pa.RecordBatch) -> None:
-        """Add the requests of some rows, and keep the rows."""
+        """Add requests, and the input columns of their rows.
+
+        Args:
+            requests: Requests.
+            start: The first one to add, counted from the first of `requests`.
+            stop: The one after the last to add.
+            rows: The rows from `start` to before `stop`.
+
+        Raises:
+            InputError: A custom_id is empty.
+        """
         ids = requests.ids[start:stop]
-        if requests.has_given_ids and "" in ids:
+        if requests.has_custom_ids and "" in ids:
             raise InputError(f"row {requests.first_row + start + ids.index('')}: the custom_id is empty.")
         self._ids += ids
-        self._has_given_ids = requests.has_given_ids
+        self._has_custom_ids = requests.has_custom_ids
         self._digests += requests.digests[start:stop]
         self._n_rows += stop - start
         self._n_bytes += int(requests.n_bytes[start:stop].sum())
@@ -87,13 +101,13 @@ class ShardWriter:
         self._row_writer.write(self._row_parts.write, rows)
 
     def close(self) -> None:
-        """Let the files be finished.
+        """Close the files, in the threads.
 
         Raises:
             InputError: A custom_id repeats.
         """
         ordinals = range(self._first_row, self._first_row + self._n_rows)
-        is_doubtful = self._has_given_ids and len(set(self._ids)) < len(self._ids)
+        is_doubtful = self._has_custom_ids and len(set(self._ids)) < len(self._ids)
         if is_doubtful and (error := first_duplicate(zip(self._ids, ordinals, strict=True))):
             raise error
         self._row_writer.finish(self._row_parts.close)
@@ -101,17 +115,17 @@ class ShardWriter:
 
     def _finish(self, ordinals: range) -> None:
         self._files.close()
-        self._index = write_index(self._store, self._folder, self._name, ordinals, self._ids, self._digests)
+        self._index = write_index(self._store, self._name, ordinals, self._ids, self._digests)
         self._ids, self._digests = [], []
 
     def abandon(self) -> None:
-        """Leave nothing of what was not finished."""
+        """Discard the files that are not closed."""
         self._row_parts.abandon()
         with contextlib.suppress(Abandoned):
             self._files.__exit__(Abandoned, Abandoned(), None)
 
     def described(self, state: State) -> Shard:
-        """Describe the shard, once its files are finished."""
+        """Return the shard as a value, once its files are closed."""
         return Shard(
             id=self._name,
             state=state,
@@ -126,41 +140,54 @@ class ShardWriter:
         )
 
 
-def _fitting(counts: Counts, most: int) -> int:
-    """Return how many of the first rows stay within a limit together."""
+def _fitting(counts: Counts, limit: int) -> int:
+    """Return how many of the first counts sum up to at most the limit."""
     import numpy as np
 
-    return int(np.searchsorted(np.cumsum(counts), most, side="right"))
+    return int(np.searchsorted(np.cumsum(counts), limit, side="right"))
 
 
 def first_duplicate(ids: Iterable[tuple[str, int]]) -> InputError | None:
-    """Say which rows have the same custom_id, if any do."""
+    """Return an error that names the first two rows with the same custom_id; None if all differ.
+
+    Args:
+        ids: Pairs of custom_id and ordinal.
+    """
     first: dict[str, int] = {}
     for custom_id, ordinal in ids:
-        if (known := first.setdefault(custom_id, ordinal)) != ordinal:
+        if (earlier := first.setdefault(custom_id, ordinal)) != ordinal:
             return InputError(
-                f"Rows {known} and {ordinal} have the same custom_id {custom_id!r}. It must be unique, because answers "
-                "are matched by it. Nothing was uploaded."
+                f"Rows {earlier} and {ordinal} have the same custom_id {custom_id!r}. It must be unique, because "
+                "answers are matched by it. Nothing was uploaded."
             )
     return None
 
 
 class Abandoned(Exception):
-    """A file is given up."""
+    """Raised into an open file to discard it."""
 
 
 class RowPartWriter:
-    """Writes input columns. A change of schema starts a new part, so no row waits in memory for the next."""
+    """Writes input columns as Parquet. A change of schema starts a new part, so that no row waits in memory.
 
-    def __init__(self, store: JobStore, folder: str, name: str) -> None:
-        self._store, self._folder, self._name = store, folder, name
+    Args:
+        store: The job's store.
+        shard: The shard's id.
+    """
+
+    def __init__(self, store: JobStore, shard: str) -> None:
+        self._store, self._shard = store, shard
         self._names: list[str] = []
         self._files = contextlib.ExitStack()
         self._writer: Any = None
         self._schema: pa.Schema | None = None
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Append rows. Ready-made request lines have no input columns to keep."""
+        """Append rows. Ready-made request lines have no input columns.
+
+        Raises:
+            InputError: A column cannot be stored as Parquet.
+        """
         import pyarrow as pa
 
         if LINE_BODY in batch.schema.names or not batch.num_rows:
@@ -178,13 +205,13 @@ class RowPartWriter:
         return tuple(self._names)
 
     def close(self) -> None:
-        """Finish the last part."""
+        """Close the last part."""
         if self._writer is not None:
             self._writer.close()
         self._files.close()
 
     def abandon(self) -> None:
-        """Leave nothing of a part that was not finished."""
+        """Discard the part that is not closed."""
         if self._writer is not None:
             with contextlib.suppress(Exception):  # it may well be why the rest is given up
                 self._writer.close()
@@ -196,11 +223,11 @@ class RowPartWriter:
         import pyarrow.parquet as pq
 
         self.close()
-        name = self._store.unique(f"{self._folder}/rows", f"{self._name}-{len(self._names)}", ".parquet")
+        name = self._store.new_name("rows", self._shard, str(len(self._names)))
         file = self._files.enter_context(self._store.writing(name))
         try:
             # No dictionary: prompts hardly repeat, and trying costs more than it saves.
-            # By its path: for each small piece that goes to a Python file, the thread would wait for the main one.
+            # By path: each small write to a Python file would make the thread wait for the main one.
             self._file = self._files.enter_context(pa.OSFile(file.name, "wb"))
             self._writer = pq.ParquetWriter(self._file, schema, use_dictionary=False)
         except pa.ArrowException as error:

@@ -1,8 +1,8 @@
-"""Requests are cut into shards: contiguous ranges of rows that fit into one batch each.
+"""Sharding: requests are divided into shards, contiguous ranges of rows that fit into one batch each.
 
 For each shard the store gets the row parts (input columns), an index (ordinal, custom_id and digest of each request)
-and the batch input file. All are written as streams: requests as soon as they are made, while the processor still has
-them at hand, the rest by threads. Memory holds a few record batches and the ids of two shards.
+and the batch input file. All are written as streams: requests as soon as they are rendered, while they are in the
+processor's cache, the rest by threads. Memory holds a few record batches and the ids of two shards.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ _WAITING = 2
 
 
 class Built(Value, frozen=True, kw_only=True):
-    """What became of the rows."""
+    """The shards of a source, as they are in the store."""
 
     shards: tuple[Shard, ...]
     n_rows: int
     embeds_many: bool
+    """Whether some embeddings request has several inputs."""
 
 
 def build(
@@ -57,8 +58,19 @@ def build(
 ) -> Built:
     """Write the rows of a source to the store as shards.
 
+    Args:
+        store: The job's store.
+        source: The rows.
+        bodies: Makes requests of them.
+        endpoint: The job's endpoint.
+        custom_id: The template of the custom_ids; None for row ordinal and a short digest.
+        limits: The limits of a batch.
+        epoch: The job's epoch.
+        state: The state of the new shards.
+
     Raises:
-        InputError: No rows, a column that does not exist, a duplicate custom_id, a request over a limit.
+        InputError: There are no rows, a column does not exist, a custom_id repeats, or a request exceeds a limit.
+        StoreError: The store cannot be written.
     """
     ids: TextTemplate | None = None
     with ShardBuilder(store, limits, epoch, state) as builder:
@@ -68,10 +80,8 @@ def build(
                 ids = _custom_ids(custom_id, batch.schema.names)
             for rows in _pieces(batch):
                 first_row = builder.n_rows
-                given = list(ids.render(rows, first_row)) if ids is not None else None
-                rendered = bodies.render(rows, first_row)
-                requests = Requests(rendered, given, endpoint=endpoint, first_row=first_row, n_rows=rows.num_rows)
-                builder.add(rows, requests)
+                custom_ids = list(ids.render(rows, first_row)) if ids is not None else None
+                builder.add(rows, bodies.render(rows, first_row, custom_ids))
     if not builder.n_rows:
         raise InputError("There are no rows. Nothing was uploaded.")
     if ids is not None:
@@ -90,7 +100,7 @@ def _custom_ids(custom_id: str | None, columns: list[str]) -> TextTemplate | Non
 
 
 def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """Cut a record batch of long rows so that its rendered requests stay small in memory."""
+    """Divide a record batch of long rows, so that its requests stay small in memory."""
     n = max(1, -(-batch.nbytes // _PIECE_BYTES))
     rows = max(1, -(-batch.num_rows // n))
     for start in range(0, batch.num_rows, rows):
@@ -98,7 +108,14 @@ def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 
 class ShardBuilder:
-    """Adds rows to the open shard and starts the next one where a limit would be passed."""
+    """Adds rows to the open shard, and starts the next one where a limit would be exceeded.
+
+    Args:
+        store: The job's store.
+        limits: The limits of a batch.
+        epoch: The job's epoch.
+        state: The state of the new shards.
+    """
 
     def __init__(self, store: JobStore, limits: Limits, epoch: int, state: State) -> None:
         self._store, self._limits, self._epoch, self._state = store, limits, epoch, state
@@ -113,7 +130,7 @@ class ShardBuilder:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
             if error is None:
@@ -132,9 +149,17 @@ class ShardBuilder:
         return tuple(shard.described(self._state) for shard in self._begun)
 
     def add(self, rows: pa.RecordBatch, requests: Requests) -> None:
-        """Add the rows of a record batch."""
+        """Add the rows of a record batch.
+
+        Args:
+            rows: The rows.
+            requests: Their requests.
+
+        Raises:
+            InputError: A column changes its type, a custom_id is empty or repeats, or a request exceeds a limit.
+        """
         self._schema = _unified(self._schema, rows.schema, self.n_rows)
-        if requests.has_given_ids:
+        if requests.has_custom_ids:
             self.id_hashes.extend(map(hash, requests.ids))
         self.embeds_many |= bool((requests.n_inputs > 1).any())
         start = 0
@@ -146,14 +171,14 @@ class ShardBuilder:
         self.n_rows += rows.num_rows
 
     def _place(self, requests: Requests, start: int, end: int, model: str) -> tuple[ShardWriter, int]:
-        """Return a shard that takes the next rows, and how many of them."""
+        """Return the shard for the next rows, and how many of them fit."""
         if self._begun and (n := self._begun[-1].room(requests, start, end, model)):
             return self._begun[-1], n
         self._close_last()
         name = shard_id(self._epoch, len(self._begun))
         first_row = requests.first_row + start
         writers = (self._requests, self._rows)
-        self._begun.append(ShardWriter(self._store, name, self._epoch, first_row, model, self._limits, writers))
+        self._begun.append(ShardWriter(self._store, name, first_row, model, self._limits, writers))
         n = self._begun[-1].room(requests, start, end, model)
         if not n:
             raise _too_large(requests, start, self._limits)
@@ -165,7 +190,7 @@ class ShardBuilder:
 
 
 def _runs(models: str | list[str], n_rows: int) -> Iterator[tuple[str, int]]:
-    """Yield each model with the end of the rows in a row that have it."""
+    """Yield each run of rows with the same model: the model, and the row after the last one."""
     if isinstance(models, str):
         yield models, n_rows
         return
@@ -176,7 +201,7 @@ def _runs(models: str | list[str], n_rows: int) -> Iterator[tuple[str, int]]:
 
 
 def _too_large(requests: Requests, at: int, limits: Limits) -> InputError:
-    """Say which limit a request passes all alone."""
+    """Return an error that names the limit which a single request exceeds."""
     row = f"row {requests.first_row + at}"
     n_bytes, n_inputs, n_tokens = requests.n_bytes[at], requests.n_inputs[at], requests.n_tokens[at]
     if n_bytes > limits.max_bytes:
@@ -192,17 +217,17 @@ def _too_large(requests: Requests, at: int, limits: Limits) -> InputError:
     )
 
 
-def _unified(known: pa.Schema | None, new: pa.Schema, first_row: int) -> pa.Schema:
-    """Refuse now what could not be written as one table of results after everything was paid for."""
+def _unified(schema: pa.Schema | None, new: pa.Schema, first_row: int) -> pa.Schema:
+    """Reject columns that could not become one result table, before anything is paid for."""
     import pyarrow as pa
 
-    if known is None or known == new:
+    if schema is None or schema == new:
         twice = {name for name in new.names if new.names.count(name) > 1}
         if twice:
             raise InputError(f"The rows have several columns named {', '.join(sorted(twice))}.")
         return new
     try:
-        return pa.unify_schemas([known, new], promote_options="permissive")
+        return pa.unify_schemas([schema, new], promote_options="permissive")
     except pa.ArrowException as error:
         raise InputError(
             f"From row {first_row} on, a column changes its type: {error}. Give every row the same types."
@@ -210,12 +235,12 @@ def _unified(known: pa.Schema | None, new: pa.Schema, first_row: int) -> pa.Sche
 
 
 def _check_unique(store: JobStore, builder: ShardBuilder) -> None:
-    """Refuse custom_ids that repeat across shards. Eight bytes a row; ids are read again only if a hash repeats."""
+    """Reject custom_ids that repeat across shards. Takes 8 bytes a row; ids are read again only if a hash repeats."""
     import numpy as np
     import pyarrow.parquet as pq
 
     hashes = np.frombuffer(builder.id_hashes, dtype=np.int64)
-    hashes.sort()  # in its place: a copy would be as large again
+    hashes.sort()  # in place: a copy would take as much memory again
     suspects = {int(value) for value in hashes[1:][hashes[1:] == hashes[:-1]]}
     if not suspects:
         return

@@ -1,8 +1,8 @@
-"""Rows in, as Arrow record batches, and the version of where they came from.
+"""Sources of rows: rows as Arrow record batches, and a version that changes when they change.
 
 A source is a list of dicts, a DataFrame or other Arrow table, a callable, or a Parquet, CSV or JSONL file behind any
-path object, or many such files (``files``). With ready-made request lines (``body=None``) a row is one line of a batch
-input file.
+path object, or several such files (``files``). With ready-made request lines (``body=None``) a row is one line of a
+batch input file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from airflow_openai_batch.engine.concurrency import prefetch
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.requests.arrow import BATCH_ROWS, from_arrow, from_python, json_row, python_batch
-from airflow_openai_batch.engine.requests.files import FilesSource, Found, find_files, names_files
+from airflow_openai_batch.engine.requests.files import FilesSource, SourceFile, find_files, names_files
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,34 +30,34 @@ _MOST_PLACES = 100
 
 
 class Source(Protocol):
-    """Where rows come from."""
+    """A source of rows."""
 
     @property
     def version(self) -> str | None:
-        """A text that changes when the rows change; None if that cannot be known without reading them."""
+        """A text that changes when the rows change; None if only reading the rows would show that."""
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows in order. May be called once for each reading of the source."""
 
 
 def source_of(rows: Any, *, endpoint: str, ready: bool = False) -> Source:
-    """Read the ``rows`` parameter.
+    """Return the source for the ``rows`` parameter.
 
     Args:
         rows: A list of dicts, anything that exports an Arrow stream (pandas, polars, pyarrow), an iterator, a callable
-            that returns or yields such, a path object, the text of a path or URI, or a list of either; a path may be
+            that returns or yields such, a path object, a path or URI as a string, or a list of these; a path may be
             a pattern or a directory.
-        endpoint: The endpoint, against which ready-made lines are checked.
+        endpoint: The endpoint, which ready-made request lines must name.
         ready: Whether rows are ready-made request lines.
 
     Raises:
-        InputError: It is something else, or a file that is not there or has an unknown ending.
+        InputError: It is something else, or a file that does not exist or has an unknown ending.
     """
     if isinstance(rows, str | Path):
         from upath import UPath
 
         rows = UPath(rows)
-    # A table first: a data frame has its columns as attributes, and they may be called `open` and `name`.
+    # A table first: a data frame has its columns as attributes, which may be called `open` and `name`.
     if hasattr(rows, "__arrow_c_stream__"):
         return MemorySource(rows, endpoint=endpoint, ready=ready)
     if names_files(rows):
@@ -74,7 +74,7 @@ def source_of(rows: Any, *, endpoint: str, ready: bool = False) -> Source:
 
 
 def places_of(rows: Any) -> tuple[str, ...]:
-    """Return the first paths or URIs that the ``rows`` parameter names; none if the rows themselves were given."""
+    """Return the first 100 paths or URIs in the ``rows`` parameter; none if it holds the rows themselves."""
     entries = rows if isinstance(rows, list | tuple) else [rows]
     # A list of paths holds nothing else.
     return tuple(str(entry) for entry in entries[:_MOST_PLACES]) if entries and _is_place(entries[0]) else ()
@@ -87,7 +87,16 @@ def _is_place(entry: Any) -> bool:
 
 
 class MemorySource:
-    """Rows that are in memory already."""
+    """Rows in memory.
+
+    Args:
+        rows: A list of dicts, or a table that exports an Arrow stream.
+        endpoint: The endpoint, which ready-made request lines must name.
+        ready: Whether rows are ready-made request lines.
+
+    Raises:
+        InputError: The rows are invalid.
+    """
 
     def __init__(self, rows: Any, *, endpoint: str, ready: bool) -> None:
         import pyarrow as pa
@@ -101,7 +110,7 @@ class MemorySource:
 
     @property
     def version(self) -> str:
-        """The hash of the content."""
+        """The hash of the rows."""
         import pyarrow as pa
 
         hasher = _HashFile()
@@ -115,7 +124,13 @@ class MemorySource:
 
 
 class CallableSource:
-    """Rows from the user's function, called once a submission. They have no version."""
+    """Rows from the user's function, which is called once for each submission. They have no version.
+
+    Args:
+        function: Returns or yields the rows.
+        endpoint: The endpoint, which ready-made request lines must name.
+        ready: Whether rows are ready-made request lines.
+    """
 
     version = None
 
@@ -125,7 +140,11 @@ class CallableSource:
         self._ready = ready
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Call the function and yield what it gives, in chunks."""
+        """Call the function and yield its rows.
+
+        Raises:
+            InputError: It returned something else than rows.
+        """
         rows = self._function()
         if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
             raise InputError(f"The rows function must return or yield dicts, it returned {type(rows).__name__}.")
@@ -135,7 +154,15 @@ class CallableSource:
 class FileSource:
     """Rows of a ``.parquet``, ``.csv`` or ``.jsonl`` file behind a path object, read as a stream.
 
-    A CSV file has no types, so its columns stay text: a postal code keeps its leading zero.
+    A CSV file has no types, so its columns stay strings: a postal code keeps its leading zero.
+
+    Args:
+        path: The path object.
+        endpoint: The endpoint, which ready-made request lines must name.
+        ready: Whether rows are ready-made request lines, which only JSONL files hold.
+
+    Raises:
+        InputError: The ending is unknown, or does not fit to `ready`.
     """
 
     def __init__(self, path: Any, *, endpoint: str, ready: bool) -> None:
@@ -153,12 +180,16 @@ class FileSource:
 
     @property
     def version(self) -> str:
-        """Path, size, and the store's own mark of a change (ETag or modification time)."""
-        return self._found().version
+        """Path, size, and the storage's own mark of a change (ETag or modification time)."""
+        return self._file().version
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Read the file."""
-        self._found()
+        """Yield the rows of the file.
+
+        Raises:
+            InputError: The file cannot be read.
+        """
+        self._file()
         import pyarrow as pa
 
         try:
@@ -166,21 +197,21 @@ class FileSource:
         except (pa.ArrowException, UnicodeDecodeError, ValueError) as error:
             raise InputError(f"rows={str(self._path)!r} cannot be read: {error}") from error
 
-    def _found(self) -> Found:
-        found = find_files(self._path)
-        if [file.path for file in found] != [self._path]:
+    def _file(self) -> SourceFile:
+        files = find_files(self._path)
+        if [file.path for file in files] != [self._path]:
             raise InputError(
                 f"rows={str(self._path)!r} is a directory. Name its files with a pattern: "
                 f"{str(self._path).rstrip('/')}/*{self._suffix}"
             )
-        return found[0]
+        return files[0]
 
     def _parquet(self) -> Iterator[pa.RecordBatch]:
         import pyarrow.parquet as pq
 
         with self._path.open("rb") as file:
-            # pre_buffer would keep the raw columns of the whole file in memory, and without a buffer size those of a
-            # row group: pandas writes a million rows into one.
+            # pre_buffer would keep the raw columns of the whole file in memory; without a buffer size, those of a row
+            # group would be kept, and pandas writes a million rows into one.
             parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=_COLUMN_BYTES)
             yield from parquet.iter_batches(batch_size=BATCH_ROWS)
 
@@ -212,7 +243,7 @@ class FileSource:
 
 
 def _whole(frames: Iterator[Any]) -> Iterator[Any]:
-    """Refuse rows with more fields than the header, of which pandas would drop some with a warning."""
+    """Reject rows with more fields than the header, of which pandas would drop some with a warning."""
     import pandas as pd
 
     while True:
@@ -228,8 +259,8 @@ def _whole(frames: Iterator[Any]) -> Iterator[Any]:
 
 
 def _lines(file: Any) -> Iterator[bytes]:
-    r"""Split at ``\n`` only: other line separators are legal inside JSON strings."""
-    rest = file.read(3).removeprefix(b"\xef\xbb\xbf")  # the byte order mark that some editors put first
+    r"""Yield the lines, split at ``\n`` only: other line separators are legal inside JSON strings."""
+    rest = file.read(3).removeprefix(b"\xef\xbb\xbf")  # the byte order mark that some editors write
     while block := file.read(_READ_BYTES):
         *whole, rest = (rest + block).split(b"\n")
         yield from whole
@@ -238,7 +269,7 @@ def _lines(file: Any) -> Iterator[bytes]:
 
 
 class _HashFile:
-    """A file object that only hashes what is written to it."""
+    """A file object that hashes what is written to it."""
 
     closed = False
 

@@ -1,4 +1,4 @@
-"""Templates compiled into constant bytes and slots; rendering rows is then filling the slots, column by column."""
+"""Templates: compiled once into constant bytes and slots for column values; rendering fills the slots."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-_ODD = re.compile(r"\{([^{}\n]+)\}")
+_BRACES = re.compile(r"\{([^{}\n]+)\}")
 
 _FIELD = re.compile(r"\{([^\W\d]\w*)(!json)?\}")
 
 
 class Slot(NamedTuple):
-    """Where a column's value goes, and how it is written there."""
+    """A place for the value of a column, and the function that encodes the value there."""
 
     column: str
     encode: Callable[[Any], bytes]
@@ -39,29 +39,52 @@ class TextTemplate:
 
     Args:
         text: The template.
+
+    Raises:
+        InputError: It contains ``{column!json}``.
     """
 
     def __init__(self, text: str) -> None:
         self._parts = _compile_text(text, _text_bytes)
 
     def check(self, name: str, columns: Sequence[str]) -> None:
-        """Refuse a template that names a column which the rows do not have."""
+        """Check that the rows have the template's columns.
+
+        Args:
+            name: The template's name in the error message.
+            columns: The columns of the rows.
+
+        Raises:
+            InputError: A column is missing.
+        """
         check_columns(name, (part.column for part in self._parts if isinstance(part, Slot)), columns)
 
     @property
     def constant(self) -> str | None:
-        """The text, where it is the same for every row."""
+        """The text if it is the same for every row, else None."""
         if any(isinstance(part, Slot) for part in self._parts):
             return None
         return b"".join(part for part in self._parts if isinstance(part, bytes)).decode()
 
     def render(self, batch: pa.RecordBatch, first_row: int) -> Iterator[str]:
-        """Yield one text a row."""
+        """Yield one text for each row.
+
+        Args:
+            batch: The rows.
+            first_row: The ordinal of the first row, for error messages.
+
+        Raises:
+            InputError: A value cannot be encoded.
+        """
         return (data.decode() for data in rows_of(fill(self._parts, batch, first_row), batch.num_rows))
 
 
 def compile_json(value: Any) -> list[Part]:
-    """Compile a JSON value with sorted keys, so that what is rendered is canonical and its digest needs no parsing."""
+    """Compile a JSON value into constant bytes and slots, with sorted keys: what is rendered is canonical JSON.
+
+    Raises:
+        InputError: ``{column!json}`` does not stand alone in its string.
+    """
     if isinstance(value, str):
         if is_json_slot(value):
             return [Slot(value[1:-6], _json)]
@@ -84,22 +107,22 @@ def _sequence(start: bytes, entries: list[list[Part]], end: bytes) -> list[Part]
 def _compile_text(text: str, encode: Callable[[Any], bytes]) -> list[Part]:
     parts: list[Part] = []
     end = 0
-    for found in _FIELD.finditer(text):
-        if found[2]:
-            raise InputError(f"{found[0]} must stand alone in its string: it inserts a JSON value, not a text.")
-        parts += [encode(text[end : found.start()]), Slot(found[1], encode)]
-        end = found.end()
+    for match in _FIELD.finditer(text):
+        if match[2]:
+            raise InputError(f"{match[0]} must stand alone in its string: it inserts a JSON value, not a text.")
+        parts += [encode(text[end : match.start()]), Slot(match[1], encode)]
+        end = match.end()
     return [*parts, encode(text[end:])]
 
 
 def is_json_slot(text: str) -> bool:
-    """Say whether a text is ``{column!json}`` and nothing else."""
-    found = _FIELD.fullmatch(text)
-    return found is not None and bool(found[2])
+    """Return whether a text is ``{column!json}`` and nothing else."""
+    match = _FIELD.fullmatch(text)
+    return match is not None and bool(match[2])
 
 
 def _text(value: Any) -> str:
-    """Write a column's value as text: nothing for null, JSON for numbers, booleans, lists and objects."""
+    """Return a value as text: empty for null, JSON for numbers, booleans, lists and objects."""
     if isinstance(value, str):
         return value
     if value is None or value != value:  # null, and NaN
@@ -109,12 +132,12 @@ def _text(value: Any) -> str:
     if isinstance(value, decimal.Decimal):
         return str(value)
     data = msgspec.json.encode(value, order="sorted")
-    # Bytes and durations are texts in JSON; their quotes are no part of the text.
+    # Bytes and durations are strings in JSON; the quotes are not part of the text.
     return msgspec.json.decode(data, type=str) if data[:1] == b'"' else data.decode()
 
 
 def _json(value: Any) -> bytes:
-    """Write a value as JSON. Inside a nested value Arrow cannot tell an absent key from null: both are left out."""
+    """Encode a value as JSON. In nested values keys that are null are left out: Arrow has no absent keys."""
     return canonical(without_nulls(value) if isinstance(value, list | dict) else value)
 
 
@@ -127,7 +150,16 @@ def _text_bytes(value: Any) -> bytes:
 
 
 def fill(parts: Sequence[Part], batch: pa.RecordBatch, first_row: int) -> Pieces:
-    """Return what makes up the rows: constant bytes, and for each slot a list of one value a row."""
+    """Return the pieces of the rows: constant bytes, and for each slot a list with the encoded value of each row.
+
+    Args:
+        parts: A compiled template.
+        batch: The rows.
+        first_row: The ordinal of the first row, for error messages.
+
+    Raises:
+        InputError: A value cannot be encoded; the message names row and column.
+    """
     pieces: Pieces = []
     for is_constant, group in itertools.groupby(parts, key=lambda part: isinstance(part, bytes)):
         if is_constant:
@@ -138,11 +170,11 @@ def fill(parts: Sequence[Part], batch: pa.RecordBatch, first_row: int) -> Pieces
 
 
 def _encoded(batch: pa.RecordBatch, slot: Slot, first_row: int) -> list[bytes]:
-    at = batch.schema.get_field_index(slot.column)
-    if at >= 0 and slot.encode in _OF_TEXTS:
-        texts = _texts(batch.column(at), slot, first_row)
+    index = batch.schema.get_field_index(slot.column)
+    if index >= 0 and slot.encode in _COLUMN_ENCODERS:
+        texts = _texts(batch.column(index), slot, first_row)
         if texts is not None:
-            return _OF_TEXTS[slot.encode](texts)
+            return _COLUMN_ENCODERS[slot.encode](texts)
     values = values_of(batch, slot.column)
     try:
         return list(map(slot.encode, values))
@@ -175,15 +207,20 @@ def _unwritable(ordinal: int, slot: Slot, error: Exception) -> InputError:
     return InputError(f"row {ordinal}, column {slot.column!r}: cannot be written as JSON: {error}")
 
 
-_OF_TEXTS: dict[Any, Callable[[Any], list[bytes]]] = {_json_text: json_insides, _text_bytes: utf8}
-"""How a slot is filled from a column of texts, whole."""
+_COLUMN_ENCODERS: dict[Any, Callable[[Any], list[bytes]]] = {_json_text: json_insides, _text_bytes: utf8}
+"""For an encoder of values, the equal encoder of a whole string column."""
 
 
 def check_columns(name: str, wanted: Iterable[str], columns: Sequence[str]) -> None:
-    """Refuse a template that names a column which the rows do not have.
+    """Check that the rows have the columns of a template.
+
+    Args:
+        name: The template's name in the error message.
+        wanted: The columns that the template names.
+        columns: The columns of the rows.
 
     Raises:
-        InputError: With the columns there are.
+        InputError: A column is missing; the message lists those of the rows.
     """
     missing = sorted(set(wanted) - set(columns))
     if missing:
@@ -194,18 +231,23 @@ def check_columns(name: str, wanted: Iterable[str], columns: Sequence[str]) -> N
 
 
 def check_odd_fields(name: str, texts: Iterable[str], columns: Sequence[str]) -> None:
-    """Refuse what looks like a column to a person and is plain text to us, such as ``{user id}`` or ``{text!r}``.
+    """Reject text that a person would take for a column but the template does not, as ``{user id}`` or ``{text!r}``.
+
+    Args:
+        name: The template's name in the error message.
+        texts: The strings of the template.
+        columns: The columns of the rows.
 
     Raises:
-        InputError: With what to write instead.
+        InputError: There is such a text; the message says what to write instead.
     """
     for text in texts:
-        for found in _ODD.finditer(text):
-            inner = found[1].strip()
+        for match in _BRACES.finditer(text):
+            inner = match[1].strip()
             column = next((c for c in (inner, re.split(r"[!:]", inner)[0].strip()) if c in columns), None)
-            if column is not None and not _FIELD.fullmatch(found[0]):
+            if column is not None and not _FIELD.fullmatch(match[0]):
                 raise InputError(
-                    f"{name}: {found[0]} would be sent as it stands. A column is written {{name}}, without spaces or "
+                    f"{name}: {match[0]} would be sent as it stands. A column is written {{name}}, without spaces or "
                     f"formats, and its name must be an identifier: rename the column {column!r} if it is none."
                 )
 

@@ -1,1 +1,1 @@
-"""Rows and outcomes become one table, written to a sink."""
+"""From rows and outcomes to the result table, which is written to a sink."""

@@ -1,4 +1,4 @@
-"""The columns of the result table: the input columns, the fixed ones, and the fields of a structured answer."""
+"""The schema of the result table: the input columns, the fixed columns, and the fields of a structured answer."""
 
 from __future__ import annotations
 
@@ -17,43 +17,51 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each column of a result row comes from.
+    """The schema of the result table, and the origin of each column.
 
-    A name belongs to the fixed columns first, then to the input, then to the answer's fields: an input column that
-    would hide a fixed one becomes ``input_<name>``, a field that would hide either becomes ``output_<name>``.
+    Fixed columns keep their names; an input column with the name of a fixed one becomes ``input_<name>``, and a field
+    with the name of either becomes ``output_<name>``.
+
+    Attributes:
+        schema: The schema of the result table.
+        inputs: The schema of the input columns.
+        fields: The names of the fields of a structured answer.
     """
 
     schema: pa.Schema
     inputs: pa.Schema
     fields: tuple[str, ...]
-    """The fields of a structured answer."""
 
     def arrange(self, rows: pa.RecordBatch, outcomes: pa.RecordBatch) -> pa.RecordBatch:
-        """Put the columns of some rows and their outcomes side by side."""
+        """Return the result rows of input rows and their outcomes, which have the same length and order."""
         import pyarrow as pa
 
         arrays = []
         for field in self.inputs:
-            at = rows.schema.get_field_index(field.name)
-            column = rows.column(at) if at >= 0 else pa.nulls(rows.num_rows, field.type)
+            index = rows.schema.get_field_index(field.name)
+            column = rows.column(index) if index >= 0 else pa.nulls(rows.num_rows, field.type)
             arrays.append(column if column.type == field.type else _cast(column, field.type))
         arrays += [outcomes.column(name) for name in RESULT_COLUMNS]
         arrays += [outcomes.column(FIELD + name) for name in self.fields]
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
 
-def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
+def _cast(column: pa.Array, arrow_type: pa.DataType) -> pa.Array:
     import pyarrow as pa
 
     try:
-        # Unsafe: what was paid for must not be lost over a whole number that a column of fractions rounds.
-        return column.cast(kind, safe=False)
+        # Unsafe: a large integer that a column of floats rounds must not cost results that were paid for.
+        return column.cast(arrow_type, safe=False)
     except pa.ArrowException:
-        return pa.array(column.to_pylist(), kind)  # older versions do not cast a struct that lacks a field
+        return pa.array(column.to_pylist(), arrow_type)  # older versions do not cast a struct that lacks a field
 
 
 def layout_of(store: JobStore, job: Job) -> Layout:
-    """Return the columns of a job's results, from its row parts, its endpoint and its schema."""
+    """Return the layout of a job's results, from its row parts, its endpoint and its schema.
+
+    Raises:
+        StoreError: The row parts cannot be read, or their schemas do not fit together.
+    """
     import pyarrow as pa
 
     inputs = _input_schema(store, job)
@@ -65,8 +73,8 @@ def layout_of(store: JobStore, job: Job) -> Layout:
         for f in inputs
     ]
     columns += [fixed.field(name) for name in RESULT_COLUMNS]
-    for name, kind in fields.items():
-        columns.append(pa.field(_free(name, "output_", {c.name for c in columns}), kind))
+    for name, arrow_type in fields.items():
+        columns.append(pa.field(_free(name, "output_", {c.name for c in columns}), arrow_type))
     return Layout(schema=pa.schema(columns), inputs=inputs, fields=tuple(fields))
 
 

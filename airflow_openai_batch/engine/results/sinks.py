@@ -1,4 +1,4 @@
-"""Where results go: a Parquet, JSONL or CSV file that appears whole or not at all, or a list for XCom."""
+"""Sinks for the result table: a Parquet, JSONL or CSV file that is published in one step, or a list for XCom."""
 
 from __future__ import annotations
 
@@ -24,12 +24,19 @@ if TYPE_CHECKING:
 
 
 DEFAULT_XCOM_BYTES = 1_000_000
+"""The default limit of results that go through XCom, as JSON."""
 
 _GROUP_ROWS, _GROUP_BYTES = 65_536, 8 * 1024 * 1024
 
 
 class Sink(Protocol):
-    """Takes the result table as record batches."""
+    """A destination of the result table.
+
+    Attributes:
+        uri: Where the table is after `finish`; None for XCom.
+        dead_letter_uri: Where the dead letter is after `finish`; None if there is none.
+        n_dead_letter: Number of lines in it.
+    """
 
     uri: str | None
     dead_letter_uri: str | None
@@ -37,27 +44,30 @@ class Sink(Protocol):
 
     def __enter__(self) -> Self: ...
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
     def begin(self, schema: pa.Schema) -> None:
-        """Take the schema, before the first batch."""
+        """Begin the table, before the first batch."""
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Take some rows."""
+        """Append rows."""
 
     def dead_letter(self, line: bytes) -> None:
-        """Take a raw line of a row that was given up."""
+        """Add a raw line, of a row that was given up or of no row, to the dead letter."""
 
     def finish(self) -> None:
-        """Publish. What was not finished never appears."""
+        """Publish the table. Without this call nothing appears."""
 
 
 class FileSink:
-    """A file behind a path object, by its ending ``.parquet``, ``.jsonl`` or ``.csv``.
+    """A Parquet, JSONL or CSV file, by the ending ``.parquet``, ``.jsonl`` or ``.csv``.
 
-    Rows are written to a file of this machine first and published in one step, the dead letter before the table, so
-    whoever sees the table sees all of it. The dead letter stands beside it as ``<name>.dead_letter.jsonl``; none is
-    written, and an older one removed, when there is nothing for it.
+    Rows are written to a local file first and published in one step, the dead letter before the table, so that readers
+    see a complete table or none. The dead letter is beside the table as ``<name>.dead_letter.jsonl``; without lines for
+    it, none is written and an older one is removed.
+
+    Args:
+        path: The path object.
 
     Raises:
         InputError: The ending is unknown.
@@ -84,29 +94,33 @@ class FileSink:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._dead_file.close()
         if self._writer is not None:
-            with contextlib.suppress(Exception):  # closed already, or as broken as what it was to write
+            with contextlib.suppress(Exception):  # closed already, or unusable after the error
                 self._writer.close()
         self._folder.cleanup()
 
     def begin(self, schema: pa.Schema) -> None:
-        """Take the schema."""
+        """Begin the table."""
         self._writer = self._make(self._table, schema)
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Take some rows."""
+        """Append rows."""
         self._writer.write(batch)
 
     def dead_letter(self, line: bytes) -> None:
-        """Keep a raw line."""
+        """Add a raw line to the dead letter."""
         self._dead_file.write(line + b"\n")
         self.n_dead_letter += 1
 
     def finish(self) -> None:
-        """Publish the dead letter, then the table."""
+        """Publish the dead letter, then the table.
+
+        Raises:
+            StoreError: They cannot be written.
+        """
         self._writer.close()
         self._writer = None
         self._dead_file.close()
@@ -125,7 +139,7 @@ def _is_local(path: Any) -> bool:
 
 
 def _folder_for(path: Any) -> tempfile.TemporaryDirectory[str]:
-    """Return a folder to write in: beside a file of this machine, so that it need not be copied to its place."""
+    """Return a temporary folder: beside the target if that is local, so that publishing is a rename."""
     if not _is_local(path):
         return tempfile.TemporaryDirectory(prefix="openai-batch-")
     parent = os.path.dirname(str(path.path)) or "."
@@ -137,7 +151,7 @@ def _folder_for(path: Any) -> tempfile.TemporaryDirectory[str]:
 
 
 def _publish(source: str, target: Any) -> None:
-    """Put a file that was written in ``_folder_for`` in its place in one step, replacing what is there."""
+    """Move or upload a file from ``_folder_for`` to its target in one step, replacing an older one."""
     try:
         if _is_local(target):
             os.replace(source, str(target.path))
@@ -158,10 +172,7 @@ class ListSink:
     """Rows as a list of dicts, for XCom.
 
     Args:
-        max_bytes: The largest size as JSON.
-
-    Raises:
-        InputError: From ``write``, when the rows are larger. With advice.
+        max_bytes: The largest size of all rows as JSON.
     """
 
     def __init__(self, max_bytes: int = DEFAULT_XCOM_BYTES) -> None:
@@ -176,15 +187,19 @@ class ListSink:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         return None
 
     def begin(self, schema: pa.Schema) -> None:
-        """Nothing to prepare."""
+        """Do nothing: dicts need no schema."""
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Take some rows, while they fit."""
+        """Append rows.
+
+        Raises:
+            InputError: All rows together are larger than the limit.
+        """
         data = msgspec.json.encode(batch.to_pylist(), enc_hook=_plain)
         self._n_bytes += len(data)
         if self._n_bytes > self._max_bytes:
@@ -196,15 +211,15 @@ class ListSink:
         self.rows += msgspec.json.decode(data)
 
     def dead_letter(self, line: bytes) -> None:
-        """Only counted: the lines stay in the job store."""
+        """Count a raw line: the lines stay in the job store."""
         self.n_dead_letter += 1
 
     def finish(self) -> None:
-        """Nothing to publish."""
+        """Do nothing: `rows` is complete."""
 
 
 class _Parquet:
-    """Row groups of a size that readers like; they are made in a thread."""
+    """Writes Parquet in row groups of moderate size, in a thread."""
 
     def __init__(self, path: str, schema: pa.Schema) -> None:
         import pyarrow.parquet as pq

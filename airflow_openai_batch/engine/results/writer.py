@@ -1,4 +1,4 @@
-"""Rows and outcomes, merged shard by shard, as one table in input order.
+"""Writing the result table: rows and outcomes are merged shard by shard, in input order.
 
 Memory holds a few record batches of rows and their outcomes.
 """
@@ -30,7 +30,7 @@ _EXAMPLES = 3
 
 
 class ErrorCount(Value, frozen=True, kw_only=True):
-    """How often an error code ended a row, with examples."""
+    """The number of rows that ended with an error code, with examples."""
 
     status: str
     code: str
@@ -40,7 +40,7 @@ class ErrorCount(Value, frozen=True, kw_only=True):
 
 
 class Written(Value, frozen=True, kw_only=True):
-    """What was written where."""
+    """The result of writing: where the table is, and what it holds."""
 
     summary: Summary
     output: str | None
@@ -50,15 +50,21 @@ class Written(Value, frozen=True, kw_only=True):
     errors: tuple[ErrorCount, ...] = ()
     dead_letter: str | None = None
     n_dead_letter: int = 0
-    """Lines in the dead letter: the raw answers of rows given up, and lines that belong to no row."""
+    """Lines in the dead letter: the raw answers of rows given up, and unmatched lines."""
 
 
 def write_results(store: JobStore, job: Job, sink: Sink) -> Written:
     """Write the result table of a finished job.
 
+    Args:
+        store: The job's store.
+        job: The job.
+        sink: The destination.
+
     Raises:
-        JobNotReady: The job still has work to do.
-        StoreError: The store lacks a row: nothing was written.
+        JobNotReady: The job is not finished.
+        StoreError: The store lacks a row, or the table cannot be written: nothing was published.
+        InputError: The sink refuses the rows.
     """
     unsettled = [shard.id for shard in job.shards if shard.state is not State.SETTLED]
     if unsettled:
@@ -76,8 +82,8 @@ def write_results(store: JobStore, job: Job, sink: Sink) -> Written:
         if n_rows != job.n_rows:
             raise StoreError(f"The job has {job.n_rows} rows, its store {n_rows}: files are missing in {store}.")
         for shard in job.shards:
-            if shard.unmatched is not None:
-                _copy_unmatched(store, shard.unmatched, sink)
+            if shard.outcomes is not None and shard.outcomes.unmatched is not None:
+                _copy_unmatched(store, shard.outcomes.unmatched, sink)
         sink.finish()
     return Written(
         summary=summarize(job),
@@ -109,7 +115,7 @@ def _write_shard(store: JobStore, job: Job, root: Shard, layout: Layout, sink: S
 
 
 def _rows(store: JobStore, root: Shard, most: int) -> Iterator[pa.RecordBatch]:
-    """Yield the input columns of a shard, so many rows at a time; ready-made request lines have none."""
+    """Yield the input columns of a shard, at most `most` rows at a time; ready-made request lines have no columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -159,7 +165,7 @@ class _Errors:
                 status=status,
                 code=code,
                 n=n,
-                # Only what OpenAI says of an error: an answer's own words are no business of XCom.
+                # Only OpenAI's messages: the content of answers does not belong in XCom.
                 message=(self._examples[status, code][0] or "")[:300] or None if status == Status.FAILED else None,
                 custom_ids=tuple(self._examples[status, code][1]),
             )
@@ -168,9 +174,9 @@ class _Errors:
 
 
 def manifest(written: Written) -> dict[str, Any]:
-    """Return what is told to downstream tasks: where the rows are, and what they cost. JSON, small."""
+    """Return the manifest for downstream tasks: where the rows are, their counts and tokens. Small, JSON types only."""
     summary = written.summary
-    # Through JSON: a tuple in XCom shows as a wrapped class in Airflow's API and UI.
+    # Through JSON, because Airflow's API and UI show a tuple in XCom as a wrapped class.
     data = msgspec.json.encode(
         {
             "output": written.output,
@@ -185,5 +191,5 @@ def manifest(written: Written) -> dict[str, Any]:
             "errors": written.errors,
         }
     )
-    found: dict[str, Any] = msgspec.json.decode(data)
-    return found
+    plain: dict[str, Any] = msgspec.json.decode(data)
+    return plain

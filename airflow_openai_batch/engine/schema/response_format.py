@@ -1,10 +1,10 @@
-"""Strict structured output: what a response model becomes in a request."""
+"""Structured output: a response model becomes the strict response format of a request."""
 
 from __future__ import annotations
 
 import copy
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -12,20 +12,16 @@ from airflow_openai_batch.engine.encoding import canonical
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.schema.validation import ResponseSchema, is_pydantic
 
-if TYPE_CHECKING:
-    pass
+_INVALID_IN_NAME = re.compile(r"[^A-Za-z0-9_-]")
 
-
-_NAME = re.compile(r"[^A-Za-z0-9_-]")
-
-_PLACES = {"/v1/responses": "text.format", "/v1/chat/completions": "response_format"}
+_FORMAT_KEYS = {"/v1/responses": "text.format", "/v1/chat/completions": "response_format"}
 
 
 def response_schema(response_model: Any) -> ResponseSchema | None:
     """Read the ``response_model`` parameter: a Pydantic class, a JSON Schema, or None.
 
     Raises:
-        InputError: It is neither, or OpenAI's strict mode would refuse it.
+        InputError: It is neither, or OpenAI's strict mode would reject it.
     """
     if response_model is None:
         return None
@@ -42,11 +38,14 @@ def response_schema(response_model: Any) -> ResponseSchema | None:
         )
     if schema.get("type") != "object":
         raise InputError("response_model: OpenAI's structured output needs an object at the top of the schema.")
-    return ResponseSchema(schema, _NAME.sub("_", name)[:64])
+    return ResponseSchema(schema, _INVALID_IN_NAME.sub("_", name)[:64])
 
 
 def _require_strict(schema: Any, where: str) -> None:
-    """Refuse what strict mode refuses: a request with such a schema fails for every row, after hours."""
+    """Check a schema against the rules of strict mode (OpenAI's guide to structured outputs).
+
+    A schema that breaks them would fail the request of every row, hours later.
+    """
     if isinstance(schema, list):
         for i, entry in enumerate(schema):
             _require_strict(entry, f"{where}[{i}]")
@@ -70,15 +69,21 @@ def _require_strict(schema: Any, where: str) -> None:
 
 
 def with_response_format(body: dict[str, Any], endpoint: str, schema: ResponseSchema) -> dict[str, Any]:
-    """Return the body with the strict response format of its endpoint.
+    """Return the body with the strict response format of its endpoint added.
+
+    Args:
+        body: The body of a request, or a template of bodies.
+        endpoint: The endpoint of the job.
+        schema: The schema that answers must follow.
 
     Raises:
-        InputError: The endpoint has no structured output, or the body already asks for one.
+        InputError: The endpoint has no structured output, or the body has a response format already.
     """
-    # Responses nests the format flat under text.format, Chat Completions under response_format.json_schema.
-    if endpoint not in _PLACES:
-        raise InputError(f"response_model works with {' and '.join(_PLACES)}, not with {endpoint}.")
-    # Raw: in a template, braces in a description or a pattern are no fields.
+    # OpenAI's API reference: Responses has the format flat in `text.format`, Chat Completions nested in
+    # `response_format.json_schema`.
+    if endpoint not in _FORMAT_KEYS:
+        raise InputError(f"response_model works with {' and '.join(_FORMAT_KEYS)}, not with {endpoint}.")
+    # Raw: in a template, braces in a description or a pattern are not columns.
     inner = {"name": schema.name, "schema": msgspec.Raw(canonical(schema.schema)), "strict": True}
     if endpoint == "/v1/responses":
         text = dict(body.get("text") or {})
@@ -91,7 +96,7 @@ def with_response_format(body: dict[str, Any], endpoint: str, schema: ResponseSc
 
 
 def strict_schema(model: type[Any]) -> dict[str, Any]:
-    """Return the SDK's strict JSON Schema of a Pydantic class: every field required, nothing else allowed."""
+    """Return the SDK's strict JSON Schema of a Pydantic class: every field required, no additional properties."""
     from openai import pydantic_function_tool  # the SDK's public way to its strict form
 
     function: Any = pydantic_function_tool(model)["function"]

@@ -1,4 +1,4 @@
-"""The check of an answer against its JSON Schema, and by a Pydantic class's own validators."""
+"""Validation of an answer: against its JSON Schema, and by a Pydantic class's own validators."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import msgspec
 from airflow_openai_batch.engine.errors import InputError
 
 Read = tuple[tuple[Any, ...] | None, str | None]
-"""The values of an answer's fields, if it has some, and what is wrong with it, if something is."""
+"""The values of an answer's fields, or None if it has none; and what is wrong with the answer, or None."""
 
 Check = Callable[[str], str | None]
-"""Says what is wrong with an answer's text, or None."""
+"""Returns what is wrong with an answer's text, or None."""
 
 
 class ResponseSchema:
@@ -22,14 +22,17 @@ class ResponseSchema:
 
     Args:
         schema: The schema, as sent to OpenAI.
-        name: Its name; OpenAI wants letters, digits, ``_`` and ``-``, at most 64.
+        name: Its name. OpenAI's API reference: letters, digits, ``_`` and ``-``, at most 64 characters.
+
+    Raises:
+        InputError: The schema is not valid.
     """
 
     def __init__(self, schema: dict[str, Any], name: str) -> None:
         self.schema = schema
         self.name = name
         try:
-            # Its messages end up in XCom and logs, where no answer belongs.
+            # Masked, because its messages end up in XCom and logs, where no answer belongs.
             self._validator = jsonschema_rs.Draft202012Validator(schema, mask="the value")
         except (ValueError, jsonschema_rs.ValidationError) as error:
             raise InputError(f"response_model is not a valid JSON Schema: {error}") from None
@@ -37,7 +40,7 @@ class ResponseSchema:
         self._names = list(properties) if isinstance(properties, dict) else []
         self._reader = reader_of(schema)
         self.fields = self._reader or self._checked_fields
-        """Reads the fields of an answer, or raises an error, also for some answers that `read` finds good."""
+        """Reads the fields of an answer. Raises an error for an invalid answer, and for some that `read` accepts."""
 
     def _checked_fields(self, text: str) -> tuple[Any, ...] | None:
         fields, problem = self.read(text)
@@ -46,12 +49,12 @@ class ResponseSchema:
         return fields
 
     def read(self, text: str) -> Read:
-        """Read an answer into the values of the schema's properties, or say what is wrong with it."""
+        """Return the values of the schema's properties in an answer, or what is wrong with it."""
         if self._reader is not None:
             try:
                 return self._reader(text), None
             except (msgspec.MsgspecError, UnicodeError, RecursionError):
-                pass  # for the validator, which has the last word and says what is wrong
+                pass  # the validator decides, and says what is wrong
         try:
             value = msgspec.json.decode(text)
         except (msgspec.DecodeError, UnicodeError) as error:
@@ -69,31 +72,31 @@ class ResponseSchema:
             message = str(getattr(error, "message", error))
             keyword = str([*getattr(error, "schema_path", ()), ""][-2:][0])
             if keyword in ("additionalProperties", "unevaluatedProperties"):
-                message = "it has properties that the schema does not know"  # their names are the answer's own
+                message = "it has properties that the schema does not know"  # their names are content of the answer
             return f"{where}: {message}" if where else message
         return None
 
 
 def class_check(response_model: Any) -> Check | None:
-    """Return the check by a Pydantic class's own validators, which know more than its schema says.
+    """Return a check by a Pydantic class's own validators, which may be stricter than its schema; None without a class.
 
-    Its messages name fields, never values: they end up in logs. None: it is not such a class.
+    Its messages name fields, never values, because they end up in logs.
     """
     if not is_pydantic(response_model):
         return None
     from pydantic import TypeAdapter, ValidationError
 
-    # The validator itself: what `model_validate_json` adds costs more than half as much again.
+    # The validator itself: `model_validate_json` takes more than half as long again.
     validate = TypeAdapter(response_model).validator.validate_json
 
     def check(text: str) -> str | None:
         try:
             validate(text)
-        except Exception as error:  # a validator of the user's may raise anything, and must not stop a harvest
+        except Exception as error:  # a user's validator may raise anything, and must not stop a harvest
             if not isinstance(error, ValidationError):
                 return f"a validator raised {type(error).__name__}"
-            found = error.errors(include_input=False, include_url=False, include_context=False)
-            return "; ".join(f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in found[:5])
+            problems = error.errors(include_input=False, include_url=False, include_context=False)
+            return "; ".join(f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in problems[:5])
         return None
 
     return check
@@ -104,10 +107,10 @@ def is_pydantic(response_model: Any) -> bool:
     return isinstance(response_model, type) and hasattr(response_model, "model_json_schema")
 
 
-_SILENT = {"title", "description", "default", "examples", "$comment", "format", "$defs", "definitions", "deprecated"}
+_NEUTRAL = {"title", "description", "default", "examples", "$comment", "format", "$defs", "definitions", "deprecated"}
 """Keywords that forbid no value."""
 
-_MOST_NESTED = 16
+_MAX_DEPTH = 16
 
 _BOUNDS = {"minimum": "ge", "maximum": "le", "exclusiveMinimum": "gt", "exclusiveMaximum": "lt"}
 
@@ -116,99 +119,99 @@ _LENGTHS = {"minLength": "min_length", "maxLength": "max_length"}
 _COUNTS = {"minItems": "min_length", "maxItems": "max_length"}
 
 
-class _NotTheSame(Exception):
-    """A type cannot say what the schema says."""
+class _NotExpressible(Exception):
+    """A Python type cannot express what the schema demands."""
 
 
 def reader_of(schema: dict[str, Any]) -> Callable[[str], tuple[Any, ...]] | None:
-    """Return what reads an answer into the values of its fields, in the order of the schema's properties.
+    """Return a decoder of an answer into the values of its fields, in the order of the schema's properties.
 
-    The reader raises ``msgspec.MsgspecError`` for an answer that it does not accept. None: the schema says something
-    that a type cannot.
+    It raises ``msgspec.MsgspecError`` for an answer that it does not accept. None: the schema demands something that a
+    Python type cannot express.
     """
     try:
-        kind = _type_of(schema, schema, 0)
-        decode = msgspec.json.Decoder(kind).decode
-    except (_NotTheSame, TypeError, ValueError, OverflowError):
+        answer_type = _type_of(schema, schema, 0)
+        decode = msgspec.json.Decoder(answer_type).decode
+    except (_NotExpressible, TypeError, ValueError, OverflowError):
         return None
-    if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+    if not (isinstance(answer_type, type) and issubclass(answer_type, msgspec.Struct)):
         return None
     as_tuple = msgspec.structs.astuple
     return lambda text: as_tuple(decode(text))
 
 
 def _type_of(schema: Any, root: dict[str, Any], depth: int) -> Any:
-    if not isinstance(schema, dict) or depth > _MOST_NESTED:
-        raise _NotTheSame
-    said = {key: value for key, value in schema.items() if key not in _SILENT}
-    if "$ref" in said:
-        return _referred(said, root, depth)
-    if "anyOf" in said:
-        return _one_or_null(said, root, depth)
-    kind = said.pop("type", None)
-    if isinstance(kind, list):
-        kinds = [entry for entry in kind if entry != "null"]
-        if len(kinds) != 1 or len(kind) != 2 or "enum" in said:
-            raise _NotTheSame
-        return _typed(kinds[0], said, root, depth) | None
-    return _typed(kind, said, root, depth)
+    if not isinstance(schema, dict) or depth > _MAX_DEPTH:
+        raise _NotExpressible
+    rules = {key: value for key, value in schema.items() if key not in _NEUTRAL}
+    if "$ref" in rules:
+        return _referred(rules, root, depth)
+    if "anyOf" in rules:
+        return _one_or_null(rules, root, depth)
+    json_type = rules.pop("type", None)
+    if isinstance(json_type, list):
+        non_null = [entry for entry in json_type if entry != "null"]
+        if len(non_null) != 1 or len(json_type) != 2 or "enum" in rules:
+            raise _NotExpressible
+        return _typed(non_null[0], rules, root, depth) | None
+    return _typed(json_type, rules, root, depth)
 
 
-def _referred(said: dict[str, Any], root: dict[str, Any], depth: int) -> Any:
-    place = str(said.pop("$ref")).split("/")
-    if said or len(place) != 3 or place[0] != "#" or place[1] not in ("$defs", "definitions"):
-        raise _NotTheSame
+def _referred(rules: dict[str, Any], root: dict[str, Any], depth: int) -> Any:
+    place = str(rules.pop("$ref")).split("/")
+    if rules or len(place) != 3 or place[0] != "#" or place[1] not in ("$defs", "definitions"):
+        raise _NotExpressible
     return _type_of(root.get(place[1], {}).get(place[2]), root, depth + 1)
 
 
-def _one_or_null(said: dict[str, Any], root: dict[str, Any], depth: int) -> Any:
-    options = said.pop("anyOf")
-    others = [option for option in options if option != {"type": "null"}]
-    if said or len(options) != 2 or len(others) != 1:
-        raise _NotTheSame
-    return _type_of(others[0], root, depth + 1) | None
+def _one_or_null(rules: dict[str, Any], root: dict[str, Any], depth: int) -> Any:
+    options = rules.pop("anyOf")
+    non_null = [option for option in options if option != {"type": "null"}]
+    if rules or len(options) != 2 or len(non_null) != 1:
+        raise _NotExpressible
+    return _type_of(non_null[0], root, depth + 1) | None
 
 
-def _typed(kind: Any, said: dict[str, Any], root: dict[str, Any], depth: int) -> Any:
-    match kind:
+def _typed(json_type: Any, rules: dict[str, Any], root: dict[str, Any], depth: int) -> Any:
+    match json_type:
         case "object":
-            return _struct(said, root, depth)
+            return _struct(rules, root, depth)
         case "array":
-            kind = list.__class_getitem__(_type_of(said.pop("items", None), root, depth + 1))
-            return _limited(kind, said, _COUNTS)
-        case "string" if "enum" in said:
-            return _chosen(said)
+            list_type = list.__class_getitem__(_type_of(rules.pop("items", None), root, depth + 1))
+            return _limited(list_type, rules, _COUNTS)
+        case "string" if "enum" in rules:
+            return _chosen(rules)
         case "string":
-            return _limited(str, said, _LENGTHS)
+            return _limited(str, rules, _LENGTHS)
         case "integer":
-            return _limited(int, said, _BOUNDS)
+            return _limited(int, rules, _BOUNDS)
         case "number":
-            return _limited(float, said, _BOUNDS)
-        case "boolean" if not said:
+            return _limited(float, rules, _BOUNDS)
+        case "boolean" if not rules:
             return bool
-    raise _NotTheSame
+    raise _NotExpressible
 
 
-def _chosen(said: dict[str, Any]) -> Any:
-    values = said.pop("enum")
-    if said or not values or not all(isinstance(value, str) for value in values):
-        raise _NotTheSame
+def _chosen(rules: dict[str, Any]) -> Any:
+    values = rules.pop("enum")
+    if rules or not values or not all(isinstance(value, str) for value in values):
+        raise _NotExpressible
     return Literal[tuple(values)]
 
 
-def _limited(kind: Any, said: dict[str, Any], words: dict[str, str]) -> Any:
-    if not said:
-        return kind
-    if not set(said) <= set(words):
-        raise _NotTheSame
-    return Annotated[kind, msgspec.Meta(**{words[word]: limit for word, limit in said.items()})]
+def _limited(base: Any, rules: dict[str, Any], keywords: dict[str, str]) -> Any:
+    if not rules:
+        return base
+    if not set(rules) <= set(keywords):
+        raise _NotExpressible
+    return Annotated[base, msgspec.Meta(**{keywords[keyword]: limit for keyword, limit in rules.items()})]
 
 
-def _struct(said: dict[str, Any], root: dict[str, Any], depth: int) -> Any:
-    properties = said.pop("properties", {})
-    required = said.pop("required", [])
-    if said != {"additionalProperties": False} or set(required) != set(properties):
-        raise _NotTheSame
+def _struct(rules: dict[str, Any], root: dict[str, Any], depth: int) -> Any:
+    properties = rules.pop("properties", {})
+    required = rules.pop("required", [])
+    if rules != {"additionalProperties": False} or set(required) != set(properties):
+        raise _NotExpressible
     # A property may have any name; an attribute may not.
     names = {f"f{i}": name for i, name in enumerate(properties)}
     fields = [(f"f{i}", _type_of(entry, root, depth + 1)) for i, entry in enumerate(properties.values())]

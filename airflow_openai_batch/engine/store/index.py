@@ -1,4 +1,4 @@
-"""The index of a shard: ordinal, custom_id and digest of each request, in the order of the request file."""
+"""The index of a shard: a Parquet file with ordinal, custom_id and digest of each request, in request file order."""
 
 from __future__ import annotations
 
@@ -12,20 +12,29 @@ if TYPE_CHECKING:
 
 
 def index_schema() -> pa.Schema:
-    """Return the schema of an index: one line for each request, in the order of the request file."""
+    """Return the schema of an index."""
     import pyarrow as pa
 
     return pa.schema([("ordinal", pa.int64()), ("custom_id", pa.string()), ("digest", pa.binary(16))])
 
 
-def write_index(
-    store: JobStore, folder: str, name: str, ordinals: Sequence[int], ids: list[str], digests: list[bytes]
-) -> str:
-    """Write the index of a shard and return its name."""
+def write_index(store: JobStore, shard: str, ordinals: Sequence[int], ids: list[str], digests: list[bytes]) -> str:
+    """Write the index of a shard and return its file name. All lists are in the order of the request file.
+
+    Args:
+        store: The job's store.
+        shard: The shard's id.
+        ordinals: The ordinal of each request's row.
+        ids: The custom_id of each request.
+        digests: The digest of each request, 16 bytes.
+
+    Raises:
+        StoreError: The store cannot be written.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    index = store.unique(f"{folder}/index", name, ".parquet")
+    index = store.new_name("index", shard)
     table = pa.table([pa.array(ordinals, pa.int64()), ids, pa.array(digests, pa.binary(16))], schema=index_schema())
     with store.writing(index) as file:
         pq.write_table(table, file, use_dictionary=False)  # nothing in it repeats
@@ -46,11 +55,11 @@ def read_index(store: JobStore, name: str) -> Index:
 
 
 def read_index_table(store: JobStore, name: str) -> pa.Table:
-    """Read an index from the store, as Arrow has it: ordinal, custom_id, digest."""
+    """Read an index from the store as an Arrow table with the columns of `index_schema`."""
     import pyarrow.parquet as pq
 
     with store.open(name) as file:
-        # A thread of Arrow's that still lets go of a Python file when the interpreter ends would abort the process.
-        # Not `pq.read_table`: it imports all of `pyarrow.dataset`.
+        # Without threads: one that still holds a Python file when the interpreter ends would abort the process.
+        # Not `pq.read_table`, which imports all of `pyarrow.dataset`.
         index = pq.ParquetFile(file, pre_buffer=False)
         return index.read(columns=["ordinal", "custom_id", "digest"], use_threads=False)

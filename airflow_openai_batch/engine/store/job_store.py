@@ -1,4 +1,4 @@
-"""The job store: one directory a job, readable with ``ls`` and ``cat``. The only code that knows file names.
+"""The job store: one directory a job, readable with ``ls`` and ``cat``. The only code that names its files.
 
 ``state/000017.json`` is a full snapshot; the highest number is the truth. A snapshot is made by exclusive create,
 so of two processes that want to move the job one wins. Everything else is write-once under a unique name; what no
@@ -14,14 +14,25 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal, NamedTuple
 
 import msgspec
 
 from airflow_openai_batch.engine.errors import CommitRefused, StoreError, UnknownFormat
 from airflow_openai_batch.engine.identity import job_path
 from airflow_openai_batch.engine.model import FORMAT_VERSION, Commands, Job, JobKey
+from airflow_openai_batch.engine.store.migrations import OLD_COMMANDS_FOLDER, upgraded
 
+FileKind = Literal["rows", "index", "requests", "outcomes", "unmatched"]
+"""What a write-once file holds; also the name of its folder."""
+
+_SUFFIXES: dict[FileKind, str] = {
+    "rows": ".parquet",
+    "index": ".parquet",
+    "requests": ".jsonl",
+    "outcomes": ".parquet",
+    "unmatched": ".jsonl",
+}
 _SNAPSHOT = re.compile(r"(\d{6})\.json\Z")
 
 _COMMAND = re.compile(r"(cancel|start_over)-[0-9a-f]+\.json\Z")
@@ -29,6 +40,13 @@ _COMMAND = re.compile(r"(cancel|start_over)-[0-9a-f]+\.json\Z")
 _COPY_BYTES = 256 * 1024
 
 _ADVICE = "Check the option [openai_batch] storage (or the parameter `storage`)."
+
+
+class Snapshot(NamedTuple):
+    """A job's whole state, and its place in the row of all its states."""
+
+    number: int
+    job: Job
 
 
 class JobStore:
@@ -54,30 +72,41 @@ class JobStore:
 
     # -- snapshots ---------------------------------------------------------------------------------------------
 
-    def load(self) -> tuple[int, Job] | None:
-        """Return number and content of the newest snapshot, or None for a job that does not exist.
+    def load(self) -> Snapshot | None:
+        """Return the newest snapshot, or None for a job that does not exist.
 
         Raises:
             UnknownFormat: A newer version of this package wrote it.
         """
-        numbers = [int(found[1]) for name in self._list("state") if (found := _SNAPSHOT.match(name))]
+        numbers = [int(match[1]) for name in self._list("state") if (match := _SNAPSHOT.match(name))]
         if not numbers:
             return None
         number = max(numbers)
-        return number, decode_job(self.read(_snapshot(number)))
+        version, job = decode_snapshot(self.read(_snapshot(number)))
+        if version < FORMAT_VERSION:
+            self._copy_old_commands()
+        return Snapshot(number, job)
 
-    def commit(self, number: int, job: Job, now: float) -> tuple[int, Job]:
-        """Make snapshot ``number``. Returns the number and the job as committed.
+    def commit(self, number: int, job: Job, now: float) -> Snapshot:
+        """Make a snapshot.
+
+        Args:
+            number: Its number: one more than that of the snapshot that the change was made from.
+            job: The job's whole state.
+            now: Epoch seconds.
+
+        Returns:
+            The snapshot as it is stored.
 
         Raises:
             CommitRefused: Another process has made this snapshot: load again and go on from there.
         """
-        job = msgspec.structs.replace(job, writer=uuid.uuid4().hex, committed_at=now)
+        job = msgspec.structs.replace(job, format_version=FORMAT_VERSION, writer=uuid.uuid4().hex, committed_at=now)
         data = msgspec.json.format(msgspec.json.encode(job), indent=1)
         # Refused with our own file there: the storage client repeated a request whose answer was lost.
         if not self.create(_snapshot(number), data) and decode_job(self.read(_snapshot(number))).writer != job.writer:
             raise CommitRefused(f"Snapshot {number} of {self} was made by another process.")
-        return number, job
+        return Snapshot(number, job)
 
     def check(self) -> None:
         """Prove, before anything is paid for, that the store refuses to create a file twice.
@@ -99,28 +128,45 @@ class JobStore:
                 f"submitted twice. Nothing was sent to OpenAI. Use local disk, S3, GCS or Azure. {_ADVICE}"
             )
 
-    # -- commands ------------------------------------------------------------------------------------------------
+    # -- commands ----------------------------------------------------------------------------------------------
 
-    def command(self, what: str) -> None:
-        """Note a person's wish: ``cancel`` or ``start_over``."""
+    def command(self, what: Literal["cancel", "start_over"]) -> None:
+        """Leave a person's command for whoever advances the job."""
         name = f"{what}-{uuid.uuid4().hex}.json"
         if not _COMMAND.match(name):
-            raise ValueError(f"Unknown wish {what!r}.")
-        self.create(f"wishes/{name}", b"{}")
+            raise ValueError(f"Unknown command {what!r}.")
+        self.create(f"commands/{name}", b"{}")
 
     def commands(self, acknowledged: tuple[str, ...] = ()) -> tuple[str, ...]:
         """Return the names of the commands that were not acknowledged yet."""
-        return tuple(sorted(name for name in self._list("wishes") if _COMMAND.match(name) and name not in acknowledged))
+        return tuple(n for n in sorted(self._list("commands")) if _COMMAND.match(n) and n not in acknowledged)
 
     def standing_commands(self, job: Job) -> Commands:
-        """Return what is wished for now."""
+        """Return what was commanded and is not acknowledged."""
         return Commands(cancel=any(name.startswith("cancel-") for name in self.commands(job.acknowledged)))
+
+    def _copy_old_commands(self) -> None:
+        """Bring commands to where they are looked for, of a job stored in an older format."""
+        for name in self._list(OLD_COMMANDS_FOLDER):
+            if _COMMAND.match(name):
+                self.create(f"commands/{name}", b"{}")
+
+    def record_end(self, epoch: int, status: str) -> bool:
+        """Record that a job ended, or is held. Returns whether this is the first to say so of this epoch."""
+        return self.create(f"told/e{epoch}-{status}.json", b"{}")
 
     # -- files -------------------------------------------------------------------------------------------------
 
-    def unique(self, folder: str, stem: str, suffix: str) -> str:
-        """Return a new name for a write-once file, relative to the job."""
-        return f"{folder}/{stem}-{uuid.uuid4().hex[:12]}{suffix}"
+    def new_name(self, kind: FileKind, shard: str, label: str = "") -> str:
+        """Return a name that no other file has, relative to the job.
+
+        Args:
+            kind: What the file will hold.
+            shard: The id of the shard it belongs to; its epoch is the top folder.
+            label: What tells it from others of the shard, for a person.
+        """
+        stem = f"{shard}-{label}" if label else shard
+        return f"e{shard.partition('-')[0]}/{kind}/{stem}-{uuid.uuid4().hex[:12]}{_SUFFIXES[kind]}"
 
     def create(self, name: str, data: bytes) -> bool:
         """Create a small file if it does not exist. Returns False, and changes nothing, if it does."""
@@ -233,24 +279,29 @@ class JobStore:
 
 
 def decode_job(data: bytes) -> Job:
-    """Read a snapshot.
+    """Read a snapshot of this version's format or an older one; see ``decode_snapshot``."""
+    return decode_snapshot(data)[1]
+
+
+def decode_snapshot(data: bytes) -> tuple[int, Job]:
+    """Read a snapshot. Returns the version of the format it was stored in, and the job.
 
     Raises:
-        UnknownFormat: It has another format version.
+        UnknownFormat: It has a newer format, or one that nobody knows.
         StoreError: It is no snapshot.
     """
     try:
         version = _decode_version(data).format_version
     except msgspec.MsgspecError as error:
         raise StoreError(f"A snapshot of the job cannot be read: {error}. {_ADVICE}") from error
-    if version != FORMAT_VERSION:
+    if not 1 <= version <= FORMAT_VERSION:
         raise UnknownFormat(
-            f"The job was written in state format {version}, this version reads {FORMAT_VERSION}. Nothing is lost: "
-            "finish it with the version of airflow-openai-batch that began it."
+            f"The job was written in state format {version}, this version reads up to {FORMAT_VERSION}. Nothing is "
+            "lost: finish it with the version of airflow-openai-batch that began it, or a newer one."
         )
     try:
-        return _decode_job(data)
-    except msgspec.ValidationError as error:
+        return version, _decode_job(data) if version == FORMAT_VERSION else _convert_job(upgraded(data))
+    except (msgspec.ValidationError, KeyError, TypeError) as error:
         raise UnknownFormat(
             f"The job was written by another version of airflow-openai-batch: {error}. Nothing is lost: finish it with "
             "the version that began it."
@@ -263,8 +314,11 @@ class _Versioned(msgspec.Struct):
 
 # Made here and not at the first use: msgspec 0.22 crashes the process if two threads decode a type for the first time.
 _decode_version = msgspec.json.Decoder(_Versioned).decode
-
 _decode_job = msgspec.json.Decoder(Job).decode
+
+
+def _convert_job(state: dict[str, Any]) -> Job:
+    return msgspec.convert(state, Job)
 
 
 def _snapshot(number: int) -> str:

@@ -2,10 +2,10 @@
 
 const AT_ONCE = 6;
 const TIMEOUT_MS = 30_000;
-/** Airflow hands out no more than `[api] maximum_page_limit` entries, 100 by default. */
+/** Airflow returns at most `[api] maximum_page_limit` entries, 100 by default. */
 export const PAGE = 100;
 
-/** The API said no, or nothing. `status` is the HTTP status, 0 if there was no answer. */
+/** A failed call. `status` is the HTTP status, 0 without a response. */
 export class ApiFailure extends Error {
   constructor(status, detail) {
     super(detail || `HTTP ${status}`);
@@ -18,13 +18,13 @@ export class Api {
   constructor(root) {
     this.root = `${root}api/v2`;
     this.skewS = 0;
-    /** Whether this Airflow sorts XComs; null until it matters. */
+    /** Whether this Airflow sorts XComs; null until it is known. */
     this.canSort = null;
     this.waiting = [];
     this.running = 0;
   }
 
-  /** The server's time in epoch seconds, as far as its answers told. */
+  /** The server's time in epoch seconds, estimated from its responses. */
   now() {
     return Date.now() / 1000 + this.skewS;
   }
@@ -70,12 +70,12 @@ export class Api {
     return this.call("GET", instancePath(at));
   }
 
-  /** Ask whether the viewer may mark a task failed, without doing it. Raises ApiFailure 403 if not. */
+  /** Check whether the viewer may mark a task failed, without doing it. Throws ApiFailure 403 if not. */
   tryMarkFailed(at) {
     return this.call("PATCH", `${instancePath(at)}/dry_run`, { body: { new_state: "failed" } });
   }
 
-  /** Mark a task failed, as a person does in Airflow's UI. */
+  /** Mark a task failed, as Airflow's UI does. */
   markFailed(at) {
     return this.call("PATCH", instancePath(at), { body: { new_state: "failed" } });
   }
@@ -128,7 +128,7 @@ export class Api {
 
   learnTime(response) {
     const there = Date.parse(response.headers.get("date") ?? "") / 1000;
-    // The header has whole seconds and the answer took its time: small differences mean nothing.
+    // The header has whole seconds and the response took time: small differences are ignored.
     if (there) this.skewS = Math.abs(there - Date.now() / 1000) > 5 ? there - Date.now() / 1000 : 0;
   }
 }

@@ -1,11 +1,11 @@
-// What is inside a job: its batches and its shards.
+// The batches and shards of a job.
 
 import { h } from "./dom.js";
 import { bytes, count, counted } from "./format.js";
 import { head, number, outLink, scroller, section, time } from "./parts.js";
 import { dashboardLink } from "./place.js";
 
-/** The batches that run, as they were last seen; null if none does. */
+/** The running batches as last read; null if there is none. */
 export function batchesTable(progress) {
   const { batches } = progress;
   if (batches.length === 0) return null;
@@ -47,7 +47,7 @@ function status(text) {
   return h("span", { class: "status" }, text);
 }
 
-/** The shards of a job: rounds, batches of now and before, outcomes and problems. */
+/** The shards of a job: rounds, present and earlier batches, outcomes and problems. */
 export function shardsTable(detail, progress, now) {
   if (!detail) return section("Shards", h("p", { class: "muted" }, "Reading…"));
   if (!detail.shards)

@@ -1,11 +1,11 @@
-// What the page knows: jobs, their progress values and the states of their tasks. Reads as little as it can.
+// The page's data: jobs, their progress values and the states of their tasks. Reads as little as possible.
 
 import { ApiFailure } from "./api.js";
 import { SHARDS_KEY, entryOf, instanceId, instanceOf, jobsOf, shardsKey, standingOf, statesQuery } from "./jobs.js";
 import { Listing, entryId } from "./listing.js";
 import { progressOf, shardsOf } from "./values.js";
 
-/** Jobs whose values are read at a time. */
+/** Jobs of which the values are read in one step. */
 export const STEP = 25;
 
 export class Board {
@@ -19,7 +19,7 @@ export class Board {
     this.open({});
   }
 
-  /** Look at another place, or at Dags whose name contains `dag`. Values already read are kept. */
+  /** Switch to another place, or to Dags whose name contains `dag`. Values already read are kept. */
   open(where, dag = "") {
     this.listing = new Listing(this.api, where, dag);
     this.nLooked = STEP;
@@ -27,25 +27,25 @@ export class Board {
     this.failure = null;
   }
 
-  /** The jobs that were looked at, newest first. */
+  /** The jobs that are shown, newest first. */
   get jobs() {
-    return this.known.slice(0, this.nLooked);
+    return this.allJobs.slice(0, this.nLooked);
   }
 
-  get known() {
+  get allJobs() {
     return jobsOf(this.listing.entries.values());
   }
 
-  /** Whether there may be more jobs than were looked at. */
+  /** Whether there may be more jobs than are shown. */
   get hasMore() {
-    return this.known.length > this.nLooked || !this.listing.isComplete;
+    return this.allJobs.length > this.nLooked || !this.listing.isComplete;
   }
 
   progress(job) {
     return this.values.get(entryId(job.entries[0]))?.value ?? null;
   }
 
-  /** Whether the job's newest value was read, also if it is none that this page understands. */
+  /** Whether the job's newest value was read, even if this page does not understand it. */
   wasRead(job) {
     return this.values.has(entryId(job.entries[0]));
   }
@@ -54,11 +54,11 @@ export class Board {
     return standingOf(job, this.progress(job), this.instances);
   }
 
-  /** Read what has changed: the newest keys, states of tasks, and values that are new. */
+  /** Read what has changed: the newest keys, the states of tasks, and new values. */
   async look() {
     const listing = this.listing;
     await listing.refresh();
-    for (let n = 0; n < 3 && this.known.length < this.nLooked && !listing.isComplete; n += 1) await listing.further();
+    for (let n = 0; n < 3 && this.allJobs.length < this.nLooked && !listing.isComplete; n += 1) await listing.further();
     if (listing !== this.listing) return;
     this.onChange();
     await Promise.all([this.readInstances(this.jobs), this.readValues(this.jobs)]);
@@ -68,7 +68,7 @@ export class Board {
     this.onChange();
   }
 
-  /** Look at the next jobs, further back in time. */
+  /** Read the next, older jobs. */
   async lookFurther() {
     this.nLooked += STEP;
     await this.look();
@@ -93,14 +93,14 @@ export class Board {
   }
 
   async readInstances(jobs) {
-    // What is finished rarely changes: beyond the first step only the others are asked for again.
+    // Finished jobs rarely change: beyond the first step only the others are read again.
     const asked = jobs.filter((job, i) => i < STEP || !this.isFinished(job));
     if (asked.length === 0) return;
-    const { task_instances: found, total_entries: total } = await this.api.instances(statesQuery(asked));
-    const fresh = new Set(found.map((raw) => this.keepInstance(raw)));
+    const { task_instances: instances, total_entries: total } = await this.api.instances(statesQuery(asked));
+    const fresh = new Set(instances.map((raw) => this.keepInstance(raw)));
     this.onChange();
-    // Many mapped tasks do not fit into one answer; those of the first step are worth a request each.
-    if (total > found.length) await this.readMissing(asked.slice(0, STEP), fresh);
+    // Many mapped tasks do not fit into one response; those of the first step are read one by one.
+    if (total > instances.length) await this.readMissing(asked.slice(0, STEP), fresh);
   }
 
   async readMissing(jobs, fresh) {
@@ -116,11 +116,11 @@ export class Board {
   }
 
   isFinished(job) {
-    const known = job.entries.every((entry) => this.instances.has(instanceId(entry)));
-    return known && ["done", "bad", "stopped"].includes(this.standing(job));
+    const hasStates = job.entries.every((entry) => this.instances.has(instanceId(entry)));
+    return hasStates && ["done", "bad", "stopped"].includes(this.standing(job));
   }
 
-  /** Read a job's shards, once for each new value; null if no task has left any. */
+  /** Read a job's shards, once for each new value; null if no task has written any. */
   async readShards(job) {
     const stamp = job.entries[0].timestamp;
     if (this.details.get(job.id)?.stamp === stamp) return;
@@ -133,12 +133,12 @@ export class Board {
     return this.details.get(job.id) ?? null;
   }
 
-  /** Which of the job's tasks wrote shards last is asked: the trigger writes progress alone. Two requests. */
+  /** Return the newest shards of the job's tasks, in two requests: the trigger writes only progress. */
   async newestShards(job) {
     const key = shardsKey(job);
     const { xcom_entries: raw } = await this.api.keys({ dagId: job.dagId, runId: job.runId, key });
     const [newest] = raw
-      .map((one) => entryOf(one, SHARDS_KEY))
+      .map((entry) => entryOf(entry, SHARDS_KEY))
       .filter(Boolean)
       .sort((a, b) => b.at - a.at);
     return newest ? shardsOf(await this.api.value(newest, key)) : null;

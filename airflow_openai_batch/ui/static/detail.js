@@ -22,7 +22,7 @@ import { dashboardLink, jobHash } from "./place.js";
 
 const PROBLEMS = { held: "A person must act", bad: "Worse than the thresholds allow" };
 
-/** A job in full. `links` are Airflow's addresses; `isAlone` if there is no list to go back to. */
+/** The full view of a job. `links` are Airflow's addresses; `isAlone` means that there is no list to return to. */
 export function detailView(board, job, { links, now, isAlone }) {
   const progress = board.progress(job);
   if (!progress)
@@ -47,7 +47,7 @@ export function detailView(board, job, { links, now, isAlone }) {
   ];
 }
 
-/** What the log of the results task says of a job, as a card. */
+/** A card with what the log of the results task says about a job. */
 export function summaryCard(board, job, { links, now }) {
   const progress = board.progress(job);
   if (!progress)
@@ -130,9 +130,9 @@ function tasksOf(board, job) {
 
 function messages(board, job, progress) {
   const standing = board.standing(job);
-  const found = [];
+  const notices = [];
   if (progress.problem)
-    found.push(
+    notices.push(
       notice(
         standing === "held" ? "error" : "warning",
         PROBLEMS[standing] ?? "Last problem",
@@ -141,7 +141,7 @@ function messages(board, job, progress) {
     );
   if (standing === "stopped") {
     const failed = tasksOf(board, job).find((task) => task.state && task.state !== "success");
-    found.push(
+    notices.push(
       notice(
         "warning",
         "No task works on this job any more",
@@ -153,7 +153,7 @@ function messages(board, job, progress) {
       ),
     );
   }
-  return found;
+  return notices;
 }
 
 function figures(progress, standing, now) {
@@ -192,7 +192,7 @@ function figures(progress, standing, now) {
   );
 }
 
-/** Who saw this and when: the trigger while it waits (Airflow 3.3), or the worker when it looked last. */
+/** Who read this and when: the trigger while it waits (Airflow 3.3), or the worker at its last read. */
 function freshness(board, job, progress, now) {
   const isOver = ["written", "bad"].includes(progress.phase);
   const text = isOver

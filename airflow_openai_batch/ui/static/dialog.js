@@ -1,4 +1,4 @@
-// The question before a job is cancelled. A wrong click here costs money, so it says what will happen to it.
+// The confirmation before a job is cancelled. A wrong click costs money, so it says what will happen.
 
 import { h, icon, update } from "./dom.js";
 import { counted } from "./format.js";
@@ -7,7 +7,7 @@ import { notice } from "./parts.js";
 
 /** The dialog of the page; one at a time. */
 export class CancelDialog {
-  /** `element` is a `<dialog>`; `onDone(text)` is told what was done. */
+  /** `element` is a `<dialog>`; `onDone(text)` receives what was done. */
   constructor(element, api, onDone) {
     this.element = element;
     this.api = api;
@@ -17,7 +17,7 @@ export class CancelDialog {
     element.addEventListener("close", () => this.opener?.isConnected && this.opener.focus());
   }
 
-  /** Ask about a job. `opener` gets the focus back. */
+  /** Open the dialog for a job. `opener` gets the focus afterwards. */
   async open(board, job, opener) {
     const progress = board.progress(job);
     const task = waitingTask(job, progress, board.instances);
@@ -32,7 +32,7 @@ export class CancelDialog {
     if (this.element.open && this.asked === asked) this.show({ refusal });
   }
 
-  /** Say why the viewer cannot do this, or null. Asks Airflow without changing anything. */
+  /** Return why the viewer cannot do this, or null. Asks Airflow without changing anything. */
   async refusal(task) {
     try {
       await this.api.tryMarkFailed(task);
@@ -92,7 +92,7 @@ export class CancelDialog {
   }
 }
 
-/** Whether marking the task failed cancels its batches: only a trigger does that, and only if the Dag lets it. */
+/** Whether marking the task failed cancels its batches: only a trigger does, and only if the Dag allows it. */
 function willCancel({ progress, task }) {
   return progress.cancelsOnKill && task.state === "deferred";
 }
@@ -137,7 +137,7 @@ function refusalText(error, task) {
   return `Airflow did not accept it: ${error.message}`;
 }
 
-/** Keep the Tab key inside the dialog: a frame would let it out into the page around. */
+/** Keep the focus inside the dialog: in a frame the Tab key would leave it. */
 function keepFocus(event, element) {
   if (event.key !== "Tab") return;
   const inside = [...element.querySelectorAll("button:not(:disabled), a[href], [tabindex='0']")];

@@ -89,7 +89,7 @@ function updateAttributes(node, next) {
     if (name !== "style" && node.getAttribute(name) !== value) node.setAttribute(name, value);
   }
   for (const { name } of [...node.attributes]) {
-    // What a person has opened stays open.
+    // What the viewer has opened stays open.
     if (name !== "style" && !next.hasAttribute(name) && !(name === "open" && node.nodeName === "DETAILS")) {
       node.removeAttribute(name);
     }

@@ -1,9 +1,9 @@
-// What the page says when Airflow's API says no.
+// Messages for failed calls of Airflow's API.
 
 import { h } from "./dom.js";
 import { notice } from "./parts.js";
 
-/** Return a message for a failed look. `hasContent` if older content stays on the page below; `login` leads to a session. */
+/** Return a message for a failed read. `hasContent` if older content remains below; `login` is the login page. */
 export function failureNotice(failure, hasContent, login) {
   const still = hasContent ? " What you see below is from before." : "";
   const again = h("button", { type: "button", class: "button", "data-act": "again" }, "Try again");

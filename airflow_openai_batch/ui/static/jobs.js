@@ -3,7 +3,7 @@
 export const PROGRESS_KEY = "openai_batch_progress";
 export const SHARDS_KEY = "openai_batch_shards";
 
-/** Outcomes in the order in which they are shown, and what each is to the person who pays. */
+/** Outcomes in the order in which they are shown, and what each means for cost and result. */
 export const OUTCOMES = {
   succeeded: { kind: "good", says: "a usable answer" },
   refused: { kind: "poor", says: "the model refused" },
@@ -28,7 +28,7 @@ const FAILED = new Set(["failed", "upstream_failed", "removed", "skipped"]);
 /** Task states in which a job's waiting task can be marked failed so that its batches are cancelled. */
 const CANCELLABLE = new Set(["deferred", "running"]);
 
-/** What a job can be, and the group of the filter that it belongs to. */
+/** The standings of a job, and the filter's group of each. */
 export const STANDINGS = {
   loading: { label: "…", group: "active", says: "" },
   running: { label: "Running", group: "active", says: "Batches run at OpenAI." },
@@ -54,14 +54,14 @@ export const STANDINGS = {
 
 export const GROUPS = { all: "All", active: "Active", attention: "Needs attention", done: "Done" };
 
-/** Return one text for a task instance, for maps. */
+/** Return the key of a task instance for maps. */
 export function instanceId(at) {
   return JSON.stringify([at.dagId, at.runId, at.taskId, at.mapIndex]);
 }
 
-/** Turn an entry of the API's listing of XCom keys into ours; null if it is not of the kind. */
-export function entryOf(raw, kind = PROGRESS_KEY) {
-  if (typeof raw?.key !== "string" || !raw.key.startsWith(`${kind}.`)) return null;
+/** Convert an entry of the API's listing of XCom keys; null if its key has another prefix. */
+export function entryOf(raw, prefix = PROGRESS_KEY) {
+  if (typeof raw?.key !== "string" || !raw.key.startsWith(`${prefix}.`)) return null;
   return {
     dagId: raw.dag_id,
     dagName: raw.dag_display_name ?? raw.dag_id,
@@ -75,7 +75,7 @@ export function entryOf(raw, kind = PROGRESS_KEY) {
   };
 }
 
-/** Group entries into jobs, the one that was heard of last first. A job's entries are in the same order. */
+/** Group entries into jobs, most recently updated first. A job's entries are in the same order. */
 export function jobsOf(entries) {
   const jobs = new Map();
   for (const entry of [...entries].sort((a, b) => b.at - a.at)) {
@@ -95,7 +95,7 @@ export function jobsOf(entries) {
   return [...jobs.values()];
 }
 
-/** Return the name of the job's owner for people: "submit", or "label [3]" of a mapped task. */
+/** Return the display name of the job's owner: "submit", or "label [3]" of a mapped task. */
 export function ownerName(job, progress) {
   const owner = progress?.job;
   if (!owner?.taskId) return job.key.slice(PROGRESS_KEY.length + 1);
@@ -107,14 +107,14 @@ export function shardsKey(job) {
   return SHARDS_KEY + job.key.slice(PROGRESS_KEY.length);
 }
 
-/** Say where a job stands: its phase, seen with the states of the tasks that work on it. */
+/** Return a job's standing: its phase together with the states of the tasks that work on it. */
 export function standingOf(job, progress, instances) {
   if (!progress) return "loading";
   if (progress.phase === "written") return "done";
   if (progress.phase === "bad") return "bad";
   const states = job.entries.map((entry) => instances.get(instanceId(entry))?.state).filter(Boolean);
   const isAlive = states.some((state) => ALIVE.has(state));
-  // A retry may mend what is held; until then a person should know.
+  // A retry may resolve what is held; until then it needs manual intervention.
   if (progress.phase === "held") return "held";
   if (!isAlive && states.some((state) => FAILED.has(state))) return "stopped";
   if (progress.phase === "done") return "answered";
@@ -124,18 +124,18 @@ export function standingOf(job, progress, instances) {
 /** Return the task instance that waits for the job and can be marked failed, or null. */
 export function waitingTask(job, progress, instances) {
   if (!progress || !["waiting", "queued"].includes(progress.phase)) return null;
-  const found = job.entries.map((entry) => ({ ...entry, state: instances.get(instanceId(entry))?.state }));
-  return found.find((at) => at.state === "deferred") ?? found.find((at) => CANCELLABLE.has(at.state)) ?? null;
+  const tasks = job.entries.map((entry) => ({ ...entry, state: instances.get(instanceId(entry))?.state }));
+  return tasks.find((task) => task.state === "deferred") ?? tasks.find((task) => CANCELLABLE.has(task.state)) ?? null;
 }
 
-/** Return outcomes with their counts in order, and how many rows are where: the parts of the progress bar. */
+/** Return the parts of the progress bar: outcomes with their counts, in order, and the other rows. */
 export function partsOf(progress) {
   const { byStatus } = progress;
-  const known = Object.keys(OUTCOMES).filter((status) => byStatus[status] > 0);
+  const listed = Object.keys(OUTCOMES).filter((status) => byStatus[status] > 0);
   const others = Object.keys(byStatus)
     .filter((status) => !(status in OUTCOMES) && byStatus[status] > 0)
     .sort();
-  const outcomes = [...known, ...others].map((status) => ({
+  const outcomes = [...listed, ...others].map((status) => ({
     status,
     n: byStatus[status],
     kind: OUTCOMES[status]?.kind ?? "bad",
@@ -147,7 +147,7 @@ export function partsOf(progress) {
   return { outcomes, nRows, nDone, nSettled, nAnswered: nDone - nSettled, nOpen: nRows - nDone };
 }
 
-/** Name a job's standing in figures, for screen readers and as the bar's text. */
+/** Return a job's counts as a text, for screen readers and the bar. */
 export function countsText(parts, format) {
   const words = parts.outcomes.map((part) => `${format(part.n)} ${part.status}`);
   if (parts.nAnswered) words.push(`${format(parts.nAnswered)} finished at OpenAI`);
@@ -165,7 +165,7 @@ export function statesQuery(jobs) {
   };
 }
 
-/** Turn a task instance of the API into ours. */
+/** Convert a task instance of the API. */
 export function instanceOf(raw) {
   return {
     dagId: raw.dag_id,

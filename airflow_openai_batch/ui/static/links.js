@@ -1,9 +1,9 @@
-// Leaving the frame. Airflow's frame lets the page neither navigate nor open windows, so the page around it does.
+// Links out of the frame. Airflow's frame forbids navigation and new windows, so the surrounding page does both.
 
-/** Let links with `data-out` open in the page around the frame, or in a new tab if asked for. */
+/** Open links with `data-out` in the surrounding page, or in a new tab if requested. */
 export function openLinksOutside() {
   if (window.parent === window) return;
-  for (const kind of ["click", "auxclick"]) document.addEventListener(kind, follow);
+  for (const eventType of ["click", "auxclick"]) document.addEventListener(eventType, follow);
 }
 
 function follow(event) {
@@ -21,7 +21,7 @@ function follow(event) {
   copy.remove();
 }
 
-/** Return the address where Airflow logs a person in and leads back to the page they look at. */
+/** Return the address of Airflow's login, which returns to the present page. */
 export function loginLink(root) {
   return `${root}api/v2/auth/login?next=${encodeURIComponent(window.parent.location.href)}`;
 }

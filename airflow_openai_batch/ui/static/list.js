@@ -54,7 +54,7 @@ function row(board, job, now) {
   );
 }
 
-/** When the counts were seen, if nobody keeps them up to date. */
+/** When the counts were read, if nothing keeps them up to date. */
 function seenAt(board, job, progress, now) {
   const isActive = STANDINGS[board.standing(job)].group === "active";
   return isActive && !progress.live ? h("span", null, "as of ", time(progress.updated_at, now)) : null;
@@ -75,7 +75,7 @@ function ends(progress, standing, now) {
   return [h("div", null, estimate(progress, now) ?? h("span", { class: "muted" }, "no estimate yet")), deadline];
 }
 
-/** What the list says when there is nothing in it. */
+/** The message of an empty list. */
 function nothing(board, group) {
   if (!board.lookedAt)
     return h("div", { class: "empty", key: "wait" }, h("div", { class: "spinner" }), h("p", null, "Looking for jobs…"));
@@ -139,7 +139,7 @@ function footer(board, group, nShown) {
   );
 }
 
-/** The buttons of the filter, with counts of what was looked at. */
+/** The buttons of the filter, with counts of the jobs that are shown. */
 export function groupButtons(board, group) {
   const counts = countGroups(board.jobs.map((job) => board.standing(job)).filter((standing) => standing !== "loading"));
   return Object.entries(GROUPS).map(([name, label]) =>

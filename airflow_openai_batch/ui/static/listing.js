@@ -1,12 +1,12 @@
-// Which jobs there are: pages of XCom keys. Airflow 3.3 sorts them newest first; for 3.1 time windows do.
+// The listing of jobs: pages of XCom keys. Airflow 3.3 sorts them newest first; for 3.1 time windows are used.
 
 import { PROGRESS_KEY, entryOf, instanceId } from "./jobs.js";
 
 const DAY_S = 86400;
-/** Ages of Dag runs that are listed one after the other where Airflow cannot sort; null is: all. */
+/** Maximum ages of Dag runs, listed one after the other where Airflow cannot sort; null is all. */
 const WINDOWS_S = [DAY_S, 7 * DAY_S, 60 * DAY_S, null];
 const PAGES_A_WINDOW = 5;
-/** Tells whether Airflow sorts: an order that it does not know it ignores, so the other end is the same. */
+/** Shows whether Airflow sorts: an unsupported order is ignored, so that the other end is the same. */
 const OTHER_END = { order: "timestamp", limit: 1 };
 
 export class Listing {
@@ -24,7 +24,7 @@ export class Listing {
   /** Read what is new. One request, one more the first time, or up to five where Airflow cannot sort. */
   async refresh() {
     if (this.api.canSort === false) return this.readWindow();
-    // A short history needs no order, so only the first look asks for it beside the page.
+    // A short history needs no order, so only the first read requests the other end with the page.
     const isFirst = this.api.canSort === null && this.offset === 0;
     let [page, end] = await Promise.all([this.page(0), isFirst ? this.page(0, undefined, OTHER_END) : null]);
     const isAll = page.total_entries <= page.xcom_entries.length;
@@ -54,7 +54,7 @@ export class Listing {
     this.isComplete = page.xcom_entries.length === 0 || this.offset >= page.total_entries;
   }
 
-  /** Forget an entry that is gone. */
+  /** Remove an entry that is gone. */
   drop(entry) {
     this.entries.delete(entryId(entry));
   }
@@ -62,15 +62,15 @@ export class Listing {
   async readWindow() {
     const age = WINDOWS_S[this.window];
     const runAfter = age === null ? undefined : this.api.now() - age;
-    const found = [];
+    const entries = [];
     let total = Infinity;
-    for (let n = 0; n < PAGES_A_WINDOW && found.length < total; n += 1) {
-      const page = await this.page(found.length, runAfter);
-      found.push(...page.xcom_entries);
+    for (let n = 0; n < PAGES_A_WINDOW && entries.length < total; n += 1) {
+      const page = await this.page(entries.length, runAfter);
+      entries.push(...page.xcom_entries);
       total = page.xcom_entries.length ? page.total_entries : 0;
     }
-    this.isCut = found.length < total;
-    this.replace(found);
+    this.isCut = entries.length < total;
+    this.replace(entries);
     this.isComplete = age === null;
   }
 
@@ -84,7 +84,7 @@ export class Listing {
     this.add(raw);
   }
 
-  /** Take the newest page: what is younger than its end and not in it is gone. */
+  /** Apply the newest page: entries newer than its end that are not in it are gone. */
   renew(raw) {
     const oldest = Math.min(...raw.map((entry) => Date.parse(entry.timestamp) / 1000));
     for (const [id, entry] of this.entries) if (entry.at > oldest) this.entries.delete(id);
@@ -100,7 +100,7 @@ function isOther([end], [first]) {
   return Boolean(end) && entryId(entryOf(end)) !== entryId(entryOf(first));
 }
 
-/** Return one text for an entry, for maps. */
+/** Return the key of an entry for maps. */
 export function entryId(entry) {
   return `${instanceId(entry)}${entry.key}`;
 }

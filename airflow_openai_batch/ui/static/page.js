@@ -1,4 +1,4 @@
-// The page: where it is, what it shows, when it looks again.
+// The page: where it is, what it shows, when it reads again.
 
 import { Api, ApiFailure } from "./api.js";
 import { Board } from "./board.js";
@@ -14,7 +14,7 @@ import { airflowLinks, jobHash, jobOfHash, placeOf } from "./place.js";
 import { Pulse } from "./pulse.js";
 import { followTheme } from "./theme.js";
 
-/** Seconds between two looks while a job is active, and while none is. */
+/** Seconds between two reads while a job is active, and while none is. */
 const ACTIVE_S = 10;
 const IDLE_S = 60;
 const TYPING_MS = 350;
@@ -58,7 +58,7 @@ class Page {
     this.moveFocus(before);
   }
 
-  /** A job from the list is known already; opened by its address it is looked up alone. */
+  /** A job of the list has been read already; one opened by its address is read alone. */
   openJob(wanted) {
     if (!this.job()) this.board.open(wanted);
   }
@@ -76,10 +76,10 @@ class Page {
 
   job() {
     const { dagId, runId, key } = this.wanted ?? {};
-    return this.board.known.find((job) => job.dagId === dagId && job.runId === runId && job.key === key) ?? null;
+    return this.board.allJobs.find((job) => job.dagId === dagId && job.runId === runId && job.key === key) ?? null;
   }
 
-  /** Look once; returns the seconds until the next look. */
+  /** Read once; returns the seconds until the next read. */
   async look() {
     at("refresh").classList.add("busy");
     try {
@@ -125,7 +125,7 @@ class Page {
     return place.taskId && this.foreign?.isFound ? (this.board.jobs[0] ?? null) : null;
   }
 
-  /** Draw what is new once, not for each of the answers that come together. */
+  /** Render once for all responses that arrive together. */
   drawSoon() {
     this.drawing ??= setTimeout(() => this.draw(), DRAW_MS);
   }
@@ -139,9 +139,10 @@ class Page {
     document.body.dataset.view = wanted || place.taskId ? "detail" : "list";
     update(at("main"), failure, this.content(now, Boolean(failure)));
     update(at("groups"), groupButtons(board, this.group));
+    const dagNames = [...new Set(board.allJobs.map((job) => job.dagName))].sort();
     update(
       at("dags"),
-      [...new Set(board.known.map((job) => job.dagName))].sort().map((name) => h("option", { value: name, key: name })),
+      dagNames.map((name) => h("option", { value: name, key: name })),
     );
     update(at("seen"), board.lookedAt ? `Updated ${relative(board.lookedAt, now)}` : "");
   }
@@ -199,7 +200,7 @@ class Page {
     const act = event.target.closest?.("[data-act]");
     if (act) return this.act(act);
     const row = event.target.closest?.("[data-open]");
-    // Marking text in a row is no click on it.
+    // Selecting text in a row is not a click on it.
     if (row && !event.target.closest("a, button") && String(getSelection()) === "") location.hash = row.dataset.open;
     return undefined;
   }
@@ -209,7 +210,7 @@ class Page {
     if (act === "group") this.group = group;
     if (act === "further") this.further(element);
     if (act === "again") this.pulse.now();
-    const job = act === "cancel" && this.board.known.find((known) => known.id === id);
+    const job = act === "cancel" && this.board.allJobs.find((job) => job.id === id);
     if (job) this.dialog.open(this.board, job, element);
     this.draw();
   }

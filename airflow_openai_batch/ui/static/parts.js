@@ -35,13 +35,13 @@ export function time(at, now) {
   return h("time", { datetime: new Date(at * 1000).toISOString(), title: moment(at) }, relative(at, now));
 }
 
-/** When a job is expected to end; an estimate that has passed is no more than a hope. */
+/** When a job is expected to end; an estimate that has passed becomes "any minute". */
 export function estimate(progress, now) {
   if (!progress.eta_at) return null;
   return progress.eta_at > now ? time(progress.eta_at, now) : "any minute";
 }
 
-/** The progress bar: outcomes, what is finished at OpenAI, what is open. Patterns tell the kinds apart without colour. */
+/** The progress bar: outcomes, what is finished at OpenAI, what is open. Patterns distinguish them without colour. */
 export function bar(progress, size = "") {
   const parts = partsOf(progress);
   const text = `${percent(parts.nDone, parts.nRows)} of ${counted(parts.nRows, "row")}: ${countsText(parts, count)}`;
@@ -70,7 +70,7 @@ function sum(parts) {
   return parts.reduce((total, part) => total + part.n, 0);
 }
 
-/** The counts under a bar, in short: "700 of 1,000 rows · 70%", what went wrong, and a last word. */
+/** The summary under a bar: "700 of 1,000 rows · 70%", the bad outcomes, and a remark. */
 export function barText(progress, last = null) {
   const parts = partsOf(progress);
   const trouble = parts.outcomes.filter((part) => part.kind !== "good");
@@ -199,7 +199,7 @@ export function tokenFigures(progress) {
   ];
 }
 
-/** One figure: a name, a value, and a small remark. */
+/** One figure: a name, a value, and a remark. */
 export function figure(name, value, remark) {
   return h(
     "div",

@@ -1,4 +1,4 @@
-// When to look again: regularly, not while nobody sees the page, and less often while it fails.
+// The polling schedule: regular, paused while the page is hidden, less often while it fails.
 
 const LONGEST_S = 300;
 const FIRST_PAUSE_S = 10;
@@ -14,7 +14,7 @@ export class Pulse {
     addEventListener("online", () => this.now());
   }
 
-  /** Work now, or right after what runs. */
+  /** Work now, or right after the present work. */
   async now() {
     clearTimeout(this.timer);
     this.isWanted = true;
@@ -35,7 +35,7 @@ export class Pulse {
       this.nFailed = 0;
       return pauseS;
     } catch {
-      // The work has told the viewer; here it only counts.
+      // The work has shown the failure; here it is only counted.
       this.nFailed += 1;
       return Math.min(LONGEST_S, FIRST_PAUSE_S * 2 ** (this.nFailed - 1));
     }
@@ -47,7 +47,7 @@ export class Pulse {
     if (pauseS !== null && !document.hidden) this.timer = setTimeout(() => this.now(), pauseS * 1000);
   }
 
-  /** Rest while the page is hidden; catch up when it is seen again. */
+  /** Pause while the page is hidden; work at once when it is visible again. */
   seen() {
     clearTimeout(this.timer);
     if (document.hidden || this.isBusy) return;

@@ -1,4 +1,4 @@
-// Colours of the Airflow around the page. In its frame the page takes them over, alone it follows the system.
+// The colours of the surrounding Airflow. Inside its frame the page adopts them, alone it follows the system.
 
 /** Our names and the Chakra names that Airflow gives them, also when a deployment has a theme of its own. */
 const COLOURS = {
@@ -32,7 +32,7 @@ export function followTheme() {
     new MutationObserver(apply).observe(outer, { attributes: true, attributeFilter: ["class", "style", "data-theme"] });
 }
 
-/** Return the root element of the page around this one, or null if there is none or it is not ours to see. */
+/** Return the root element of the surrounding page, or null if there is none or it is of another origin. */
 function outerRoot() {
   try {
     return window.parent === window ? null : window.parent.document.documentElement;

@@ -1,26 +1,26 @@
-// What a Dag left in XCom becomes what the page may rely on. Anybody who writes a Dag can write anything there. Pure.
+// Validation of XCom values, which any Dag author can write. Pure.
 
 const VERSION = 1;
 const LATEST_AT = 1e11;
 
-/** Return a progress value with every field of its type, or null if it is none that this page understands. */
+/** Return a progress value with every field of its type, or null if this page does not understand it. */
 export function progressOf(value) {
-  const found = object(parsed(value));
-  if (found?.version !== VERSION) return null;
-  const job = object(found.job) ?? {};
+  const fields = object(parsed(value));
+  if (fields?.version !== VERSION) return null;
+  const job = object(fields.job) ?? {};
   return {
     job: { taskId: text(job.task_id), mapIndex: number(job.map_index) ?? -1 },
-    phase: text(found.phase) ?? "waiting",
-    live: found.live === true,
-    cancelsOnKill: found.cancel_on_kill !== false,
-    byStatus: counts(found.by_status),
-    usage: counts(found.usage),
-    phasesS: counts(found.phases_s),
-    batches: list(found.batches).map(batchOf),
-    errors: list(found.errors).map(errorOf),
-    ...pick(found, text, ["problem", "endpoint", "model", "output", "host"]),
-    ...pick(found, moment, ["updated_at", "created_at", "deadline_at", "expires_at", "eta_at"]),
-    ...pick(found, number, [
+    phase: text(fields.phase) ?? "waiting",
+    live: fields.live === true,
+    cancelsOnKill: fields.cancel_on_kill !== false,
+    byStatus: counts(fields.by_status),
+    usage: counts(fields.usage),
+    phasesS: counts(fields.phases_s),
+    batches: list(fields.batches).map(batchOf),
+    errors: list(fields.errors).map(errorOf),
+    ...pick(fields, text, ["problem", "endpoint", "model", "output", "host"]),
+    ...pick(fields, moment, ["updated_at", "created_at", "deadline_at", "expires_at", "eta_at"]),
+    ...pick(fields, number, [
       "n_rows",
       "n_done",
       "rate_per_h",
@@ -36,42 +36,42 @@ export function progressOf(value) {
 
 /** Return the shards in a value, or null. */
 export function shardsOf(value) {
-  const found = object(parsed(value));
-  if (found?.version !== VERSION || !Array.isArray(found.shards)) return null;
+  const fields = object(parsed(value));
+  if (fields?.version !== VERSION || !Array.isArray(fields.shards)) return null;
   return {
-    n_shards: number(found.n_shards) ?? found.shards.length,
-    updated_at: moment(found.updated_at),
-    shards: found.shards.map(shardOf),
+    n_shards: number(fields.n_shards) ?? fields.shards.length,
+    updated_at: moment(fields.updated_at),
+    shards: fields.shards.map(shardOf),
   };
 }
 
 function shardOf(value) {
-  const found = object(value) ?? {};
+  const fields = object(value) ?? {};
   return {
-    tally: counts(found.tally),
-    batch: object(found.batch) ? batchOf(found.batch) : null,
-    past_batches: list(found.past_batches).map(String),
-    ...pick(found, text, ["id", "state", "parent", "problem"]),
-    ...pick(found, number, ["round", "n_rows", "n_bytes", "n_waits"]),
-    not_before: moment(found.not_before),
+    tally: counts(fields.tally),
+    batch: object(fields.batch) ? batchOf(fields.batch) : null,
+    past_batches: list(fields.past_batches).map(String),
+    ...pick(fields, text, ["id", "state", "parent", "problem"]),
+    ...pick(fields, number, ["round", "n_rows", "n_bytes", "n_waits"]),
+    not_before: moment(fields.not_before),
   };
 }
 
 function batchOf(value) {
-  const found = object(value) ?? {};
-  return { ...pick(found, text, ["id", "status"]), ...pick(found, number, ["n_total", "n_completed", "n_failed"]) };
+  const fields = object(value) ?? {};
+  return { ...pick(fields, text, ["id", "status"]), ...pick(fields, number, ["n_total", "n_completed", "n_failed"]) };
 }
 
 function errorOf(value) {
-  const found = object(value) ?? {};
+  const fields = object(value) ?? {};
   return {
-    ...pick(found, text, ["status", "code"]),
-    n: number(found.n),
-    customIds: list(found.custom_ids).map(String),
+    ...pick(fields, text, ["status", "code"]),
+    n: number(fields.n),
+    customIds: list(fields.custom_ids).map(String),
   };
 }
 
-/** API servers may hand out JSON as text. */
+/** API servers may return JSON as text. */
 function parsed(value) {
   if (typeof value !== "string") return value;
   try {
@@ -81,8 +81,8 @@ function parsed(value) {
   }
 }
 
-function pick(found, kind, names) {
-  return Object.fromEntries(names.map((name) => [name, kind(found[name])]));
+function pick(fields, convert, names) {
+  return Object.fromEntries(names.map((name) => [name, convert(fields[name])]));
 }
 
 function text(value) {
@@ -93,7 +93,7 @@ function number(value) {
   return typeof value === "number" && Number.isFinite(value) ? value : null;
 }
 
-/** Epoch seconds; what no calendar holds is no moment. */
+/** Epoch seconds, or null if no calendar date has them. */
 function moment(value) {
   const at = number(value);
   return at !== null && at > 0 && at < LATEST_AT ? at : null;

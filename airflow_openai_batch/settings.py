@@ -1,0 +1,90 @@
+"""The options of the section ``[openai_batch]``: names, defaults and descriptions, for the code and for Airflow's docs.
+
+Imports nothing of Airflow until an option is read, as every Airflow process loads the provider's description.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+SECTION = "openai_batch"
+
+T = TypeVar("T", str, int, float)
+
+
+@dataclass(frozen=True)
+class Option(Generic[T]):
+    """An option. The type of its default is its type."""
+
+    name: str
+    default: T
+    description: str
+    example: str | None = None
+    version_added: str = "0.1.0"
+
+    def get(self) -> T:
+        """Return the value that the deployment has set, or the default."""
+        from airflow.providers.common.compat.sdk import conf
+
+        read = {str: conf.get, int: conf.getint, float: conf.getfloat}[type(self.default)]
+        value: T = read(SECTION, self.name, fallback=self.default)
+        return value
+
+
+STORAGE = Option(
+    "storage",
+    "",
+    "Where jobs are kept: a path or URI that every worker reaches, for example s3://conn@bucket/prefix. Empty: "
+    "openai_batch in AIRFLOW_HOME, for executors on one machine.",
+    "s3://aws_default@my-bucket/openai-batch",
+)
+POLL_INTERVAL = Option("poll_interval", 60.0, "Seconds between two looks at a batch.")
+FIRST_POLL_DELAY = Option(
+    "first_poll_delay",
+    10.0,
+    "Seconds before a trigger's first look. Below about 10, an event can arrive while the worker that deferred is "
+    "still leaving, and the scheduler can lose the task.",
+)
+CREATE_GRACE = Option(
+    "create_grace",
+    180.0,
+    "Seconds after the intent to create a batch during which a batch that is not listed may still appear. The call "
+    "itself may take a third of it, and at most 60 s.",
+)
+PARALLEL_TRANSFERS = Option(
+    "parallel_transfers",
+    4,
+    "How many files a task uploads or downloads at once. Two batches at a time are downloaded and read; each needs "
+    "room for its files on the worker's disk.",
+)
+XCOM_MAX_BYTES = Option("xcom_max_bytes", 1_000_000, "The largest result, as JSON, that is returned through XCom.")
+
+OPTIONS: tuple[Option[Any], ...] = (
+    STORAGE,
+    POLL_INTERVAL,
+    FIRST_POLL_DELAY,
+    CREATE_GRACE,
+    PARALLEL_TRANSFERS,
+    XCOM_MAX_BYTES,
+)
+
+
+def described() -> dict[str, Any]:
+    """Return the section as Airflow's provider info describes it."""
+    types = {str: "string", int: "integer", float: "float"}
+    return {
+        SECTION: {
+            "description": "Jobs of the OpenAI Batch API.",
+            "options": {
+                option.name: {
+                    "description": option.description,
+                    "version_added": option.version_added,
+                    "type": types[type(option.default)],
+                    "example": option.example,
+                    "default": f"{option.default:g}" if isinstance(option.default, float) else str(option.default),
+                }
+                for option in OPTIONS
+            },
+        }
+    }

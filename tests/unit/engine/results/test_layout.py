@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import enum
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from builders import World, answer, line, responses_body, strict
+from pydantic import BaseModel
+from upath import UPath
+
+from airflow_openai_batch.engine.results.sinks import FileSink, ListSink
+from airflow_openai_batch.engine.results.writer import write_results
+
+
+def rows_of(world: World, data: Any, texts: dict[str, str], **request: Any) -> list[dict[str, Any]]:
+    """Result rows of a job whose answers are these texts by custom_id; the job runs to its end."""
+    world.submit(data, **request)
+    world.waits()
+    world.api.finish("batch_0", lambda i: answer(i, texts[i]))
+    world.done()
+    sink = ListSink()
+    write_results(world.store, world.job, sink)
+    return sink.rows
+
+
+class Kind(enum.StrEnum):
+    BUG = "bug"
+    WISH = "wish"
+
+
+class Part(BaseModel):
+    name: str
+
+
+class Label(BaseModel):
+    kind: Kind
+    score: float
+    n: int | None
+    urgent: bool
+    tags: list[str]
+    part: Part
+    parts: list[Part]
+    text: str
+    status: str
+    either: int | str
+    grid: list[list[int]]
+
+
+ANSWER: dict[str, Any] = {
+    "kind": "bug",
+    "score": 1,
+    "n": None,
+    "urgent": True,
+    "tags": ["a", "b"],
+    "part": {"name": "p"},
+    "parts": [{"name": "q"}],
+    "text": "of the answer",
+    "status": "open",
+    "either": 5,
+    "grid": [[1], [2, 3]],
+}
+
+
+def test_the_fields_of_a_structured_answer_are_columns(world: World) -> None:
+    [found] = rows_of(world, 1, {"t0": json.dumps(ANSWER)}, response_model=Label)
+    assert json.loads(found["output"]) == ANSWER
+    expected = {**ANSWER, "score": 1.0, "part": '{"name":"p"}', "parts": ['{"name":"q"}'], "either": "5"}
+    expected["output_text"], expected["output_status"] = expected.pop("text"), expected.pop("status")
+    assert {name: found[name] for name in expected} == expected
+    assert (found["text"], found["status"]) == ("ticket 0", "succeeded")  # an input column and a fixed one keep theirs
+
+
+def test_field_columns_have_types_and_are_null_where_there_is_no_answer(world: World, tmp_path: Path) -> None:
+    rows_of(world, 2, {"t0": json.dumps({**ANSWER, "n": 3}), "t1": "no json"}, response_model=Label)
+    write_results(world.store, world.job, FileSink(UPath(tmp_path / "x.parquet")))
+    import pyarrow.parquet as pq
+
+    types = {field.name: str(field.type) for field in pq.read_schema(tmp_path / "x.parquet")}
+    assert {name: types[name] for name in ("kind", "score", "n", "urgent", "tags", "grid")} == {
+        "kind": "large_string",
+        "score": "double",
+        "n": "int64",
+        "urgent": "bool",
+        "tags": "list<element: large_string>",
+        "grid": "list<element: list<element: int64>>",
+    }
+    second = pd.read_parquet(tmp_path / "x.parquet").iloc[1]
+    assert second["status"] == "invalid" and second["output"] == "no json"
+    assert all(pd.isna(second[name]) for name in ("kind", "score", "n", "urgent", "output_status"))
+    assert second["tags"] is None
+
+
+@pytest.mark.parametrize("value", [10**25, 2**63, -(10**30)])
+def test_a_number_too_large_for_its_column_stays_in_the_output(world: World, value: int) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer"}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    [found] = rows_of(world, 1, {"t0": f'{{"n":{value}}}'}, response_model=schema)
+    assert (found["n"], found["output"]) == (None, f'{{"n":{value}}}')
+
+
+def test_input_columns_that_would_hide_fixed_ones_are_renamed(world: World) -> None:
+    data = [{"id": "t0", "text": "x", "status": "new", "input_status": "other", "output": 5}]
+    [found] = rows_of(world, data, {"t0": "y"})
+    assert (found["status"], found["output"]) == ("succeeded", "y")
+    assert found["input_status"] == "other" and found["input_output"] == 5
+    assert found["input_input_status"] == "new"
+
+
+def test_a_recursive_schema_has_columns(world: World) -> None:
+    text = '{"name":"a","children":[{"name":"b","children":[]}]}'
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {"root": {"$ref": "#/$defs/Node"}, "all": {"type": "array", "items": {"$ref": "#/$defs/Node"}}},
+        "required": ["root", "all"],
+        "additionalProperties": False,
+        "$defs": {
+            "Node": {
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string"},
+                    "children": {"type": "array", "items": {"$ref": "#/$defs/Node"}},
+                },
+                "required": ["name", "children"],
+                "additionalProperties": False,
+            }
+        },
+    }
+    [found] = rows_of(world, 1, {"t0": f'{{"root":{text},"all":[{text}]}}'}, response_model=schema)
+    assert (found["root"], found["all"]) == (text, [text])
+
+
+NUMBERS = (9007199254740993, 10**30, -(10**30), 2**64, 0.5, 7)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl", "csv"])
+def test_huge_integers_in_a_number_field_can_be_written(world: World, tmp_path: Path, ending: str) -> None:
+    def told(custom_id: str) -> bytes:
+        n = NUMBERS[int(custom_id[1:])]
+        return line(custom_id, responses_body(json.dumps({"many": [n, 1, n], "n": n})))
+
+    schema = strict(n={"type": "number"}, many={"type": "array", "items": {"type": "number"}})
+    world.ended(told, len(NUMBERS), response_model=schema)
+    path = tmp_path / f"x.{ending}"
+    written = write_results(world.store, world.job, FileSink(UPath(path)))
+    assert written.n_rows == len(NUMBERS)
+    read: Any = {
+        "parquet": pd.read_parquet,
+        "jsonl": lambda p: pd.DataFrame(map(json.loads, p.read_text().splitlines())),
+        "csv": pd.read_csv,
+    }
+    table = read[ending](path)
+    assert list(table["status"]) == ["succeeded"] * len(NUMBERS)
+    for wanted, value, many in zip(NUMBERS, table["n"], table["many"], strict=True):
+        many = json.loads(many) if isinstance(many, str) else list(many)
+        assert len(many) == 3 and many[1] == 1
+        for found in (value, many[0], many[2]):
+            assert found is None or math.isnan(found) or float(found) == float(wanted)
+
+
+def test_huge_integers_go_through_xcom(world: World) -> None:
+    told = json.dumps({"n": 10**30})
+    world.ended(lambda i: line(i, responses_body(told)), 3, response_model=strict(n={"type": "number"}))
+    sink = ListSink()
+    write_results(world.store, world.job, sink)
+    assert [row["n"] for row in sink.rows] in ([1e30] * 3, [None] * 3)
