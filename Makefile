@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Each file of tests stays in one process: its tests share a server or a job.
 TWO_FILES_AT_A_TIME := -n 2 --dist loadfile
-# All tests of the session's Airflow stay in one process, beside those that start one of their own.
+# Two Airflows at a time; which tests share one, tests/integration/conftest.py says.
 TWO_AIRFLOWS_AT_A_TIME := -n 2 --dist loadscope
 # Airflow starts many processes; compiled bytecode makes each start three times as fast.
 unexport PYTHONDONTWRITEBYTECODE
@@ -34,6 +34,9 @@ $(OLDEST)/.ready: pyproject.toml $(VENV)/.ready
 .PHONY: setup
 setup: $(VENV)/.ready ## Install the package and the developers' tools into .venv
 
+.PHONY: setup-oldest
+setup-oldest: $(OLDEST)/.ready ## The same with Airflow 3.1 and every dependency's lower bound into .venv-oldest
+
 .PHONY: format
 format: setup ## Rewrite the code in the project's style
 	ruff format .
@@ -56,7 +59,7 @@ test: setup ## All tests but those that start Airflow's own processes
 	pytest -q $(TWO_FILES_AT_A_TIME) tests --ignore=tests/integration
 
 .PHONY: test-oldest
-test-oldest: $(OLDEST)/.ready ## The fast tests and a few on real processes, on Airflow 3.1 and every dependency's lower bound
+test-oldest: setup-oldest ## The fast tests and a few on real processes, on Airflow 3.1 and every dependency's lower bound
 	$(OLDEST)/bin/python -m pytest -q $(TWO_FILES_AT_A_TIME) tests/unit tests/stores tests/airflow
 	$(OLDEST)/bin/python -m pytest -q -m oldest tests/integration
 
@@ -76,7 +79,7 @@ pictures: setup ## The same, and its screenshots into docs/images
 test-all: test test-integration ## All tests but the nightly ones
 
 .PHONY: nightly
-nightly: setup $(OLDEST)/.ready ## What need not run with each change: Airflow itself, all benchmarks, the page and the jobs on Airflow 3.1
+nightly: setup setup-oldest ## What need not run with each change: Airflow itself, all benchmarks, the page and the jobs on Airflow 3.1
 	pytest -q -m nightly tests
 	$(OLDEST)/bin/python -m pytest -q tests/integration/browser tests/integration/test_jobs.py
 

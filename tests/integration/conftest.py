@@ -31,22 +31,30 @@ from airflow_openai_batch.local_airflow.stack import AirflowStack
 HERE = Path(__file__).resolve().parent
 
 
-class OneAirflowEach(LoadScopeScheduling):
-    """Shares the tests out to processes: all that use the session's Airflow to one."""
+# Of two processes one has the page and the jobs; the other has these, first those that start an Airflow of their own.
+BESIDE = ("test_celery.py", "test_demo_ui.py", "test_chaos.py", "test_facts.py", "test_live.py")
+
+
+class TwoShares(LoadScopeScheduling):
+    """Shares the tests out to two processes, so that no more Airflows are started than take the same time."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return file if file.endswith(("/test_celery.py", "/test_demo_ui.py")) else "airflow_stack"
+        return "beside" if nodeid.partition("::")[0].endswith(BESIDE) else "page and jobs"
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneAirflowEach:
-    """Let nothing start the same Airflow twice."""
-    return OneAirflowEach(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TwoShares:
+    """Let xdist keep together what shares an Airflow."""
+    return TwoShares(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the page come first: it counts all jobs there are."""
-    items.sort(key=lambda item: "browser" not in item.path.parts)
+    """Let the page come first, which counts all jobs there are, and then what is slow to start."""
+
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        name = item.path.name
+        return "browser" not in item.path.parts, BESIDE.index(name) if name in BESIDE else len(BESIDE)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
