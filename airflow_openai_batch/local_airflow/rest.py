@@ -50,6 +50,11 @@ class AirflowRest:
     def call(self, method: str, path: str, **options: Any) -> Any:
         """Call `/api/v2{path}` and return the decoded answer (None if it is empty).
 
+        Args:
+            method: `GET`, `POST`, …
+            path: What follows `/api/v2`.
+            options: What `httpx.Client.request` takes besides.
+
         Raises:
             ApiError: The answer has an error status.
         """
@@ -107,7 +112,14 @@ class AirflowRest:
         logical_date: str | None = None,
         run_id: str | None = None,
     ) -> str:
-        """Create a Dag run and return its id, which Airflow makes unless it is given."""
+        """Create a Dag run and return its id, which Airflow makes unless it is given.
+
+        Args:
+            dag_id: The Dag.
+            conf: The run's configuration.
+            logical_date: When the run is for, as ISO 8601.
+            run_id: The run's id.
+        """
         body = {"logical_date": logical_date, "conf": conf or {}} | ({"dag_run_id": run_id} if run_id else {})
         return str(self.call("POST", f"/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
 
@@ -121,7 +133,13 @@ class AirflowRest:
         return str(self.run(dag_id, run_id)["state"])
 
     def set_run_state(self, dag_id: str, run_id: str, state: str) -> None:
-        """Mark a Dag run, as a person does in the UI."""
+        """Mark a Dag run, as a person does in the UI.
+
+        Args:
+            dag_id: The Dag.
+            run_id: Its run.
+            state: A state of Airflow's, such as `success`.
+        """
         self.call("PATCH", f"/dags/{dag_id}/dagRuns/{run_id}", json={"state": state})
 
     def fail_unfinished_runs(self, dag_id: str) -> None:
@@ -135,6 +153,12 @@ class AirflowRest:
 
     def wait_for_run(self, dag_id: str, run_id: str, state: str = "success", timeout: float = 60) -> dict[str, Any]:
         """Wait until the run has reached the state, and return the run.
+
+        Args:
+            dag_id: The Dag.
+            run_id: Its run.
+            state: `success` or `failed`.
+            timeout: Seconds to wait.
 
         Raises:
             StackError: It has ended in the other final state.
@@ -159,12 +183,27 @@ class AirflowRest:
         return instances
 
     def task_instance(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, Any]:
-        """Return one task instance."""
+        """Return one task instance.
+
+        Args:
+            dag_id: The Dag.
+            run_id: Its run.
+            task_id: The task.
+            map_index: Which of a mapped task's instances, from 0; -1 if it is not mapped.
+        """
         instance: dict[str, Any] = self.call("GET", _task_path(dag_id, run_id, task_id, map_index))
         return instance
 
     def set_task_state(self, dag_id: str, run_id: str, task_id: str, state: str, map_index: int = -1) -> None:
-        """Mark a task instance `success`, `failed` or `skipped`, as a person does in the UI."""
+        """Mark a task instance `success`, `failed` or `skipped`, as a person does in the UI.
+
+        Args:
+            dag_id: The Dag.
+            run_id: Its run.
+            task_id: The task.
+            state: The new state.
+            map_index: Which of a mapped task's instances, from 0; -1 if it is not mapped.
+        """
         self.call("PATCH", _task_path(dag_id, run_id, task_id, map_index), json={"new_state": state})
 
     def clear(self, dag_id: str, run_id: str, task_ids: Iterable[Any], **options: Any) -> list[dict[str, Any]]:
@@ -194,6 +233,15 @@ class AirflowRest:
     ) -> None:
         """Wait until the task instance has the state, and has reached that try.
 
+        Args:
+            dag_id: The Dag.
+            run_id: Its run.
+            task_id: The task.
+            state: A state of Airflow's, such as `success`.
+            timeout: Seconds to wait.
+            map_index: Which of a mapped task's instances, from 0; -1 if it is not mapped.
+            try_number: The try that it must have reached.
+
         Raises:
             TimeoutError: It has not in time.
         """
@@ -206,7 +254,15 @@ class AirflowRest:
         self.wait_until(reached, what, timeout, more=lambda: self.describe_run(dag_id, run_id))
 
     def task_log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1) -> str:
-        """Return the log of one try as lines of text, the triggerer's part included; works while it is deferred."""
+        """Return the log of one try as lines of text, the triggerer's part included; works while it is deferred.
+
+        Args:
+            dag_id: The Dag.
+            run_id: Its run.
+            task_id: The task.
+            try_number: Which try, from 1.
+            map_index: Which of a mapped task's instances, from 0; -1 if it is not mapped.
+        """
         # The log's path takes no map index; it is a query parameter here.
         answer = self.call(
             "GET",
@@ -220,7 +276,15 @@ class AirflowRest:
         return "\n".join(lines[body:])
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
-        """Return an XCom's value; ApiError 404 if there is none."""
+        """Return an XCom's value; ApiError 404 if there is none.
+
+        Args:
+            dag_id: The Dag.
+            run_id: Its run.
+            task_id: The task.
+            key: The XCom's key.
+            map_index: Which of a mapped task's instances, from 0; -1 if it is not mapped.
+        """
         path = f"{_task_path(dag_id, run_id, task_id)}/xcomEntries/{key}"
         return self.call("GET", path, params={"map_index": map_index, "stringify": False})["value"]
 

@@ -215,6 +215,13 @@ class AirflowStack:
         """Wait until the task is deferred and its worker is gone.
 
         A worker needs some seconds to exit after it has deferred; Airflow fails a task whose trigger fires within them.
+
+        Args:
+            dag_id: The Dag.
+            run_id: Its run.
+            task_id: The task.
+            timeout: Seconds to wait.
+            map_index: Which of a mapped task's instances, from 0; -1 if it is not mapped.
         """
         self.api.wait_for_task(dag_id, run_id, task_id, "deferred", timeout, map_index=map_index)
         mine = self.api.task_instance(dag_id, run_id, task_id, map_index)["id"]
@@ -241,7 +248,13 @@ class AirflowStack:
         return self.run("-m", "airflow", *arguments)
 
     def wait_until(self, probe: Callable[[], Any], what: str, timeout: float = 60) -> Any:
-        """Poll until the probe returns something true; the error shows the ends of all logs."""
+        """Poll until the probe returns something true; see ``AirflowRest.wait_until``.
+
+        Args:
+            probe: What is waited for.
+            what: The same in words, for the message, which shows the ends of all logs too.
+            timeout: Seconds to wait.
+        """
         return self.api.wait_until(probe, what, timeout)
 
     def tails(self, lines: int = 25) -> str:

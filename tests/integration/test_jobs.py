@@ -112,8 +112,7 @@ def test_a_sensor_in_reschedule_mode_waits_without_a_worker(start) -> None:
     assert len(job.batches()) == 1
 
 
-@pytest.mark.oldest
-@pytest.mark.parametrize("dag_id", ["batch_three", "batch_one"])
+@pytest.mark.parametrize("dag_id", ["batch_three", pytest.param("batch_one", marks=pytest.mark.oldest)])
 def test_a_killed_triggerer_changes_nothing(start, airflow_stack: AirflowStack, dag_id: str) -> None:
     job = start(dag_id)
     job.wait_until_parked()
@@ -174,7 +173,6 @@ def test_after_a_cancel_clearing_takes_up_the_job_and_pays_nothing_twice(start) 
     assert job.api.xcom(job.dag_id, job.run_id, "results")["by_status"] == {"succeeded": N_ROWS}
 
 
-@pytest.mark.oldest
 def test_clearing_the_waiting_task_keeps_its_batch(start) -> None:
     job = start("batch_one")
     job.wait_until_parked()
