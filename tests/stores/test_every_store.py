@@ -199,7 +199,7 @@ def test_jobs_have_folders_of_their_own(storage, job):
         for i in (-1, 0, 1)
     ]
     for i, key in enumerate(keys):
-        storage.store(key).commit(0, job(i), 5.0)
+        storage.store(key).commit(0, msgspec.structs.replace(job(i), key=key), 5.0)
     assert [storage.store(key).load()[1].n_rows for key in keys] == list(range(len(keys)))
 
 
