@@ -157,7 +157,7 @@ def main() -> int:
     parser.add_argument("--shards", type=int, nargs="+", default=[20, 100, 400], help="default 20 100 400")
     parser.add_argument("--looks", type=int, default=200, help="default 200")
     options = parser.parse_args()
-    print("| shards | looks | commits | largest snapshot | written in all | kept, at most | kept in the end | kept for a shard |")
+    print("| shards | looks | commits | largest snapshot | written in all | kept at most | at the end | for a shard |")
     print("| --: | --: | --: | --: | --: | --: | --: | --: |")
     per_shard: list[float] = []
     is_bounded = True
@@ -167,7 +167,8 @@ def main() -> int:
         per_shard.append(m["largest"] / n)
         is_bounded = is_bounded and m["most"] <= FULL_SNAPSHOTS * m["largest"]
         megabytes = " | ".join(f"{m[name] / 1e6:.2f} MB" for name in ("largest", "written", "most", "end"))
-        print(f"| {n:,} | {options.looks:,} | {m['commits']:,} | {megabytes} | {m['most'] / n / 1e3:.1f} KB |", flush=True)
+        each = f"{m['most'] / n / 1e3:.1f} KB"
+        print(f"| {n:,} | {options.looks:,} | {m['commits']:,} | {megabytes} | {each} |", flush=True)
     return int(not is_bounded or per_shard[-1] > 1.1 * per_shard[0])
 
 

@@ -114,9 +114,9 @@ class JobStore:
         """Refuse a job that is not the one that was asked for: its batches are not ours to cancel or to fetch."""
         if job.key != self.key:
             raise ForeignJob(
-                f"{self} holds the job of {_told(job.key)}, and {_told(self.key)} was asked for. The folder was copied, "
-                "or the storage takes upper and lower case for the same. Nothing was sent, cancelled or written. Move "
-                "the folder away, or use another storage ([openai_batch] storage)."
+                f"{self} holds the job of {_told(job.key)}, and {_told(self.key)} was asked for. The folder was "
+                "copied, or the storage takes upper and lower case for the same. Nothing was sent, cancelled or "
+                "written. Move the folder away, or use another storage ([openai_batch] storage)."
             )
         if job.owner and self.owner and job.owner != self.owner:
             raise ForeignJob(
