@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import msgspec
-
-if TYPE_CHECKING:
-    pass
-
 
 FORMAT_VERSION = 2
 """Version of the stored state. Raised when stored bytes change their meaning."""
@@ -68,6 +64,9 @@ AT_OPENAI = frozenset({State.CREATING, State.RUNNING})
 
 ENDED_STATUSES = frozenset({"completed", "expired", "cancelled", "failed"})
 """Statuses after which a batch does not change. Any other, known or not, counts as still running."""
+
+KNOWN_STATUSES = ENDED_STATUSES | {"validating", "in_progress", "finalizing", "cancelling", "unknown"}
+"""OpenAI's API reference: the statuses of a batch; and ours for one that has none."""
 
 
 class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -197,6 +196,8 @@ class Backoff(Value, frozen=True, kw_only=True):
     """Epoch seconds before which nothing is done: pauses and grace periods are data, not sleeps."""
     n_waits: int = 0
     """Times in a row that the queue was full or a call could not be made; sets the pause."""
+    n_full: int = 0
+    """Times in a row that OpenAI said that its queue is full."""
 
 
 class OutcomePart(Value, frozen=True, kw_only=True):
@@ -211,6 +212,19 @@ class OutcomePart(Value, frozen=True, kw_only=True):
     retryable: dict[Status, int] = {}
     """Of these, the rows that deserve another answer."""
     usage: Usage = Usage()
+
+
+class Evidence(Value, frozen=True, kw_only=True):
+    """What was downloaded of a batch whose missing rows cannot be proven to have no answer."""
+
+    since: float
+    """Epoch seconds of the first download."""
+    reason: str
+    """Why it proves nothing, for a person."""
+    raw: tuple[str, ...] = ()
+    """The downloaded files in the store, verbatim."""
+    digest: str = ""
+    """A digest of the files that were downloaded last."""
 
 
 class CarriedAnswers(Value, frozen=True, kw_only=True):
@@ -251,6 +265,8 @@ class Shard(Value, frozen=True, kw_only=True):
     """An intent that was concluded to have made no batch: a frozen process may still prove that wrong."""
     n_creates: int = 0
     """Calls that asked OpenAI to create a batch for this shard."""
+    n_absent: int = 0
+    """Times in a row that a create had no clear answer, and its batch could not be found afterwards."""
     backoff: Backoff = Backoff()
     batch: Batch | None = None
     past_batches: tuple[str, ...] = ()
@@ -258,6 +274,9 @@ class Shard(Value, frozen=True, kw_only=True):
     cancel_asked_at: float | None = None
     is_unwanted: bool = False
     """Whether a person has asked since to start over: answers are not carried over."""
+    refused_at: float | None = None
+    """Since when OpenAI answers every call for this shard with 401, 403 or 404; epoch seconds."""
+    evidence: Evidence | None = None
     carried: CarriedAnswers | None = None
     outcomes: OutcomePart | None = None
     rejections: tuple[LineError, ...] = ()
@@ -377,6 +396,12 @@ class Timing(Value, frozen=True, kw_only=True):
     """How soon to look whether a batch was admitted to a queue that was full."""
     expiry_margin_s: float = 2 * 3600.0
     """OpenAI notices an expiry late; seen: 30 minutes."""
+    belief_s: float = 600.0
+    """How long 401, 403 and 404 must be all that OpenAI answers before they are believed."""
+    proof_s: float = 6 * 3600.0
+    """How long result files that prove nothing are fetched again before the job is held."""
+    earlier_epoch_s: float = 3600.0
+    """How long a batch of an earlier epoch, asked to cancel, is waited for. OpenAI: cancelling takes up to 10 min."""
     harvest_after_s: float = 300.0
     """An ended batch is fetched at the latest after this time, even while others run."""
 
@@ -385,6 +410,13 @@ class Commands(Value, frozen=True, kw_only=True):
     """What a person asked for, read from the store's marker files."""
 
     cancel: bool = False
+    """Whether everything is to be cancelled."""
+    accepted: tuple[tuple[float, Literal["missing", "ask_again"]], ...] = ()
+    """What to do with rows that cannot be proven to have no answer, with the command's time in epoch seconds."""
+
+    def accepts(self, since: float) -> Literal["missing", "ask_again"] | None:
+        """Return what a person decided, after a time, of rows without proof. The latest word counts."""
+        return next((what for at, what in sorted(self.accepted, reverse=True) if at >= since), None)
 
 
 _MODEL = re.compile(r"[\w.:/@-]{1,100}")

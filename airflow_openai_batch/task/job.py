@@ -152,6 +152,7 @@ def trigger_for(
     return OpenAIBatchTrigger(
         conn_id=handle["conn_id"],
         batch_ids=list(wait.batch_ids),
+        n_earlier=wait.n_earlier,
         wake_at=wait.wake_at,
         is_queued=wait.is_queued,
         poll_interval_s=poll_interval_s,

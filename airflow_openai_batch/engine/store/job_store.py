@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +41,8 @@ _SNAPSHOT = re.compile(r"(\d{6,})\.json\Z")
 FULL_SNAPSHOTS = 20
 """How many of the newest snapshots keep their content: for a person to read, and for a reader that is slow."""
 
-_COMMAND = re.compile(r"(cancel|start_over)-[0-9a-f]+\.json\Z")
+_COMMAND = re.compile(r"(cancel|start_over|accept_missing|ask_missing)-[0-9a-f]+\.json\Z")
+_ACCEPTED: dict[str, Literal["missing", "ask_again"]] = {"accept_missing": "missing", "ask_missing": "ask_again"}
 
 _COPY_BYTES = 256 * 1024
 
@@ -172,12 +174,20 @@ class JobStore:
 
     # -- commands ----------------------------------------------------------------------------------------------
 
-    def command(self, what: Literal["cancel", "start_over"]) -> None:
-        """Leave a person's command for whoever advances the job."""
+    def command(
+        self, what: Literal["cancel", "start_over", "accept_missing", "ask_missing"], at: float | None = None
+    ) -> None:
+        """Leave a person's command for whoever advances the job.
+
+        Args:
+            what: To cancel everything; to ask everything again; to accept rows that cannot be proven to have no answer
+                as missing, or to ask those again.
+            at: When it was given, in epoch seconds; by default now.
+        """
         name = f"{what}-{uuid.uuid4().hex}.json"
         if not _COMMAND.match(name):
             raise ValueError(f"Unknown command {what!r}.")
-        self.create(f"commands/{name}", b"{}")
+        self.create(f"commands/{name}", msgspec.json.encode({"at": time.time() if at is None else at}))
 
     def commands(self, acknowledged: tuple[str, ...] = ()) -> tuple[str, ...]:
         """Return the names of the commands that were not acknowledged yet."""
@@ -185,7 +195,12 @@ class JobStore:
 
     def standing_commands(self, job: Job) -> Commands:
         """Return what was commanded and is not acknowledged."""
-        return Commands(cancel=any(name.startswith("cancel-") for name in self.commands(job.acknowledged)))
+        names = self.commands(job.acknowledged)
+        accepted = [(self._given_at(name), what) for name in names if (what := _ACCEPTED.get(name.partition("-")[0]))]
+        return Commands(cancel=any(name.startswith("cancel-") for name in names), accepted=tuple(accepted))
+
+    def _given_at(self, command: str) -> float:
+        return float(msgspec.json.decode(self.read(f"commands/{command}")).get("at", 0.0))
 
     def _copy_old_commands(self) -> None:
         """Bring commands to where they are looked for, of a job stored in an older format."""
