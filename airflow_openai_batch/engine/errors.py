@@ -23,6 +23,10 @@ class UnknownFormat(StoreError):
     """The job was written by a version of this package with another state format."""
 
 
+class ForeignJob(StoreError):
+    """The job in this place belongs to another deployment, or is another job."""
+
+
 class JobNotReady(EngineError):
     """Results were requested of a job that is not finished."""
 

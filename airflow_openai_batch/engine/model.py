@@ -338,6 +338,8 @@ class Job(Value, frozen=True, kw_only=True):
     """Shards of earlier epochs that still have to be cancelled or harvested, or whose answers may be carried over."""
     acknowledged: tuple[str, ...] = ()
     """Names of commands that were obeyed, so that they are not obeyed twice."""
+    owner: str = ""
+    """The deployment that the job belongs to; empty if that is not known."""
     writer: str = ""
     """Who made this snapshot: tells a repeated write of the storage client from another process."""
     committed_at: float = 0.0

@@ -64,6 +64,12 @@ def test_waiting_sees_every_end(tmp_path: Path) -> None:
     assert sample["n_detected"] == sample["n_due"] == 10
 
 
+def test_store_grows_with_the_shards_and_not_with_the_looks() -> None:
+    done = python(BENCHMARKS / "store_growth.py", "--shards", 5, 20, "--looks", 30)
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"^\| (?:5|20) \| 30 \|", done.stdout, re.MULTILINE)) == 2
+
+
 @pytest.mark.nightly
 def test_document_takes_every_number_of_the_programs_above(results: Path, tmp_path: Path) -> None:
     document = tmp_path / "performance.md"
@@ -120,5 +126,14 @@ sys.exit(bench.main())
 
 def test_readme_lists_every_program() -> None:
     listed = set(re.findall(r"^\| `(\w+)\.py`", (BENCHMARKS / "README.md").read_text(), re.MULTILINE))
-    assert listed >= {*PROGRAMS, "build_peers", "report", "plot", "run_all", "peers_under_faults", "fault_schedules"}
+    assert listed >= {
+        *PROGRAMS,
+        "build_peers",
+        "report",
+        "plot",
+        "run_all",
+        "peers_under_faults",
+        "fault_schedules",
+        "store_growth",
+    }
     assert all((BENCHMARKS / f"{name}.py").exists() for name in listed)

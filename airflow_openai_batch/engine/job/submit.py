@@ -258,6 +258,7 @@ def _write(
     job = Job(
         format_version=FORMAT_VERSION,
         key=engine.store.key,
+        owner=engine.store.owner,
         spec=request.spec,
         policy=policy,
         source_version=version,
