@@ -124,7 +124,7 @@ def test_rows_that_name_their_model_in_turns_are_as_few_shards_as_sorted_ones(st
 
 
 @pytest.mark.parametrize("chunk", [7, 1000])
-@pytest.mark.parametrize("n_models", [MAX_OPEN, MAX_OPEN + 1, MAX_OPEN * (MAX_FILES + 2) + 3])
+@pytest.mark.parametrize("n_models", [MAX_OPEN, MAX_OPEN + 1, MAX_OPEN * (MAX_FILES + 1) + 3])
 def test_more_models_than_may_be_open_wait_for_each_other(store: JobStore, n_models: int, chunk: int) -> None:
     data = [{"m": f"m{i % n_models}", "i": i} for i in range(3 * n_models)]
     tables = [pa.Table.from_pylist(data[i : i + chunk]) for i in range(0, len(data), chunk)]
