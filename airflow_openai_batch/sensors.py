@@ -80,7 +80,9 @@ class OpenAIBatchSensor(BaseSensorOperator):
         """Wait, the way that ``deferrable`` says."""
         from airflow_openai_batch.engine.job.submit import extend_deadline
 
-        extend_deadline(self._engine()[0])
+        ti = context["ti"]
+        # In mode="reschedule" this is called at every poke.
+        extend_deadline(self._engine()[0], f"{ti.dag_id}/{ti.run_id}/{ti.task_id}/{ti.map_index}", ti.max_tries)
         if not self.deferrable:
             return super().execute(context)
         try:

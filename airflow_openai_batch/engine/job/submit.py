@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -126,6 +126,15 @@ def submit(
     raise InputError(f"Other processes keep writing the job in {engine.store}; is the same task running many times?")
 
 
+class _RowsNow(NamedTuple):
+    """The rows when a job is compared. Those of a source without a version stand as they were planned."""
+
+    to_compare: Source
+    to_plan: Source
+    """What a new epoch would be made of: not readable if the source is gone."""
+    version: str | None
+
+
 @dataclass
 class _Submission:
     """What a task wants of its job; see ``submit``."""
@@ -176,21 +185,22 @@ class _Submission:
     def _compared(self, snapshot: Snapshot) -> Job:
         """Re-attach if the same would be sent; else begin a new epoch, which carries over what is the same."""
         job, spec = snapshot.job, self.request.spec
-        rows, version = self._rows_now(job)
+        now = self._rows_now(job)
         if (spec.endpoint, canonical(spec.schema), spec.schema_name) != (
             job.spec.endpoint,
             canonical(job.spec.schema),
             job.spec.schema_name,
         ):
-            return self._begin_epoch(snapshot, "the endpoint or the schema changed", rows, version)
+            return self._begin_epoch(snapshot, "the endpoint or the schema changed", now)
         built: Built | None = None
         difference = Difference.NONE
-        if version != job.source_version:
+        if now.version != job.source_version:
             # Written at once: most often it is needed, and if only other columns changed, the results need those.
-            built = self._built(rows, job.epoch + 1, State.DRAFTED)
+            built = self._built(now.to_plan, job.epoch + 1, State.DRAFTED)
             difference = compare_shards(self.engine.store, job, built.shards)
         elif spec.body == CALLABLE or spec_digest(spec) != spec_digest(job.spec):
-            difference = self._compare_requests(job, rows)
+            self.engine.log.info("Making the requests again, to compare them with those that were planned.")
+            difference = compare_requests(self.engine.store, job, now.to_compare, self.request.bodies, spec.custom_id)
         if difference is Difference.IDS and not all(is_quiet(shard) for shard in job.shards):
             self.engine.log.warning(
                 "Only the custom_ids changed. What runs at OpenAI keeps the ids it was sent with; clear this task "
@@ -198,11 +208,11 @@ class _Submission:
             )
             return self._reattach(snapshot, job)
         if difference is not Difference.NONE:
-            return self._begin_epoch(snapshot, "what would be sent changed", rows, version, built)
+            return self._begin_epoch(snapshot, "what would be sent changed", now, built)
         budget = self.policy.max_enqueued_tokens
         if budget is not None and any(s.state in UNSENT and s.n_tokens > budget for s in job.shards):
             reason = "shards that are not sent yet do not fit into max_enqueued_tokens"
-            return self._begin_epoch(snapshot, reason, rows, version)
+            return self._begin_epoch(snapshot, reason, now)
         if built is not None:
             job = _with_rows_of(job, built)
         if spec_digest(spec) != spec_digest(job.spec):
@@ -210,10 +220,10 @@ class _Submission:
             job = msgspec.structs.replace(
                 job, spec=msgspec.structs.replace(job.spec, body=spec.body, custom_id=spec.custom_id)
             )
-        return self._reattach(snapshot, msgspec.structs.replace(job, source_version=version))
+        shards = tuple(_retried(shard) for shard in job.shards)
+        return self._reattach(snapshot, msgspec.structs.replace(job, shards=shards, source_version=now.version))
 
-    def _rows_now(self, job: Job) -> tuple[Source, str | None]:
-        """Return the rows as they are now, and their version; rows that have none are as they were planned."""
+    def _rows_now(self, job: Job) -> _RowsNow:
         source = self.request.source
         try:
             version = source.version
@@ -222,14 +232,11 @@ class _Submission:
             self.engine.log.warning(
                 "The source of the rows cannot be read any more; going on with the rows as they were. %s", error
             )
-            return frozen_rows(self.engine.store, job) or source, job.source_version
+            return _RowsNow(frozen_rows(self.engine.store, job) or source, source, job.source_version)
         if version is None and job.source_version is None:
-            return frozen_rows(self.engine.store, job) or source, None
-        return source, version
-
-    def _compare_requests(self, job: Job, rows: Source) -> Difference:
-        self.engine.log.info("Making the requests again, to compare them with those that were planned.")
-        return compare_requests(self.engine.store, job, rows, self.request.bodies, self.request.spec.custom_id)
+            frozen = frozen_rows(self.engine.store, job) or source
+            return _RowsNow(frozen, frozen, None)
+        return _RowsNow(source, source, version)
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -243,7 +250,6 @@ class _Submission:
             conn_id=self.conn_id or job.conn_id,
             compared_at=job.compared_at if self.max_tries is None else self.max_tries,
             deadline_from=now if now >= deadline_at(job, self.engine.timing) else job.deadline_from,
-            shards=tuple(_retried(shard) for shard in job.shards),
         )
         if after == snapshot.job:
             return snapshot.job
@@ -270,9 +276,7 @@ class _Submission:
             acknowledged=acknowledged,
         )
 
-    def _begin_epoch(
-        self, snapshot: Snapshot, reason: str, rows: Source, version: str | None, built: Built | None = None
-    ) -> Job:
+    def _begin_epoch(self, snapshot: Snapshot, reason: str, now: _RowsNow, built: Built | None = None) -> Job:
         """Begin an epoch that uses again what was paid for, where it fits."""
         job = snapshot.job
         self._log_new_epoch(job, reason)
@@ -281,7 +285,7 @@ class _Submission:
             epoch=job.epoch + 1,
             earlier=tuple(shard for shard in job.all_shards if shard.state not in UNSENT),
             acknowledged=job.acknowledged,
-            plan=(built or self._built(rows, job.epoch + 1, State.DRAFTED), version),
+            plan=(built or self._built(now.to_plan, job.epoch + 1, State.DRAFTED), now.version),
         )
 
     def _log_new_epoch(self, job: Job, reason: str) -> None:
