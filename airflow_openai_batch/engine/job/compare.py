@@ -65,7 +65,13 @@ def compare_requests(store: JobStore, job: Job, source: Source, bodies: Bodies, 
 
 
 def compare_shards(store: JobStore, job: Job, shards: tuple[Shard, ...]) -> Difference:
-    """Compare new first-round shards with the job's. Shards of another size are other requests."""
+    """Compare shards that were written anew with the job's. Shards of another size count as other requests.
+
+    Args:
+        store: The job's store.
+        job: The job.
+        shards: First-round shards of the same or other rows, in row order.
+    """
     roots = roots_of(job)
     if len(roots) != len(shards):
         return Difference.REQUESTS

@@ -10,12 +10,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from airflow_openai_batch.engine.encoding import canonical
-from airflow_openai_batch.engine.endpoints import Limits, check_endpoint
 from airflow_openai_batch.engine.errors import CommitRefused, InputError
 from airflow_openai_batch.engine.identity import spec_digest
 from airflow_openai_batch.engine.job.compare import (
@@ -28,62 +27,16 @@ from airflow_openai_batch.engine.job.compare import (
 from airflow_openai_batch.engine.job.context import Engine
 from airflow_openai_batch.engine.job.planner import deadline_at
 from airflow_openai_batch.engine.job.policy import check_policy
+from airflow_openai_batch.engine.job.request import Request as Request
 from airflow_openai_batch.engine.job.state_machine import is_quiet, reset_for_resubmit
 from airflow_openai_batch.engine.job.summary import counted
-from airflow_openai_batch.engine.model import FORMAT_VERSION, UNSENT, Job, Policy, Shard, Spec, State
-from airflow_openai_batch.engine.requests.bodies import CALLABLE, Bodies, bodies_of
+from airflow_openai_batch.engine.model import FORMAT_VERSION, UNSENT, Job, Policy, Shard, State
+from airflow_openai_batch.engine.requests.bodies import CALLABLE
 from airflow_openai_batch.engine.requests.sharding import Built, build
-from airflow_openai_batch.engine.requests.sources import Source, places_of, source_of
-from airflow_openai_batch.engine.schema.response_format import response_schema, with_response_format
+from airflow_openai_batch.engine.requests.sources import Source
 from airflow_openai_batch.engine.store.job_store import Snapshot
 
 _TRIES = 5
-
-
-class Request:
-    """What a user asks for: rows, and what to ask of each.
-
-    Args:
-        rows: See ``requests.sources.source_of``.
-        endpoint: One of the Batch API's endpoints.
-        body: A template (dict), a callable ``row -> body``, or None for ready-made request lines.
-        response_model: A Pydantic class or JSON Schema for strict structured output.
-        custom_id: Template of the request ids; by default row ordinal and a short digest.
-        limits: What one batch may hold.
-
-    Raises:
-        InputError: Something cannot be used. Nothing was read from the rows yet.
-    """
-
-    def __init__(
-        self,
-        rows: Any,
-        *,
-        endpoint: str,
-        body: Any,
-        response_model: Any = None,
-        custom_id: str | None = None,
-        limits: Limits | None = None,
-    ) -> None:
-        check_endpoint(endpoint)
-        schema = response_schema(response_model)
-        if schema is not None:
-            if not isinstance(body, dict):
-                raise InputError(
-                    "response_model needs body to be a template (a dict); a callable can set the format itself."
-                )
-            body = with_response_format(body, endpoint, schema)
-        self.bodies: Bodies = bodies_of(body, endpoint)
-        self.source = source_of(rows, endpoint=endpoint, ready=body is None)
-        self.sources = places_of(rows)
-        self.limits = limits or Limits()
-        self.spec = Spec(
-            endpoint=endpoint,
-            body=self.bodies.spec_body,
-            custom_id=custom_id,
-            schema=schema.schema if schema is not None else None,
-            schema_name=schema.name if schema is not None else None,
-        )
 
 
 def submit(
