@@ -81,8 +81,10 @@ class OpenAIBatchSensor(BaseSensorOperator):
         """Wait, the way that ``deferrable`` says."""
         from airflow_openai_batch.engine.job.submit import extend_deadline
 
+        ti = context["ti"]
+        # In mode="reschedule" this is called at every poke.
         with airflow_errors():
-            extend_deadline(self._engine()[0])
+            extend_deadline(self._engine()[0], f"{ti.dag_id}/{ti.run_id}/{ti.task_id}/{ti.map_index}", ti.max_tries)
         if not self.deferrable:
             return super().execute(context)
         try:

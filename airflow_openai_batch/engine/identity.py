@@ -81,7 +81,7 @@ class Nonce(NamedTuple):
     """A digest of the shard's requests; empty in batches of older versions."""
 
 
-def nonce(key: JobKey, epoch: int, shard: str, unique: str, content: str = "") -> str:
+def nonce(key: JobKey, epoch: int, shard: str, unique: str, content: str = "", owner: str = "") -> str:
     """Return the metadata value that identifies one intended batch, unique over all jobs and tries.
 
     Args:
@@ -90,8 +90,9 @@ def nonce(key: JobKey, epoch: int, shard: str, unique: str, content: str = "") -
         shard: What names the shard.
         unique: A text that is unique among the intended batches of the shard.
         content: A digest of the shard's requests.
+        owner: The deployment that the job belongs to: two can have the same Dags, runs and tasks.
     """
-    job_hash = hashlib.blake2b(canonical(key), digest_size=8).hexdigest()
+    job_hash = hashlib.blake2b(canonical(key) + owner.encode(), digest_size=8).hexdigest()
     return f"{job_hash}/{epoch}/{shard}/{unique}" + (f"/{content}" if content else "")
 
 

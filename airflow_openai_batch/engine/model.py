@@ -83,11 +83,11 @@ class JobKey(Value, frozen=True, kw_only=True):
 
 
 class Spec(Value, frozen=True, kw_only=True):
-    """What is asked of every row. A change of its digest starts a new epoch."""
+    """What is asked of every row. When its digest changes, the requests are compared with those that were planned."""
 
     endpoint: str
     body: str
-    """Canonical JSON of the template, the fingerprint of a callable, or empty for ready-made request lines."""
+    """Canonical JSON of the template, a mark for a callable, or empty for ready-made request lines."""
     custom_id: str | None = None
     schema: dict[str, Any] | None = None
     schema_name: str | None = None
@@ -337,9 +337,18 @@ class Job(Value, frozen=True, kw_only=True):
     earlier: tuple[Shard, ...] = ()
     """Shards of earlier epochs that still have to be cancelled or harvested, or whose answers may be carried over."""
     acknowledged: tuple[str, ...] = ()
-    """Names of commands that were obeyed, so that they are not obeyed twice."""
+    """Names of commands that were obeyed, or taken back, so that they are not obeyed again."""
     owner: str = ""
     """The deployment that the job belongs to; empty if that is not known."""
+    conn_id: str = ""
+    """The connection that the job was submitted with, for whoever cancels it outside of its tasks."""
+    compared_at: int | None = None
+    """The submitting task's ``max_tries`` when the request was last compared with the plan.
+
+    Airflow sets it anew when a person clears the task, and leaves it when it retries by itself.
+    """
+    waits: dict[str, int] = {}
+    """The ``max_tries`` of each waiting task, by its key, when it last asked whether the deadline may be extended."""
     writer: str = ""
     """Who made this snapshot: tells a repeated write of the storage client from another process."""
     committed_at: float = 0.0

@@ -43,7 +43,8 @@ def intend(engine: Engine, job: Job, shard: Shard) -> Learned:
     """
     now = engine.clock()
     # By the index file, whose name is unique: a job built anew must not adopt what another build had asked.
-    name = nonce(job.key, job.epoch, PurePosixPath(shard.index).stem, engine.unique(), content_of(engine.store, shard))
+    stem, content = PurePosixPath(shard.index).stem, content_of(engine.store, shard)
+    name = nonce(job.key, job.epoch, stem, engine.unique(), content, job.owner)
     return Learned(
         Fact.INTENT_SAVED,
         ShardUpdate(
@@ -224,7 +225,7 @@ def adopt(engine: Engine, job: Job) -> list[tuple[Shard, Learned]]:
     except ApiError as error:
         engine.log.debug("Could not look for batches of this job that its store does not know: %s", error)
         return []
-    who = parse_nonce(nonce(job.key, job.epoch, "", ""))
+    who = parse_nonce(nonce(job.key, job.epoch, "", "", owner=job.owner))
     candidates = [
         (batch, parsed)
         for batch in listed
