@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from math import inf
 from typing import IO, TYPE_CHECKING, Any
@@ -317,6 +318,31 @@ class _Order:
     @property
     def _is_newest_first(self) -> bool:
         return self._is_sorted and self._newest > self._oldest
+
+
+def check_access(client: OpenAI) -> None:
+    """Check that batches and files can be read, by asking for some that do not exist.
+
+    That the server itself does not know them shows that it would answer. A listing, which would show it too, is missing
+    on some servers and forbidden to some keys.
+
+    Args:
+        client: The client.
+
+    Raises:
+        ApiError: They cannot be read; its message says which.
+    """
+    from airflow_openai_batch.engine.api.transport import bounded
+
+    once: OpenAI = bounded(client)
+    for what, retrieve in (("batch", once.batches.with_raw_response), ("file", once.files.with_raw_response)):
+        try:
+            with translated():
+                within(_CALL_S, partial(retrieve.retrieve, f"{what}_connection_test", timeout=_timeout(_CALL_S)))
+        except errors.Refused:
+            continue  # of all refusals, those for a lack of rights come first
+        except errors.ApiError as error:
+            raise type(error)(f"No {what} can be read: {error}", status=error.status, code=error.code) from error
 
 
 async def retrieve_async(client: AsyncOpenAI, batch_id: str, timeout_s: float) -> Batch:

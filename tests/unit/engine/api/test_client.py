@@ -333,9 +333,9 @@ def packed(n: int) -> bytes:
 @pytest.mark.parametrize("status", [200, 500])
 @pytest.mark.parametrize("name", ["upload", "create", "retrieve", "list", "cancel"])
 def test_json_that_unpacks_to_many_times_its_size_is_stopped(name: str, status: int, http: DefaultHttpxClient) -> None:
-    with HostileServer(reply(status, packed(65 << 20), content_encoding="gzip")).running() as server:
-        with pytest.raises(errors.Unclear, match="larger than"):
-            CALLS[name](Api(OpenAI(base_url=server.url, api_key="k", http_client=http)))
+    server = HostileServer(reply(status, packed(65 << 20), content_encoding="gzip"))
+    with server.running(), pytest.raises(errors.Unclear, match="larger than"):
+        CALLS[name](Api(OpenAI(base_url=server.url, api_key="k", http_client=http)))
 
 
 @pytest.mark.parametrize("status", [200, 500])
