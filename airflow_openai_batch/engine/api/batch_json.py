@@ -225,12 +225,12 @@ def _epoch(value: Any) -> float | None:
     is how some servers write an absent time.
     """
     seconds = number_of(value)
-    if seconds is None:
-        moment = _moment(value)
-        seconds = moment.timestamp() if moment is not None else None
-    for _ in range(3):  # milliseconds, microseconds, nanoseconds
-        if seconds is not None and seconds > _MILLISECONDS:
-            seconds /= 1000
+    moment = _moment(value) if seconds is None else None
+    if moment is not None:
+        seconds = moment.timestamp()
+    elif seconds is not None:
+        for _ in range(3):  # milliseconds, microseconds, nanoseconds
+            seconds /= 1000 if seconds > _MILLISECONDS else 1
     return seconds if seconds is not None and 0 < seconds < _MAX_TIME else None
 
 
