@@ -165,6 +165,8 @@ class Batch(Value, frozen=True, kw_only=True):
     n_failed: int = 0
     nonce: str | None = None
     errors: tuple[LineError, ...] = ()
+    is_local_time: bool = False
+    """Whether ``created_at`` came without a zone: it was read as UTC and may be many hours off."""
 
 
 class Upload(Value, frozen=True, kw_only=True):

@@ -53,19 +53,22 @@ def test_every_other_free_call_is_repeated_as_well(world, on, fault):
     w.assert_paid_once(3)
 
 
-def test_retry_after_is_respected_even_if_it_is_long(world):
+@pytest.mark.parametrize(("asked", "given"), [(3000, 3000), (86_400, 3600), ("1e18", 3600), ("inf", 30), ("nan", 30)])
+def test_retry_after_is_respected_up_to_an_hour(world, asked, given):
     w = world()
     w.submit(3)
     w.advance()
     w.clock.advance(400)
-    w.fault(POLL, {"status": {"code": 429, "retry_after": 5000}}, times=1)
+    w.fault(POLL, {"status": {"code": 429, "retry_after": asked}}, times=1)
     at = w.clock.now()
     waited = w.advance()
     n_polls = w.n_calls("GET", "/v1/batches/")
-    assert waited.wake_at == at + 5000
-    w.clock.advance(4999)
+    assert waited.wake_at == at + given
+    w.clock.advance(given - 1)
     w.advance()
     assert w.n_calls("GET", "/v1/batches/") == n_polls
+    assert w.done().n_succeeded == 3
+    w.assert_paid_once(3)
 
 
 def test_a_rate_limited_create_makes_no_batch_and_is_repeated_later(world):

@@ -146,7 +146,8 @@ def queue_full(engine: Engine, shard: Shard, message: str, batch: Batch | None) 
     hold = None
     if batch is not None and (problem := account_problem(batch)):
         hold = denied(Denied(problem))
-    limit = queue_limit(message)
+    stated = queue_limit(message)
+    limit = stated.n if stated is not None and stated.unit == "tokens" else None
     factor = _UNFIT_FACTOR if shard.backoff.n_waits < _DOUBTFUL_WAITS else _DOUBTFUL_FACTOR
     if limit is not None and shard.n_tokens > factor * limit:
         hold = (
