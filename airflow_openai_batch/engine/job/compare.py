@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,12 @@ class Difference(Enum):
 
 def roots_of(job: Job) -> list[Shard]:
     """Return the first-round shards, in the order of their first rows."""
-    return sorted((shard for shard in job.shards if shard.parent is None), key=lambda shard: shard.first_row)
+    return in_row_order(shard for shard in job.shards if shard.parent is None)
+
+
+def in_row_order(shards: Iterable[Shard]) -> list[Shard]:
+    """Return shards in the order of their first rows; those of several models overlap."""
+    return sorted(shards, key=lambda shard: shard.first_row)
 
 
 def planned_index(store: JobStore, root: Shard) -> Index:
@@ -70,13 +75,13 @@ def compare_shards(store: JobStore, job: Job, shards: tuple[Shard, ...]) -> Diff
     Args:
         store: The job's store.
         job: The job.
-        shards: First-round shards of the same or other rows, in row order.
+        shards: First-round shards of the same or other rows.
     """
     roots = roots_of(job)
     if len(roots) != len(shards):
         return Difference.REQUESTS
     difference = Difference.NONE
-    for old, new in zip(roots, shards, strict=True):
+    for old, new in zip(roots, in_row_order(shards), strict=True):
         planned, index = planned_index(store, old), read_index(store, new.index)
         if (planned.ordinals, planned.digests) != (index.ordinals, index.digests):
             return Difference.REQUESTS
