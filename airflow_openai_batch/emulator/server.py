@@ -19,7 +19,7 @@ from airflow_openai_batch.emulator.admin import admin_routes
 from airflow_openai_batch.emulator.api_error import ApiError, error_json
 from airflow_openai_batch.emulator.backend import Backend
 from airflow_openai_batch.emulator.checks import check_limit, check_upload, parse_expiration
-from airflow_openai_batch.emulator.http_faults import FaultMiddleware
+from airflow_openai_batch.emulator.http_faults import LISTING, FaultMiddleware
 from airflow_openai_batch.emulator.model import FILE_LIFETIME_S, Status, StoredFile
 from airflow_openai_batch.emulator.view import batch_json
 
@@ -84,7 +84,7 @@ class _Api:
             assert isinstance(file, UploadFile) and isinstance(purpose, str)  # noqa: S101 - for the type checker
             lifetime_s = parse_expiration(_expires_after(form), "expires_after")
             stored = await asyncio.to_thread(self._store, file, purpose, lifetime_s)
-        return JSONResponse(stored.to_json())
+        return JSONResponse(stored.to_json(self._backend.clock.now()))
 
     async def list_files(self, request: Request) -> Response:
         """GET /v1/files."""
@@ -98,12 +98,13 @@ class _Api:
             [(stored.id, stored) for stored in files],
             query.get("after"),
             check_limit(query.get("limit"), 10_000, 10_000),
-            lambda stored: stored.to_json(),
+            lambda stored: stored.to_json(self._backend.clock.now()),
         )
 
     async def get_file(self, request: Request) -> Response:
         """GET /v1/files/{file_id}."""
-        return JSONResponse(self._backend.file_store.get(request.path_params["file_id"]).to_json())
+        stored = self._backend.file_store.get(request.path_params["file_id"])
+        return JSONResponse(stored.to_json(self._backend.clock.now()))
 
     async def delete_file(self, request: Request) -> Response:
         """DELETE /v1/files/{file_id}."""
@@ -114,7 +115,11 @@ class _Api:
     async def file_content(self, request: Request) -> Response:
         """GET /v1/files/{file_id}/content, streamed."""
         stored = self._backend.file_store.get(request.path_params["file_id"])
-        headers = {"content-length": str(stored.size), "content-disposition": f'attachment; filename="{stored.id}"'}
+        headers = {"content-disposition": f'attachment; filename="{stored.id}"'}
+        if stored.faults:
+            content = await asyncio.to_thread(stored.shown_content, self._backend.clock.now())
+            return Response(content, media_type="application/octet-stream", headers=headers)
+        headers["content-length"] = str(stored.size)
         return StreamingResponse(_chunks(stored), media_type="application/octet-stream", headers=headers)
 
     async def create_batch(self, request: Request) -> Response:
@@ -123,12 +128,13 @@ class _Api:
         return JSONResponse(batch_json(batch, Status.VALIDATING))
 
     async def list_batches(self, request: Request) -> Response:
-        """GET /v1/batches, newest first."""
+        """GET /v1/batches, newest first unless a fault says otherwise."""
         await self._settle()
-        query = request.query_params
+        query, fault = request.query_params, request.scope[LISTING]
         limit = check_limit(query.get("limit"), 20, 100)
-        batches = [(batch.id, batch) for batch in self._backend.listed()]
-        return _page(batches, query.get("after"), limit, batch_json)
+        after = None if fault.get("cursor") == "ignored" else query.get("after")
+        batches = self._backend.listed(fault.get("order", "newest"), fault.get("lag", 0.0))
+        return _page([(batch.id, batch) for batch in batches], after, limit, batch_json, fault.get("has_more"))
 
     async def get_batch(self, request: Request) -> Response:
         """GET /v1/batches/{batch_id}."""
@@ -197,7 +203,13 @@ async def _chunks(stored: StoredFile) -> AsyncIterator[bytes]:
             yield chunk
 
 
-def _page(items: list[tuple[str, Any]], after: str | None, limit: int, show: Callable[[Any], Any]) -> JSONResponse:
+def _page(
+    items: list[tuple[str, Any]],
+    after: str | None,
+    limit: int,
+    show: Callable[[Any], Any],
+    has_more: bool | None = None,
+) -> JSONResponse:
     """Return one page of a listing.
 
     Args:
@@ -205,6 +217,7 @@ def _page(items: list[tuple[str, Any]], after: str | None, limit: int, show: Cal
         after: The id after which the page starts; None starts with the first item.
         limit: The page size.
         show: Converts an item to JSON.
+        has_more: What the page says of a next one; None is the truth.
 
     Raises:
         ApiError: 400, no item has the id `after`.
@@ -217,7 +230,8 @@ def _page(items: list[tuple[str, Any]], after: str | None, limit: int, show: Cal
             raise ApiError(400, f"Invalid 'after': '{after}' was not found.", code="invalid_value", param="after")
     page = items[start : start + limit]
     first, last = (page[0][0], page[-1][0]) if page else (None, None)
-    has_more = start + limit < len(items)
+    if has_more is None:
+        has_more = start + limit < len(items)
     data = [show(item) for _, item in page]
     return JSONResponse({"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": has_more})
 
