@@ -34,7 +34,7 @@ _CALL_FAULTS: dict[str, tuple[str, ...]] = {
     "gzip": ("padding",),
     "redirect": ("loop",),
     "edit": ("set", "drop", "wrap"),
-    "listing": ("order", "cursor", "has_more", "lag"),
+    "listing": ("order", "cursor", "has_more", "lag", "page"),
 }
 _ROW_FAULTS: dict[str, tuple[str, ...]] = {
     "http_error": ("status", "code", "message", "type", "in_output"),

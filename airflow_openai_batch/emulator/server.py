@@ -131,7 +131,7 @@ class _Api:
         """GET /v1/batches, newest first unless a fault says otherwise."""
         await self._settle()
         query, fault = request.query_params, request.scope[LISTING]
-        limit = check_limit(query.get("limit"), 20, 100)
+        limit = min(check_limit(query.get("limit"), 20, 100), fault.get("page", 100))
         after = None if fault.get("cursor") == "ignored" else query.get("after")
         batches = self._backend.listed(fault.get("order", "newest"), fault.get("lag", 0.0))
         return _page([(batch.id, batch) for batch in batches], after, limit, batch_json, fault.get("has_more"))

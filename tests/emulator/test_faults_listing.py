@@ -53,6 +53,14 @@ def test_a_listing_may_lie_about_a_next_page(named, has_more):
     assert kit.client.batches.list(limit=100).has_more is has_more
 
 
+def test_a_page_may_be_smaller_than_asked_for(named):
+    kit, created = named
+    listing(kit, page=2)
+
+    assert len(kit.client.batches.list(limit=100).data) == 2
+    assert [batch.id for batch in kit.client.batches.list(limit=100)] == created[::-1]
+
+
 def test_a_listing_may_lag(named):
     kit, created = named
     listing(kit, lag=25)
