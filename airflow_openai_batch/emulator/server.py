@@ -49,6 +49,13 @@ def make_app(backend: Backend) -> FaultMiddleware:
     return FaultMiddleware(Starlette(routes=routes, exception_handlers=handlers), backend)
 
 
+class _Json(JSONResponse):
+    """JSON in ASCII, as a half surrogate pair has no other form."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content).encode()
+
+
 class _Api:
     """One method per route."""
 
@@ -84,7 +91,7 @@ class _Api:
             assert isinstance(file, UploadFile) and isinstance(purpose, str)  # noqa: S101 - for the type checker
             lifetime_s = parse_expiration(_expires_after(form), "expires_after")
             stored = await asyncio.to_thread(self._store, file, purpose, lifetime_s)
-        return JSONResponse(stored.to_json(self._backend.clock.now()))
+        return _Json(stored.to_json(self._backend.clock.now()))
 
     async def list_files(self, request: Request) -> Response:
         """GET /v1/files."""
@@ -104,13 +111,13 @@ class _Api:
     async def get_file(self, request: Request) -> Response:
         """GET /v1/files/{file_id}."""
         stored = self._backend.file_store.get(request.path_params["file_id"])
-        return JSONResponse(stored.to_json(self._backend.clock.now()))
+        return _Json(stored.to_json(self._backend.clock.now()))
 
     async def delete_file(self, request: Request) -> Response:
         """DELETE /v1/files/{file_id}."""
         file_id = request.path_params["file_id"]
         self._backend.delete_file(file_id)
-        return JSONResponse({"object": "file", "id": file_id, "deleted": True})
+        return _Json({"object": "file", "id": file_id, "deleted": True})
 
     async def file_content(self, request: Request) -> Response:
         """GET /v1/files/{file_id}/content, streamed."""
@@ -125,7 +132,7 @@ class _Api:
     async def create_batch(self, request: Request) -> Response:
         """POST /v1/batches."""
         batch = await asyncio.to_thread(self._backend.create, await _json_body(request))
-        return JSONResponse(batch_json(batch, Status.VALIDATING))
+        return _Json(batch_json(batch, Status.VALIDATING))
 
     async def list_batches(self, request: Request) -> Response:
         """GET /v1/batches, newest first unless a fault says otherwise."""
@@ -139,7 +146,7 @@ class _Api:
     async def get_batch(self, request: Request) -> Response:
         """GET /v1/batches/{batch_id}."""
         await self._settle(request.path_params["batch_id"])
-        return JSONResponse(batch_json(self._backend.get(request.path_params["batch_id"])))
+        return _Json(batch_json(self._backend.get(request.path_params["batch_id"])))
 
     async def cancel_batch(self, request: Request) -> Response:
         """POST /v1/batches/{batch_id}/cancel."""
@@ -147,16 +154,14 @@ class _Api:
         batch = self._backend.get(request.path_params["batch_id"])
         status_before = batch.status
         self._backend.cancel(batch.id)
-        return JSONResponse(
-            batch_json(batch, status_before if status_before is Status.CANCELLED else Status.CANCELLING)
-        )
+        return _Json(batch_json(batch, status_before if status_before is Status.CANCELLED else Status.CANCELLING))
 
     async def list_models(self, _: Request) -> Response:
         """GET /v1/models."""
         created = int(self._backend.clock.now())
         names = sorted(self._backend.settings.limits.models or _MODELS)
         data = [{"id": name, "object": "model", "created": created, "owned_by": "emulator"} for name in names]
-        return JSONResponse({"object": "list", "data": data})
+        return _Json({"object": "list", "data": data})
 
     def _store(self, file: UploadFile, purpose: str, lifetime_s: float | None) -> StoredFile:
         path = self._backend.file_store.new_path()
@@ -209,7 +214,7 @@ def _page(
     limit: int,
     show: Callable[[Any], Any],
     has_more: bool | None = None,
-) -> JSONResponse:
+) -> Response:
     """Return one page of a listing.
 
     Args:
@@ -233,15 +238,15 @@ def _page(
     if has_more is None:
         has_more = start + limit < len(items)
     data = [show(item) for _, item in page]
-    return JSONResponse({"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": has_more})
+    return _Json({"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": has_more})
 
 
 async def _on_api_error(_: Request, error: ApiError) -> Response:
-    return JSONResponse(error.to_json(), error.status)
+    return _Json(error.to_json(), error.status)
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
     message = error.detail
     if error.status_code in (404, 405):
         message = f"Invalid URL ({request.method} {request.url.path})"
-    return JSONResponse(error_json(error.status_code, message), error.status_code)
+    return _Json(error_json(error.status_code, message), error.status_code)

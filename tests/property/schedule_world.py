@@ -170,7 +170,7 @@ class World:
         """Says where a process is to be frozen, for stories that are told and not drawn."""
         self.trace: list[str] = []
         self.n_calls = 0
-        self._root = UPath(folder / "store")
+        self.store_folder = folder / "store"
         files = folder / "emulator"
         files.mkdir(parents=True)
         self._settings = Settings(answer=self._answer, duration=plan.duration_s, seed=plan.seed)
@@ -178,8 +178,8 @@ class World:
         # No threads: work that is due is done by whoever looks first.
         self.backend.progress._validators = Lazily()
         self.backend.progress._workers = Lazily()
-        self.backend.faults.add(*plan.rules)
-        self.witness = Witness(plan, self.backend, self.clock)
+        self.backend.faults.add(*plan.all_rules)
+        self.witness = Witness(plan, self.backend, self.clock, self.store_folder)
         loop, wire, self._client = _shared()
         wire.world = self
         self._wire = Wire(make_app(self.backend), loop)
@@ -210,7 +210,7 @@ class World:
 
     def store(self) -> DangerousStore:
         """Return the job's store, as a new process sees it."""
-        store = DangerousStore(self._root, KEY)
+        store = DangerousStore(UPath(self.store_folder), KEY)
         store.world = self
         return store
 
@@ -261,6 +261,14 @@ class World:
             since = [p.posting_since for p in self.processes if p.posting_since is not None]
             seconds = min([seconds, *(PATIENCE_S - (now - at) for at in since)])
         self.clock.advance(max(0.0, seconds))
+
+    def calm_down(self) -> list[dict[str, Any]]:
+        """Let no more go wrong but what the server always does wrong. Returns the rules that were, with their use."""
+        self.is_wild = False
+        rules = self.backend.faults.to_json()
+        self.backend.faults.clear()
+        self.backend.faults.add(*self.plan.traits)
+        return rules
 
     def next_change_s(self) -> float:
         """Return the seconds until something changes at OpenAI by itself."""
