@@ -62,13 +62,11 @@ def main() -> int:
     args = _parsed()
     seeds = range(args.first, args.first + args.schedules)
     new = _misbehaviours(args.new)
-    groups = [(name,) for name in new] if args.each else [new]
-    tasks = [(seed, seed % 3 == 2, group) for group in groups for seed in seeds]
     began = time.monotonic()
     with Pool(args.processes) as pool:
-        reports = list(pool.imap_unordered(one, tasks, chunksize=4))
-    if args.each:
-        return _print_each(groups, reports)
+        if args.each:
+            return _run_each(pool, [(name,) for name in new], seeds)
+        reports = list(pool.imap_unordered(one, [(seed, seed % 3 == 2, new) for seed in seeds], chunksize=4))
     took_s = time.monotonic() - began
     n = {is_frozen: _totals(r for r in reports if r.is_frozen is is_frozen) for is_frozen in (False, True)}
     print(f"{'':32}{'patient':>10}{'frozen':>10}")
@@ -100,16 +98,16 @@ def _misbehaviours(names: list[str]) -> tuple[str, ...]:
     return () if names == ["none"] else tuple(names) or NEW
 
 
-def _print_each(groups: list[tuple[str, ...]], reports: list[Any]) -> int:
+def _run_each(pool: Any, groups: list[tuple[str, ...]], seeds: range) -> int:
     """Print a line for each misbehaviour, with what broke first."""
     n_broken = 0
     print(f"{'':32}{'schedules':>10}{'held':>8}{'broken':>8}")
-    for (name,) in groups:
-        own = sorted((r for r in reports if r.drawn == (name,)), key=lambda r: r.seed)
-        broken = [r for r in own if r.violation]
-        held = sum(r.n["held for good"] + r.n["accepted as missing"] > 0 for r in own)
+    for group in groups:
+        reports = pool.map(one, [(seed, seed % 3 == 2, group) for seed in seeds], chunksize=2)
+        broken = [report for report in reports if report.violation]
+        held = sum(report.n["held for good"] + report.n["accepted as missing"] > 0 for report in reports)
         first = f"  {broken[0].seed}: {broken[0].violation[:150]}" if broken else ""
-        print(f"{name:32}{len(own):>10}{held:>8}{len(broken):>8}{first}")
+        print(f"{group[0]:32}{len(reports):>10}{held:>8}{len(broken):>8}{first}", flush=True)
         n_broken += len(broken)
     return 1 if n_broken else 0
 

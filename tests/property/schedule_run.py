@@ -31,7 +31,9 @@ from airflow_openai_batch.engine.model import Job
 from airflow_openai_batch.engine.results.sinks import ListSink
 from airflow_openai_batch.engine.results.writer import write_results
 
-_MOST_ADVANCES = 1500
+_MOST_ADVANCES = 350
+_PATIENT_ADVANCES = 150
+"""After so many, whoever waits looks every few hours only."""
 _MOST_HELD = 12
 _STEPS_S = (1.0, 10.0, 35.0, 65.0, 130.0, 200.0, 600.0, 3700.0, 30_000.0)
 
@@ -247,7 +249,7 @@ class Schedule:
         work: Any = self._submit_and_advance
         self.held = None
         n_held = 0
-        for _ in range(_MOST_ADVANCES):
+        for n_advances in range(_MOST_ADVANCES):
             process = self.world.start(work)
             self._judge_end(process)
             found, work = process.found, advance
@@ -268,6 +270,8 @@ class Schedule:
                     return
             elif isinstance(found, Wait):
                 self._wait(found)
+                if n_advances > _PATIENT_ADVANCES:
+                    self.world.pass_time(6 * 3600.0)
         raise Violation(f"The job does not end: {self._job()}")
 
     def _accept_missing(self, reason: str) -> bool:

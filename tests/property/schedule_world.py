@@ -23,7 +23,7 @@ import httpx2
 from openai import DefaultHttpxClient, OpenAI
 from schedule_plan import PATIENCE_S, TIMING, Plan
 from schedule_wire import Lazily, Wire, make_loop
-from schedule_witness import Witness
+from schedule_witness import Violation, Witness
 from upath import UPath
 
 from airflow_openai_batch.emulator.answers import Answered, HttpError, default_answer
@@ -40,6 +40,7 @@ from airflow_openai_batch.engine.store.job_store import JobStore
 KEY = JobKey(dag_id="labels", run_id="manual__2026-11-22", task_id="ask")
 NONCE = "airflow_openai_batch"
 _CREATE = "POST /v1/batches"
+_MOST_MOMENTS = 50_000
 
 _log = logging.getLogger("fault_schedules")
 
@@ -230,6 +231,8 @@ class World:
         if threading.current_thread().name.startswith(WRITE_BEHIND):
             return  # beside the main thread, so the order would not be the same at each replay
         process = self.running
+        if len(self.trace) > _MOST_MOMENTS:
+            raise Violation("It goes on for ever")
         self.trace.append(f"{self.clock.now() - 1.795e9:.0f} P{self._number(process)} {what}")
         if process is None:
             return
