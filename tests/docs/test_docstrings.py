@@ -14,10 +14,8 @@ PACKAGE = ROOT / "airflow_openai_batch"
 MOST_WITHOUT_ARGS = 2
 
 UNDOCUMENTED = {
-    "airflow_openai_batch/demo/airflow_rest.py",
     "airflow_openai_batch/demo/night.py",
     "airflow_openai_batch/demo/outcome.py",
-    "airflow_openai_batch/demo/stack.py",
     "airflow_openai_batch/engine/job/planner.py",
     "airflow_openai_batch/engine/job/retry.py",
     "airflow_openai_batch/engine/job/state_machine.py",

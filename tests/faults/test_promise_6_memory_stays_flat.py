@@ -27,3 +27,22 @@ def test_a_plan_of_more_rows_takes_no_more_memory(world):
     small = peak(20_000)
     large = peak(60_000)
     assert large < small + 4_000_000
+
+
+def test_more_rows_of_several_models_in_turns_take_no_more_memory(world):
+    """Planned with most of them waiting on the disk, fetched, and put in order. To hold them would take 7 MB more."""
+    text = "word " * 120
+
+    def peak(n, n_models):
+        w = world()
+        rows = ({"id": i, "text": f"{i} {text}", "m": f"gpt-{i % n_models}"} for i in range(n))
+
+        def act():
+            w.submit(lambda: rows, body={"model": "{m}", "input": "{text}"})
+            w.done()
+            w.write("out.parquet")
+
+        return _peak_bytes(act)
+
+    peak(10, 5)
+    assert peak(15_000, 40) < peak(5_000, 5) + 3_000_000

@@ -24,6 +24,7 @@ from airflow_openai_batch.emulator.model import Status
 from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.errors import StoreError
 from airflow_openai_batch.engine.job.advance import advance
+from airflow_openai_batch.engine.job.commands import resume
 from airflow_openai_batch.engine.job.context import Engine
 from airflow_openai_batch.engine.job.status import Done, Held, Wait
 from airflow_openai_batch.engine.job.submit import Request, submit
@@ -188,6 +189,7 @@ class Schedule:
         )
 
     def _submit_and_advance(self, engine: Engine) -> Wait | Done | Held:
+        resume(engine.store, engine.clock)  # who clears a cancelled job here wants it to go on
         submit(engine, self._request(), self._policy, start_over=self._start_over)
         return advance(engine)
 

@@ -80,13 +80,12 @@ def _first_violation(seeds: range, folder: Path) -> str:
 
 
 def test_the_schedules_notice_a_store_that_overwrites(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    def overwrite(self: Any, name: str, data: bytes) -> bool:
+    def overwrite(self: Any, name: str, data: bytes) -> None:
         target = Path(self._at(name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        is_refused = name.startswith("probe") and target.exists()
-        if not is_refused:
-            target.write_bytes(data)
-        return not is_refused
+        if name.startswith("probe") and target.exists():
+            raise FileExistsError(name)
+        target.write_bytes(data)
 
     monkeypatch.setattr("airflow_openai_batch.engine.store.job_store.JobStore._link", overwrite)
     assert re.search("live batches|still run|paid for twice", _first_violation(range(80), folder))

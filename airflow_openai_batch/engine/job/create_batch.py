@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import PurePosixPath
 
 import msgspec
@@ -10,7 +11,7 @@ from airflow_openai_batch.engine.api.errors import is_file_message
 from airflow_openai_batch.engine.errors import ApiError, Denied, NotFound, QueueFull, Refused, Unavailable, Unclear
 from airflow_openai_batch.engine.identity import NONCE_KEY, nonce, parse_nonce
 from airflow_openai_batch.engine.job.context import Engine, Learned
-from airflow_openai_batch.engine.job.failures import denied, not_created, problem_of, queue_full, rejected
+from airflow_openai_batch.engine.job.failures import denied, is_believed, not_created, problem_of, queue_full, rejected
 from airflow_openai_batch.engine.job.state_machine import (
     FRUITLESS_STATUSES,
     Fact,
@@ -18,11 +19,15 @@ from airflow_openai_batch.engine.job.state_machine import (
     fact_of_missing_file,
     one_more_miss,
 )
-from airflow_openai_batch.engine.model import ENDED_STATUSES, Batch, Intent, Job, Shard, describe
+from airflow_openai_batch.engine.model import ENDED_STATUSES, Batch, Intent, Job, Shard, State, describe
+from airflow_openai_batch.engine.store.index import read_index
+from airflow_openai_batch.engine.store.job_store import JobStore
 
 _LOOK_BACK_S = 900.0
 """How much older than our intent a batch may look, for clocks that disagree."""
 
+_WIPED_LOOK_BACK_S = 26 * 3600.0
+"""How old a batch may be that a wiped store has forgotten. OpenAI: it ends after 24 h at the latest."""
 _CANCEL_TRIES = 5
 
 _CANCEL_PAUSE_S = 2.0
@@ -38,13 +43,15 @@ def intend(engine: Engine, job: Job, shard: Shard) -> Learned:
     """
     now = engine.clock()
     # By the index file, whose name is unique: a job built anew must not adopt what another build had asked.
-    name = nonce(job.key, job.epoch, PurePosixPath(shard.index).stem, engine.unique())
+    stem, content = PurePosixPath(shard.index).stem, content_of(engine.store, shard)
+    name = nonce(job.key, job.epoch, stem, engine.unique(), content, job.owner)
     return Learned(
         Fact.INTENT_SAVED,
         ShardUpdate(
             intent=Intent(nonce=name, at=now),
             backoff=msgspec.structs.replace(shard.backoff, not_before=now + engine.timing.grace_s),
             n_creates=shard.n_creates + 1,
+            refused_at=shard.refused_at,
         ),
     )
 
@@ -81,6 +88,8 @@ def post(engine: Engine, job: Job, shard: Shard) -> Learned:
     except QueueFull as error:
         return queue_full(engine, shard, str(error), None)
     except Denied as error:
+        if not is_believed(engine, job, shard, error):
+            return Learned(Fact.NOT_CREATED, not_created(engine, shard, error))
         return Learned(Fact.NOT_CREATED, not_created(engine, shard, error, pause_s=0.0), hold=denied(error))
     except Unavailable as error:
         return Learned(Fact.NOT_CREATED, not_created(engine, shard, error))
@@ -105,7 +114,10 @@ def _refused_create(engine: Engine, shard: Shard, error: ApiError) -> Learned:
 
 def _known(shard: Shard, batch: Batch) -> Learned:
     backoff = msgspec.structs.replace(shard.backoff, not_before=0.0)
-    return Learned(Fact.BATCH_KNOWN, ShardUpdate(batch=batch, backoff=backoff, problem=None, cancel_asked_at=None))
+    return Learned(
+        Fact.BATCH_KNOWN,
+        ShardUpdate(batch=batch, backoff=backoff, problem=None, cancel_asked_at=None, n_absent=0),
+    )
 
 
 def look(engine: Engine, job: Job, shard: Shard) -> Learned:
@@ -126,7 +138,8 @@ def look(engine: Engine, job: Job, shard: Shard) -> Learned:
             return Learned(Fact.POSTPONED, ShardUpdate(intent=intent))
         engine.log.info("Shard %s: no batch was created; creating it again costs nothing extra.", shard.id)
         backoff = msgspec.structs.replace(shard.backoff, not_before=0.0)
-        return Learned(Fact.BATCH_ABSENT, ShardUpdate(intent=None, doubt=shard.intent, backoff=backoff))
+        update = ShardUpdate(intent=None, doubt=shard.intent, backoff=backoff, n_absent=shard.n_absent + 1)
+        return Learned(Fact.BATCH_ABSENT, update)
     adopted, *extras = sorted(mine, key=lambda b: (b.status in FRUITLESS_STATUSES, b.created_at or 0.0))
     for extra in extras:
         if extra.status not in ENDED_STATUSES:
@@ -174,15 +187,63 @@ def cancel_strangers(engine: Engine, job: Job) -> None:
 def _owner(text: str | None) -> tuple[str, int, str] | None:
     """Return job, epoch and shard of a nonce: what all tries of a shard have in common."""
     parsed = parse_nonce(text) if text is not None else None
-    return parsed[:3] if parsed is not None else None
+    return (parsed.job, parsed.epoch, parsed.shard) if parsed is not None else None
 
 
 def _is_mine(batch: Batch, job: Job, shard: Shard) -> bool:
-    """Match the nonce up to its unique part: a batch of an earlier try of the same shard is ours as well."""
-    if batch.nonce is None or shard.intent is None or batch.id in shard.past_batches:
+    """Return whether a batch was created for a shard: by its nonce, or by its input file, which is no other shard's.
+
+    The nonce counts up to its unique part: a batch of an earlier try of the same shard is ours as well. Seen: gateways
+    drop metadata; times are of no help, as servers write them in other zones and by other clocks.
+    """
+    if shard.intent is None or batch.id in shard.past_batches:
         return False
-    # The store of a run may have been deleted and the run submitted again: a batch older than the job is not its own.
-    born_at = min(job.created_at, shard.intent.at)
-    if batch.created_at is not None and batch.created_at < born_at - _LOOK_BACK_S:
-        return False
+    if batch.nonce is None:
+        return batch.input_file_id is not None and batch.input_file_id == shard.upload.file_id
     return _owner(batch.nonce) is not None and _owner(batch.nonce) == _owner(shard.intent.nonce)
+
+
+def content_of(store: JobStore, shard: Shard) -> str:
+    """Return a digest of a shard's requests: ids and bodies, in the order of the request file."""
+    content = hashlib.sha256()
+    index = read_index(store, shard.index)
+    for custom_id, digest in zip(index.custom_ids, index.digests, strict=True):
+        content.update(custom_id.encode() + b"\0" + digest)
+    return content.hexdigest()[:32]
+
+
+def adopt(engine: Engine, job: Job) -> list[tuple[Shard, Learned]]:
+    """Find batches of shards that are about to be sent: of a store that was wiped, or set back by a restored backup.
+
+    They are told by their nonce: job, epoch and index file, or the same job with the same requests. A batch of an
+    epoch before this one is not taken: a person may have asked to start over.
+    """
+    unsent = [shard for shard in job.shards if shard.state in (State.PLANNED, State.UPLOADED)]
+    known = {batch_id for s in job.all_shards for batch_id in (*s.past_batches, *([s.batch.id] if s.batch else ()))}
+    try:
+        listed = list(engine.api.batches(min(job.created_at - _LOOK_BACK_S, engine.clock() - _WIPED_LOOK_BACK_S)))
+    except ApiError as error:
+        engine.log.debug("Could not look for batches of this job that its store does not know: %s", error)
+        return []
+    who = parse_nonce(nonce(job.key, job.epoch, "", "", owner=job.owner))
+    candidates = [
+        (batch, parsed)
+        for batch in listed
+        if batch.nonce is not None
+        and batch.id not in known
+        and batch.status not in FRUITLESS_STATUSES
+        and (parsed := parse_nonce(batch.nonce)) is not None
+        and who is not None
+        and parsed.job == who.job
+        and parsed.epoch >= job.epoch
+    ]
+    adopted: list[tuple[Shard, Learned]] = []
+    for shard in unsent if candidates else ():
+        stem, content = PurePosixPath(shard.index).stem, content_of(engine.store, shard)
+        for batch, parsed in candidates:
+            if (parsed.epoch, parsed.shard) == (job.epoch, stem) or (parsed.content and parsed.content == content):
+                engine.log.warning("Shard %s: its store did not know of %s; adopted.", shard.id, describe(batch))
+                adopted.append((shard, _known(shard, batch)))
+                candidates.remove((batch, parsed))
+                break
+    return adopted

@@ -14,6 +14,8 @@ from airflow_openai_batch.engine.errors import InputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from airflow_openai_batch.engine.encoding import Counts
+
 
 LINE_ID = "_request_line_custom_id"
 
@@ -63,6 +65,40 @@ def from_python(rows: Any, *, endpoint: str, ready: bool) -> Iterator[pa.RecordB
         chunk = (first, *itertools.islice(iterator, BATCH_ROWS - 1))
         yield python_batch(chunk, first_row, endpoint, ready)
         first_row += len(chunk)
+
+
+def take_rows(batch: pa.RecordBatch, places: Sequence[int] | Counts) -> pa.RecordBatch:
+    """Return some rows of a record batch.
+
+    Args:
+        batch: The rows.
+        places: The places of those to return, counted from the first row, in the order to return them in.
+    """
+    import pyarrow as pa
+
+    indices = pa.array(places, pa.int64())
+    columns = [_taken(column, indices) for column in batch.columns]
+    return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
+
+
+def _taken(column: pa.Array, indices: pa.Array) -> pa.Array:
+    import pyarrow as pa
+
+    if pa.types.is_string_view(column.type) or pa.types.is_binary_view(column.type):
+        return without_views(column).take(indices).cast(column.type)
+    try:
+        return column.take(indices)
+    except pa.ArrowNotImplementedError:  # views inside of structs
+        return pa.concat_arrays([column.slice(i, 1) for i in indices.to_pylist()])
+
+
+def without_views(column: pa.Array) -> pa.Array:
+    """Return a column of views as strings or bytes: Arrow cannot reorder views, and stores all they are part of."""
+    import pyarrow as pa
+
+    if pa.types.is_string_view(column.type):
+        return column.cast(pa.large_string())
+    return column.cast(pa.large_binary()) if pa.types.is_binary_view(column.type) else column
 
 
 def python_batch(rows: Sequence[Any], first_row: int, endpoint: str, ready: bool) -> pa.RecordBatch:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
@@ -21,9 +22,12 @@ BYTES_PER_TOKEN = 4
 
 _BLOCK_BYTES = 192 * 1024  # larger blocks of memory are returned to the system, and faulted in anew each time
 
+_N_BEFORE = 3
+"""Pieces of a line that stand before the body."""
+
 
 class Requests:
-    """The requests of consecutive rows. What is the same for every row may be given once instead of in a list.
+    """The requests of a record batch. What is the same for every row may be given once instead of in a list.
 
     Args:
         bodies: The canonical bodies, as pieces of JSON.
@@ -35,8 +39,9 @@ class Requests:
         n_rows: Number of rows.
 
     Attributes:
+        ordinals: The ordinal of each row: an array of length `n_rows`, ascending.
         digests: The digest of each request, 16 bytes.
-        n_bytes: The size of each line in bytes; an array of length `n_rows`, as the next two.
+        n_bytes: The size of each line in bytes: an array of length `n_rows`, as the next two.
         n_tokens: The estimated input tokens of each request.
         n_inputs: The embedding inputs of each request.
     """
@@ -54,10 +59,9 @@ class Requests:
     ) -> None:
         import numpy as np
 
-        self.first_row = first_row
+        self.ordinals: Counts = np.arange(first_row, first_row + n_rows)
         self.has_custom_ids = ids is not None
         self.n_rows = n_rows
-        self.bodies = bodies
         self.models = models
         self.digests = digests(endpoint, bodies, n_rows)
         self.ids = default_custom_ids(first_row, self.digests) if ids is None else ids
@@ -65,14 +69,37 @@ class Requests:
         # OpenAI's guide: `url` must equal the batch's endpoint on every line.
         url = b'","method":"POST","url":%b,"body":' % msgspec.json.encode(endpoint)
         around: Pieces = [b'{"custom_id":"', quoted, url, b"}\n"]
-        self._lines: Pieces = [*around[:3], *bodies, *around[3:]]
+        self._lines: Pieces = [*around[:_N_BEFORE], *bodies, *around[_N_BEFORE:]]
         body_bytes = sizes_of(bodies, n_rows)
         self.n_bytes: Counts = body_bytes + sizes_of(around, n_rows)
         self.n_tokens: Counts = body_bytes // BYTES_PER_TOKEN + 1
         self.n_inputs: Counts = np.broadcast_to(np.asarray(n_inputs, dtype=np.int64), (n_rows,))
 
+    @property
+    def bodies(self) -> Pieces:
+        """The canonical bodies, as pieces of JSON."""
+        return self._lines[_N_BEFORE:-1]
+
+    def take(self, places: list[int], model: str) -> Self:
+        """Return some of the requests, which all have the same model.
+
+        Args:
+            places: Their places, counted from the first request, ascending.
+            model: Their model.
+        """
+        taken = copy.copy(self)
+        taken.models, taken.n_rows = model, len(places)
+        taken.ordinals = self.ordinals[places]
+        taken.n_bytes, taken.n_tokens, taken.n_inputs = (
+            counts[places] for counts in (self.n_bytes, self.n_tokens, self.n_inputs)
+        )
+        taken.ids = [self.ids[i] for i in places]
+        taken.digests = [self.digests[i] for i in places]
+        taken._lines = [piece if isinstance(piece, bytes) else [piece[i] for i in places] for piece in self._lines]
+        return taken
+
     def blocks(self, start: int, stop: int) -> Iterator[bytes]:
-        """Return the lines of the rows from `start` to before `stop`, counted from `first_row`, in larger blocks."""
+        """Return the lines of the requests from `start` to before `stop`, counted from the first, in larger blocks."""
         pieces: Pieces = [piece if isinstance(piece, bytes) else piece[start:stop] for piece in self._lines]
         mean = int(self.n_bytes[start:stop].mean()) or 1
         return blocks_of(pieces, stop - start, max(1, _BLOCK_BYTES // mean))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from airflow_openai_batch.engine.concurrency import FileWriter, SerialExecutor
 from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.errors import InputError
+from airflow_openai_batch.engine.identity import DIGEST_BYTES
 from airflow_openai_batch.engine.model import Shard, State
 from airflow_openai_batch.engine.requests.arrow import LINE_BODY
 from airflow_openai_batch.engine.requests.lines import Requests
@@ -27,8 +29,6 @@ class ShardWriter:
     Args:
         store: The job's store.
         name: The shard's id.
-        first_row: The ordinal of its first row.
-        model: The model of all its requests.
         limits: The limits of a batch.
         writers: The thread that closes request files and writes indexes, and the one that writes row parts.
     """
@@ -37,37 +37,33 @@ class ShardWriter:
         self,
         store: JobStore,
         name: str,
-        first_row: int,
-        model: str,
         limits: Limits,
         writers: tuple[SerialExecutor, FileWriter],
     ) -> None:
-        self._store, self._name, self._limits, self._model = store, name, limits, model
+        self._store, self._name, self._limits = store, name, limits
         self._writing, self._row_writer = writers
-        self._first_row = first_row
         self._n_rows = self._n_bytes = self._n_inputs = self._n_tokens = 0
-        self._ids: list[str] = []
-        self._has_custom_ids = False
-        self._digests: list[bytes] = []
+        self._first_row = 0
+        # As arrays, which take a third of the memory that lists of Python objects take.
+        self._ordinals: list[Counts] = []
+        self._ids: list[pa.Array] = []
+        self._digests = bytearray()
+        self._id_hashes = array.array("q")
         self._index = ""
         self._files = contextlib.ExitStack()
         self._requests = store.new_name("requests", name)
         self._file = self._files.enter_context(store.writing(self._requests, is_checked=True))
         self._row_parts = RowPartWriter(store, name)
 
-    def room(self, requests: Requests, start: int, end: int, model: str) -> int:
+    def room(self, requests: Requests, start: int) -> int:
         """Return how many of the next requests still fit into the shard.
 
         Args:
             requests: Requests.
             start: The first one to add, counted from the first of `requests`.
-            end: The one after the last to add.
-            model: Their model.
         """
-        if model != self._model:  # OpenAI's guide: one model in each input file
-            return 0
         limits = self._limits
-        n = min(end - start, limits.max_requests - self._n_rows)
+        n = min(requests.n_rows - start, limits.max_requests - self._n_rows)
         n = _fitting(requests.n_bytes[start : start + n], limits.max_bytes - self._n_bytes)
         n = _fitting(requests.n_inputs[start : start + n], limits.max_inputs - self._n_inputs)
         if limits.max_tokens is not None:
@@ -86,12 +82,18 @@ class ShardWriter:
         Raises:
             InputError: A custom_id is empty.
         """
-        ids = requests.ids[start:stop]
+        import pyarrow as pa
+
+        ids, ordinals = requests.ids[start:stop], requests.ordinals[start:stop]
         if requests.has_custom_ids and "" in ids:
-            raise InputError(f"row {requests.first_row + start + ids.index('')}: the custom_id is empty.")
-        self._ids += ids
-        self._has_custom_ids = requests.has_custom_ids
-        self._digests += requests.digests[start:stop]
+            raise InputError(f"row {ordinals[ids.index('')]}: the custom_id is empty.")
+        if not self._n_rows:
+            self._first_row = int(ordinals[0])
+        if requests.has_custom_ids:
+            self._id_hashes.extend(map(hash, ids))
+        self._ordinals.append(ordinals)
+        self._ids.append(pa.array(ids, pa.string()))
+        self._digests += b"".join(requests.digests[start:stop])
         self._n_rows += stop - start
         self._n_bytes += int(requests.n_bytes[start:stop].sum())
         self._n_inputs += int(requests.n_inputs[start:stop].sum())
@@ -100,23 +102,35 @@ class ShardWriter:
             self._file.write(block)
         self._row_writer.write(self._row_parts.write, rows)
 
-    def close(self) -> None:
-        """Close the files, in the threads.
+    def close(self) -> array.array[int]:
+        """Close the files, in the threads. Returns the hashes of the custom_ids, unless they are our own.
 
         Raises:
             InputError: A custom_id repeats.
         """
-        ordinals = range(self._first_row, self._first_row + self._n_rows)
-        is_doubtful = self._has_custom_ids and len(set(self._ids)) < len(self._ids)
-        if is_doubtful and (error := first_duplicate(zip(self._ids, ordinals, strict=True))):
+        hashes, self._id_hashes = self._id_hashes, array.array("q")
+        if repeated(hashes) and (error := first_duplicate(self._custom_ids())):
             raise error
         self._row_writer.finish(self._row_parts.close)
-        self._writing(self._finish, ordinals)
+        self._writing(self._finish)
+        return hashes
 
-    def _finish(self, ordinals: range) -> None:
+    def _custom_ids(self) -> Iterator[tuple[str, int]]:
+        for ids, ordinals in zip(self._ids, self._ordinals, strict=True):
+            yield from zip(ids.to_pylist(), ordinals.tolist(), strict=True)
+
+    def _finish(self) -> None:
+        import numpy as np
+        import pyarrow as pa
+
         self._files.close()
-        self._index = write_index(self._store, self._name, ordinals, self._ids, self._digests)
-        self._ids, self._digests = [], []
+        digests = pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(DIGEST_BYTES), self._n_rows, [None, pa.py_buffer(bytes(self._digests))]
+        )
+        self._index = write_index(
+            self._store, self._name, np.concatenate(self._ordinals), pa.concat_arrays(self._ids), digests
+        )
+        self._ordinals, self._ids, self._digests = [], [], bytearray()
 
     def abandon(self) -> None:
         """Discard the files that are not closed."""
@@ -147,17 +161,29 @@ def _fitting(counts: Counts, limit: int) -> int:
     return int(np.searchsorted(np.cumsum(counts), limit, side="right"))
 
 
+def repeated(hashes: array.array[int]) -> set[int]:
+    """Sort hashes in place, because a copy would take as much memory again, and return those that repeat."""
+    import numpy as np
+
+    if not hashes:
+        return set()
+    values = np.frombuffer(hashes, dtype=np.int64)
+    values.sort()
+    return set(values[1:][values[1:] == values[:-1]].tolist())
+
+
 def first_duplicate(ids: Iterable[tuple[str, int]]) -> InputError | None:
-    """Return an error that names the first two rows with the same custom_id; None if all differ.
+    """Return an error that names two rows with the same custom_id; None if all differ.
 
     Args:
-        ids: Pairs of custom_id and ordinal.
+        ids: Pairs of custom_id and ordinal, in any order.
     """
     first: dict[str, int] = {}
     for custom_id, ordinal in ids:
-        if (earlier := first.setdefault(custom_id, ordinal)) != ordinal:
+        if (other := first.setdefault(custom_id, ordinal)) != ordinal:
+            earlier, later = sorted((other, ordinal))
             return InputError(
-                f"Rows {earlier} and {ordinal} have the same custom_id {custom_id!r}. It must be unique, because "
+                f"Rows {earlier} and {later} have the same custom_id {custom_id!r}. It must be unique, because "
                 "answers are matched by it. Nothing was uploaded."
             )
     return None

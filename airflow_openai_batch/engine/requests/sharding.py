@@ -1,14 +1,19 @@
-"""Sharding: requests are divided into shards, contiguous ranges of rows that fit into one batch each.
+"""Sharding: requests are divided into shards, each of which has one model and fits into one batch.
+
+Rows of different models may come in any order: a shard stays open until it is full or the rows have ended, so a model
+has as few shards as its rows need. The rows of a shard keep their order, but need not be consecutive.
 
 For each shard the store gets the row parts (input columns), an index (ordinal, custom_id and digest of each request)
 and the batch input file. All are written as streams: requests as soon as they are rendered, while they are in the
-processor's cache, the rest by threads. Memory holds a few record batches and the ids of two shards.
+processor's cache, the rest by threads. Memory holds a few record batches, and about 50 bytes for each row of a shard
+that is open or being closed. At most `MAX_OPEN` shards are open, which is 40 MB if all are nearly full; for a job with
+one model it is 5 MB. Rows of further models wait on this machine's disk until the others are finished.
 """
 
 from __future__ import annotations
 
 import array
-import itertools
+import contextlib
 from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -18,18 +23,23 @@ from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.identity import shard_id
 from airflow_openai_batch.engine.model import Shard, State, Value
-from airflow_openai_batch.engine.requests.arrow import LINE_ID
+from airflow_openai_batch.engine.requests.arrow import LINE_ID, take_rows
 from airflow_openai_batch.engine.requests.bodies import Bodies
 from airflow_openai_batch.engine.requests.lines import Requests
-from airflow_openai_batch.engine.requests.shard_writer import ShardWriter, first_duplicate
+from airflow_openai_batch.engine.requests.shard_writer import ShardWriter, first_duplicate, repeated
 from airflow_openai_batch.engine.requests.sources import Source
+from airflow_openai_batch.engine.requests.spill import Spill
 from airflow_openai_batch.engine.requests.template import TextTemplate
+from airflow_openai_batch.engine.store.index import read_index
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from airflow_openai_batch.engine.store.job_store import JobStore
 
+
+MAX_OPEN = 16
+"""Number of models whose shards are open at a time."""
 
 _PIECE_BYTES = 4 * 1024 * 1024
 
@@ -72,21 +82,37 @@ def build(
         InputError: There are no rows, a column does not exist, a custom_id repeats, or a request exceeds a limit.
         StoreError: The store cannot be written.
     """
-    ids: TextTemplate | None = None
     with ShardBuilder(store, limits, epoch, state) as builder:
-        for batch in source.batches():
-            if not builder.n_rows and batch.num_rows:
-                bodies.check(batch.schema.names)
-                ids = _custom_ids(custom_id, batch.schema.names)
-            for rows in _pieces(batch):
-                first_row = builder.n_rows
-                custom_ids = list(ids.render(rows, first_row)) if ids is not None else None
-                builder.add(rows, bodies.render(rows, first_row, custom_ids))
+        for rows, requests in rendered(source, bodies, custom_id):
+            builder.add(rows, requests)
     if not builder.n_rows:
         raise InputError("There are no rows. Nothing was uploaded.")
-    if ids is not None:
+    if builder.id_hashes:
         _check_unique(store, builder)
     return Built(shards=builder.shards, n_rows=builder.n_rows, embeds_many=builder.embeds_many)
+
+
+def rendered(source: Source, bodies: Bodies, custom_id: str | None) -> Iterator[tuple[pa.RecordBatch, Requests]]:
+    """Yield rows and their requests, in order.
+
+    Args:
+        source: The rows.
+        bodies: Makes requests of them.
+        custom_id: The template of the custom_ids; None for row ordinal and a short digest.
+
+    Raises:
+        InputError: A column does not exist, or a request cannot be made.
+    """
+    ids: TextTemplate | None = None
+    first_row = 0
+    for batch in source.batches():
+        if not first_row and batch.num_rows:
+            bodies.check(batch.schema.names)
+            ids = _custom_ids(custom_id, batch.schema.names)
+        for rows in _pieces(batch):
+            custom_ids = list(ids.render(rows, first_row)) if ids is not None else None
+            yield rows, bodies.render(rows, first_row, custom_ids)
+            first_row += rows.num_rows
 
 
 def _custom_ids(custom_id: str | None, columns: list[str]) -> TextTemplate | None:
@@ -108,7 +134,7 @@ def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 
 class ShardBuilder:
-    """Adds rows to the open shard, and starts the next one where a limit would be exceeded.
+    """Adds rows to the open shard of their model, and starts the next one where a limit would be exceeded.
 
     Args:
         store: The job's store.
@@ -121,6 +147,8 @@ class ShardBuilder:
         self._store, self._limits, self._epoch, self._state = store, limits, epoch, state
         self._requests, self._rows = SerialExecutor(1), FileWriter(_WAITING)
         self._begun: list[ShardWriter] = []
+        self._open: dict[str, ShardWriter] = {}
+        self._spill = Spill(MAX_OPEN)
         self._schema: pa.Schema | None = None
         self.n_rows = 0
         self.embeds_many = False
@@ -134,12 +162,13 @@ class ShardBuilder:
     ) -> None:
         try:
             if error is None:
-                self._close_last()
+                self._finish()
                 self._requests.wait()
                 self._rows.wait()
         finally:
             self._requests.stop()
             self._rows.stop()
+            self._spill.close()
             for shard in self._begun:
                 shard.abandon()
 
@@ -159,50 +188,79 @@ class ShardBuilder:
             InputError: A column changes its type, a custom_id is empty or repeats, or a request exceeds a limit.
         """
         self._schema = _unified(self._schema, rows.schema, self.n_rows)
-        if requests.has_custom_ids:
-            self.id_hashes.extend(map(hash, requests.ids))
         self.embeds_many |= bool((requests.n_inputs > 1).any())
-        start = 0
-        for model, end in _runs(requests.models, rows.num_rows):
-            while start < end:
-                shard, n = self._place(requests, start, end, model)
-                shard.add(requests, start, start + n, rows.slice(start, n))
-                start += n
+        for model, of_model, its_rows in _by_model(requests, rows):
+            self._add(model, of_model, its_rows)
         self.n_rows += rows.num_rows
 
-    def _place(self, requests: Requests, start: int, end: int, model: str) -> tuple[ShardWriter, int]:
-        """Return the shard for the next rows, and how many of them fit."""
-        if self._begun and (n := self._begun[-1].room(requests, start, end, model)):
-            return self._begun[-1], n
-        self._close_last()
+    def _add(self, model: str, requests: Requests, rows: pa.RecordBatch) -> None:
+        """Add requests of one model."""
+        if model not in self._open and len(self._open) == MAX_OPEN:
+            self._spill.add(model, requests, rows)
+            return
+        start, end = 0, requests.n_rows
+        while start < end:
+            shard, n = self._place(model, requests, start)
+            shard.add(requests, start, start + n, rows.slice(start, n))
+            start += n
+
+    def _place(self, model: str, requests: Requests, start: int) -> tuple[ShardWriter, int]:
+        """Return the shard for the next requests, and how many of them fit."""
+        shard = self._open.get(model)
+        if shard is not None:
+            if n := shard.room(requests, start):
+                return shard, n
+            self._close(shard)
         name = shard_id(self._epoch, len(self._begun))
-        first_row = requests.first_row + start
-        writers = (self._requests, self._rows)
-        self._begun.append(ShardWriter(self._store, name, first_row, model, self._limits, writers))
-        n = self._begun[-1].room(requests, start, end, model)
+        shard = ShardWriter(self._store, name, self._limits, (self._requests, self._rows))
+        self._begun.append(shard)
+        self._open[model] = shard
+        n = shard.room(requests, start)
         if not n:
             raise _too_large(requests, start, self._limits)
-        return self._begun[-1], n
+        return shard, n
 
-    def _close_last(self) -> None:
-        if self._begun:
-            self._begun[-1].close()
+    def _finish(self) -> None:
+        """Close the open shards, then write those of the models that had to wait."""
+        self._close_open()
+        while self._spill:
+            with contextlib.closing(self._spill) as spill:
+                self._spill = Spill(MAX_OPEN)
+                for waiting in spill.files():
+                    for model, requests, rows in waiting:
+                        self._add(model, requests, rows)
+                    self._close_open()
+
+    def _close_open(self) -> None:
+        for shard in self._open.values():
+            self._close(shard)
+        self._open.clear()
+
+    def _close(self, shard: ShardWriter) -> None:
+        self.id_hashes.extend(shard.close())
 
 
-def _runs(models: str | list[str], n_rows: int) -> Iterator[tuple[str, int]]:
-    """Yield each run of rows with the same model: the model, and the row after the last one."""
+def _by_model(requests: Requests, rows: pa.RecordBatch) -> Iterator[tuple[str, Requests, pa.RecordBatch]]:
+    """Yield each model with its requests and rows, in the order of their first rows."""
+    models = requests.models
     if isinstance(models, str):
-        yield models, n_rows
+        yield models, requests, rows
         return
-    end = 0
-    for model, group in itertools.groupby(models):
-        end += sum(1 for _ in group)
-        yield model, end
+    if not models:
+        return
+    if models.count(models[0]) == len(models):
+        yield models[0], requests, rows
+        return
+    places: dict[str, list[int]] = {}
+    for i, model in enumerate(models):
+        places.setdefault(model, []).append(i)
+    for model, its_places in places.items():
+        yield model, requests.take(its_places, model), take_rows(rows, its_places)
 
 
 def _too_large(requests: Requests, at: int, limits: Limits) -> InputError:
     """Return an error that names the limit which a single request exceeds."""
-    row = f"row {requests.first_row + at}"
+    row = f"row {requests.ordinals[at]}"
     n_bytes, n_inputs, n_tokens = requests.n_bytes[at], requests.n_inputs[at], requests.n_tokens[at]
     if n_bytes > limits.max_bytes:
         return InputError(
@@ -236,21 +294,16 @@ def _unified(schema: pa.Schema | None, new: pa.Schema, first_row: int) -> pa.Sch
 
 def _check_unique(store: JobStore, builder: ShardBuilder) -> None:
     """Reject custom_ids that repeat across shards. Takes 8 bytes a row; ids are read again only if a hash repeats."""
-    import numpy as np
-    import pyarrow.parquet as pq
-
-    hashes = np.frombuffer(builder.id_hashes, dtype=np.int64)
-    hashes.sort()  # in place: a copy would take as much memory again
-    suspects = {int(value) for value in hashes[1:][hashes[1:] == hashes[:-1]]}
+    suspects = repeated(builder.id_hashes)
     if not suspects:
         return
 
     def suspicious() -> Iterator[tuple[str, int]]:
         for shard in builder.shards:
-            with store.open(shard.index) as file:
-                for row in pq.read_table(file, columns=["ordinal", "custom_id"]).to_pylist():
-                    if hash(row["custom_id"]) in suspects:
-                        yield row["custom_id"], row["ordinal"]
+            index = read_index(store, shard.index)
+            for custom_id, ordinal in zip(index.custom_ids, index.ordinals, strict=True):
+                if hash(custom_id) in suspects:
+                    yield custom_id, ordinal
 
     error = first_duplicate(suspicious())
     if error is not None:

@@ -16,6 +16,8 @@ from airflow_openai_batch.engine.store.job_store import JobStore
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from airflow_openai_batch.engine.encoding import Counts
+
 
 _ANSWERED = [status.value for status in (Status.INVALID, Status.REFUSED, Status.TRUNCATED)]
 
@@ -48,33 +50,35 @@ class OutcomeStream:
         columns = [name for name in part_schema(job).names if name != "digest"]
         self.superseded: list[bytes] = []
         self._parts = [_Part(read_part(store, name, columns)) for name in names]
-        self._next = root.first_row
 
-    def take(self, n_rows: int) -> pa.RecordBatch:
-        """Return the outcomes of the next rows, at most ``most_rows``.
+    def take(self, ordinals: Counts) -> pa.RecordBatch:
+        """Return the outcomes of the shard's next rows.
+
+        Args:
+            ordinals: The ordinals of these rows: an array of length ``most_rows`` or less, ascending.
 
         Raises:
             StoreError: A row has none.
         """
-        import pyarrow as pa
-
-        first, self._next = self._next, self._next + n_rows
-        tables = [rows for part in self._parts if (rows := part.before(self._next)).num_rows]
-        table = pa.concat_tables(tables) if tables else None
-        if table is None or len(tables) > 1 or table.num_rows != n_rows:
-            table = self._chosen(tables, first, n_rows)
-        batches: list[pa.RecordBatch] = table.combine_chunks().to_batches()
-        return batches[0]
-
-    def _chosen(self, tables: list[pa.Table], first: int, n_rows: int) -> pa.Table:
         import numpy as np
         import pyarrow as pa
 
-        chosen = np.full(n_rows, -1, dtype=np.int64)
-        is_good = np.zeros(n_rows, dtype=bool)
+        tables = [rows for part in self._parts if (rows := part.before(int(ordinals[-1]) + 1)).num_rows]
+        table = pa.concat_tables(tables) if tables else None
+        if table is None or not np.array_equal(table.column("ordinal").to_numpy(), ordinals):
+            table = self._chosen(tables, ordinals)
+        batches: list[pa.RecordBatch] = table.combine_chunks().to_batches()
+        return batches[0]
+
+    def _chosen(self, tables: list[pa.Table], ordinals: Counts) -> pa.Table:
+        import numpy as np
+        import pyarrow as pa
+
+        chosen = np.full(len(ordinals), -1, dtype=np.int64)
+        is_good = np.zeros(len(ordinals), dtype=bool)
         offset = 0
         for table in tables:
-            rows = table.column("ordinal").to_numpy() - first
+            rows = self._places(table, ordinals)
             good = table.column("status").to_numpy(zero_copy_only=False) == Status.SUCCEEDED.value
             better = good | ~is_good[rows]
             chosen[rows[better]] = offset + np.flatnonzero(better)
@@ -84,12 +88,22 @@ class OutcomeStream:
         if n_missing:
             raise StoreError(f"Shard {self._shard}: {n_missing} rows have no outcome in its store.")
         everything = pa.concat_tables(tables)
-        rows = everything.column("ordinal").to_numpy() - first
+        rows = self._places(everything, ordinals)
         is_last = chosen[rows] == np.arange(len(rows))
         is_answer = np.isin(everything.column("status").to_numpy(zero_copy_only=False), _ANSWERED)
         lines = everything.column("line").filter(pa.array(is_answer & ~is_last & ~is_good[rows]))
         self.superseded += lines.drop_null().to_pylist()
         return everything.take(pa.array(chosen))
+
+    def _places(self, table: pa.Table, ordinals: Counts) -> Counts:
+        """Return the place of each outcome's row among the ordinals."""
+        import numpy as np
+
+        own = table.column("ordinal").to_numpy()
+        places: Counts = np.searchsorted(ordinals, own)
+        if not np.array_equal(ordinals[places], own):
+            raise StoreError(f"Shard {self._shard}: its store has outcomes of rows of other shards.")
+        return places
 
 
 class _Part:

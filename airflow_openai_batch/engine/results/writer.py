@@ -1,6 +1,7 @@
-"""Writing the result table: rows and outcomes are merged shard by shard, in input order.
+"""Writing the result table: rows and outcomes are merged shard by shard, and written in input order.
 
-Memory holds a few record batches of rows and their outcomes.
+Memory holds a few record batches of rows and their outcomes. If models alternate, so that a shard's rows lie between
+those of others, result rows are put in order on this machine's disk.
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ from airflow_openai_batch.engine.job.summary import Summary, summarize
 from airflow_openai_batch.engine.model import Job, Shard, State, Status, Value
 from airflow_openai_batch.engine.results.layout import Layout, layout_of
 from airflow_openai_batch.engine.results.merge import OutcomeStream
+from airflow_openai_batch.engine.results.row_sorter import RowSorter
 from airflow_openai_batch.engine.results.sinks import Sink
+from airflow_openai_batch.engine.store.index import read_index_table
 from airflow_openai_batch.engine.store.job_store import JobStore
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from airflow_openai_batch.engine.encoding import Counts
 
 
 _MAX_CODES = 50
@@ -77,8 +82,10 @@ def write_results(store: JobStore, job: Job, sink: Sink) -> Written:
     n_rows = 0
     with sink:
         sink.begin(layout.schema)
-        for root in (shard for shard in job.shards if shard.parent is None):
-            n_rows += _write_shard(store, job, root, layout, sink, errors)
+        for group in _groups(job):
+            for batch in _batches(store, job, group, layout, sink, errors):
+                sink.write(batch)
+                n_rows += batch.num_rows
         if n_rows != job.n_rows:
             raise StoreError(f"The job has {job.n_rows} rows, its store {n_rows}: files are missing in {store}.")
         for shard in job.shards:
@@ -96,22 +103,67 @@ def write_results(store: JobStore, job: Job, sink: Sink) -> Written:
     )
 
 
-def _write_shard(store: JobStore, job: Job, root: Shard, layout: Layout, sink: Sink, errors: _Errors) -> int:
+def _groups(job: Job) -> Iterator[list[Shard]]:
+    """Divide the first-round shards, by their first rows, into groups with consecutive rows.
+
+    A shard is alone in its group unless its rows lie between those of others, because models alternate.
+    """
+    group: list[Shard] = []
+    n_rows = 0
+    for root in sorted((shard for shard in job.shards if shard.parent is None), key=lambda shard: shard.first_row):
+        if group and root.first_row >= n_rows:  # the shards before hold all the rows before
+            yield group
+            group = []
+        group.append(root)
+        n_rows += root.n_rows
+    if group:
+        yield group
+
+
+def _batches(
+    store: JobStore, job: Job, group: list[Shard], layout: Layout, sink: Sink, errors: _Errors
+) -> Iterator[pa.RecordBatch]:
+    """Yield the result rows of shards, in input order."""
+    import numpy as np
+
+    start, stop = group[0].first_row, group[0].first_row + sum(root.n_rows for root in group)
+    if len(group) == 1:
+        for _, rows in _joined(store, job, group[0], np.arange(start, stop), layout, sink, errors):
+            yield rows
+        return
+    with RowSorter(layout.schema, start, stop) as sorter:
+        for root in group:
+            for ordinals, rows in _joined(store, job, root, _ordinals(store, root), layout, sink, errors):
+                sorter.add(ordinals, rows)
+        yield from sorter.batches()
+
+
+def _joined(
+    store: JobStore, job: Job, root: Shard, ordinals: Counts, layout: Layout, sink: Sink, errors: _Errors
+) -> Iterator[tuple[Counts, pa.RecordBatch]]:
+    """Yield the result rows of a shard, and their ordinals."""
     outcomes = OutcomeStream(store, job, root)
     n_rows = 0
     for rows in prefetch(_rows(store, root, outcomes.most_rows)):
+        here = ordinals[n_rows : n_rows + rows.num_rows]
         n_rows += rows.num_rows
-        if n_rows > root.n_rows:
+        if n_rows > len(ordinals):
             break
-        batch = outcomes.take(rows.num_rows)
+        batch = outcomes.take(here)
         errors.add(batch)
         for line in [*batch.column("line").drop_null().to_pylist(), *outcomes.superseded]:
             sink.dead_letter(line)
         outcomes.superseded.clear()
-        sink.write(layout.arrange(rows, batch))
+        yield here, layout.arrange(rows, batch)
     if n_rows != root.n_rows:
         raise StoreError(f"Shard {root.id} has {root.n_rows} rows, its row parts {n_rows} or more.")
-    return n_rows
+
+
+def _ordinals(store: JobStore, root: Shard) -> Counts:
+    """Return the ordinals of all rows of a shard, ascending."""
+    index = root.carried.row_index if root.carried is not None else root.index
+    ordinals: Counts = read_index_table(store, index).column("ordinal").to_numpy()
+    return ordinals
 
 
 def _rows(store: JobStore, root: Shard, most: int) -> Iterator[pa.RecordBatch]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
     from airflow_openai_batch.engine.store.job_store import JobStore
+
+    Column: TypeAlias = Sequence[Any] | np.ndarray[Any, Any] | pa.Array
 
 
 def index_schema() -> pa.Schema:
@@ -18,13 +21,13 @@ def index_schema() -> pa.Schema:
     return pa.schema([("ordinal", pa.int64()), ("custom_id", pa.string()), ("digest", pa.binary(16))])
 
 
-def write_index(store: JobStore, shard: str, ordinals: Sequence[int], ids: list[str], digests: list[bytes]) -> str:
-    """Write the index of a shard and return its file name. All lists are in the order of the request file.
+def write_index(store: JobStore, shard: str, ordinals: Column, ids: Column, digests: Column) -> str:
+    """Write the index of a shard and return its file name. All columns are in the order of the request file.
 
     Args:
         store: The job's store.
         shard: The shard's id.
-        ordinals: The ordinal of each request's row.
+        ordinals: The ordinal of each request's row; a sequence or an array, as the next two.
         ids: The custom_id of each request.
         digests: The digest of each request, 16 bytes.
 
@@ -35,7 +38,7 @@ def write_index(store: JobStore, shard: str, ordinals: Sequence[int], ids: list[
     import pyarrow.parquet as pq
 
     index = store.new_name("index", shard)
-    table = pa.table([pa.array(ordinals, pa.int64()), ids, pa.array(digests, pa.binary(16))], schema=index_schema())
+    table = pa.table([ordinals, ids, digests], schema=index_schema())
     with store.writing(index) as file:
         pq.write_table(table, file, use_dictionary=False)  # nothing in it repeats
     return index

@@ -22,7 +22,7 @@ from airflow_openai_batch.engine.store.job_store import JobStore
 BODY = {"model": "{m}", "input": "{v!json}"}
 row = st.fixed_dictionaries(
     {
-        "m": st.sampled_from("aaaaaaaab"),
+        "m": st.sampled_from("aaaaab"),
         "v": st.lists(st.text(st.sampled_from("xé"), max_size=20), min_size=1, max_size=3),
     }
 )
@@ -77,22 +77,30 @@ def test_shards_keep_every_limit_and_waste_no_room(data: list[dict[str, Any]], l
     try:
         built = cut(store, data, limit, chunk)
         files = [lines(store, shard) for shard in built.shards]
-        # They concatenate to the input, in order.
-        bodies = [json.loads(text)["body"] for found in files for text in found]
-        assert [(body["model"], body["input"]) for body in bodies] == [(r["m"], r["v"]) for r in data]
-        ordinals = [read_index(store, shard.index).ordinals for shard in built.shards]
-        assert [i for found in ordinals for i in found] == list(range(len(data)))
-        kept = [row for shard in built.shards for row in kept_rows(store, shard)]
-        assert kept == data
-        for i, (shard, found) in enumerate(zip(built.shards, files, strict=True)):
+        assert sum(shard.n_rows for shard in built.shards) == built.n_rows == len(data)
+        last: dict[str, list[bytes]] = {}
+        seen: dict[str, list[int]] = {}
+        for shard, found in zip(built.shards, files, strict=True):
             assert fits(found, limit)
             assert (shard.n_requests, shard.n_bytes, shard.n_tokens) == (
                 weight(found)[0],
                 weight(found)[1],
                 weight(found)[3],
             )
-            assert len(kept_rows(store, shard)) == shard.n_rows
-            assert i + 1 == len(files) or not fits([*found, files[i + 1][0]], limit)  # the next would not have fitted
+            ordinals = read_index(store, shard.index).ordinals
+            bodies = [json.loads(text)["body"] for text in found]
+            assert [(body["model"], body["input"]) for body in bodies] == [
+                (data[i]["m"], data[i]["v"]) for i in ordinals
+            ]
+            assert kept_rows(store, shard) == [data[i] for i in ordinals]
+            assert shard.first_row == ordinals[0]
+            model = bodies[0]["model"]
+            if model in last:
+                assert not fits([*last[model], found[0]], limit)  # it would not have fitted into the one before
+            last[model] = found
+            seen.setdefault(model, []).extend(ordinals)
+        # The shards of a model concatenate to its rows, in input order.
+        assert seen == {m: [i for i, r in enumerate(data) if r["m"] == m] for m in {r["m"] for r in data}}
     finally:
         if root.exists():
             root.fs.rm(root.path, recursive=True)

@@ -18,8 +18,9 @@ from airflow_openai_batch.engine.model import State
 from airflow_openai_batch.engine.requests.arrow import BATCH_ROWS
 from airflow_openai_batch.engine.requests.bodies import bodies_of
 from airflow_openai_batch.engine.requests.lines import default_custom_ids
-from airflow_openai_batch.engine.requests.sharding import Built, build
+from airflow_openai_batch.engine.requests.sharding import MAX_OPEN, Built, ShardBuilder, build
 from airflow_openai_batch.engine.requests.sources import source_of
+from airflow_openai_batch.engine.requests.spill import MAX_FILES
 from airflow_openai_batch.engine.store.index import read_index
 from airflow_openai_batch.engine.store.job_store import JobStore
 
@@ -98,14 +99,126 @@ def test_a_shard_is_filled_to_its_limit_exactly(store: JobStore, limit: str) -> 
     assert ([s.n_rows for s in exact], [s.n_rows for s in less]) == ([2], [1, 1])
 
 
-def test_a_shard_has_one_model(store: JobStore) -> None:
-    data = [{"m": m} for m in "aabba"]
-    found = built(store, data, body={"model": "{m}", "input": "x"})
-    assert [[r["body"]["model"] for r in requests(store, s.requests)] for s in found.shards] == [
-        ["a", "a"],
-        ["b", "b"],
-        ["a"],
-    ]
+def by_model(store: JobStore, found: Built) -> list[tuple[str, list[int]]]:
+    """The model of each shard, and the rows that it holds, as its index says; all its files agree."""
+    shards = []
+    for shard in found.shards:
+        lines, index = requests(store, shard.requests), read_index(store, shard.index)
+        [model] = {line["body"]["model"] for line in lines}
+        assert index.custom_ids == [line["custom_id"] for line in lines]
+        assert (shard.first_row, shard.n_rows) == (index.ordinals[0], len(index.ordinals))
+        shards.append((model, index.ordinals))
+    return shards
+
+
+def test_a_shard_has_one_model_and_a_model_one_shard_while_there_is_room(store: JobStore) -> None:
+    found = built(store, [{"m": m} for m in "aabba"], body={"model": "{m}", "input": "x"})
+    assert by_model(store, found) == [("a", [0, 1, 4]), ("b", [2, 3])]
+    assert kept_rows(store, found) == [{"m": m} for m in "aaabb"]
+
+
+def test_rows_that_name_their_model_in_turns_are_as_few_shards_as_sorted_ones(store: JobStore) -> None:
+    data = [{"text": f"t{i}", "model": ("gpt-a", "gpt-b")[i % 2]} for i in range(200)]
+    found = built(store, data, body={"model": "{model}", "input": "{text}"})
+    assert by_model(store, found) == [("gpt-a", list(range(0, 200, 2))), ("gpt-b", list(range(1, 200, 2)))]
+
+
+@pytest.mark.parametrize("chunk", [7, 1000])
+@pytest.mark.parametrize("n_models", [MAX_OPEN, MAX_OPEN + 1, MAX_OPEN * (MAX_FILES + 1) + 3])
+def test_more_models_than_may_be_open_wait_for_each_other(store: JobStore, n_models: int, chunk: int) -> None:
+    data = [{"m": f"m{i % n_models}", "i": i} for i in range(3 * n_models)]
+    tables = [pa.Table.from_pylist(data[i : i + chunk]) for i in range(0, len(data), chunk)]
+    found = built(store, lambda: iter(tables), cut(2), body={"model": "{m}", "input": "x"})
+    expected = {f"m{i}": [[i, i + n_models], [i + 2 * n_models]] for i in range(n_models)}
+    shards = by_model(store, found)
+    assert len(shards) == 2 * n_models
+    for model, its_rows in expected.items():
+        assert [ordinals for name, ordinals in shards if name == model] == its_rows
+    for shard, (_, ordinals) in zip(found.shards, shards, strict=True):
+        assert kept_rows(store, Built(shards=(shard,), n_rows=0, embeds_many=False)) == [data[i] for i in ordinals]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux lists open files")
+def test_few_files_are_open_however_many_models_there_are(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    class Watching(ShardBuilder):
+        def _add(self, *args: Any) -> None:
+            super()._add(*args)
+            seen.append(len(list(Path("/proc/self/fd").iterdir())))
+
+    monkeypatch.setattr("airflow_openai_batch.engine.requests.sharding.ShardBuilder", Watching)
+    n_before = len(list(Path("/proc/self/fd").iterdir()))
+    tables = [pa.table({"m": [f"m{i}" for i in range(300)]})] * 2
+    found = built(store, lambda: iter(tables), body={"model": "{m}", "input": "x"})
+    assert len(found.shards) == 300
+    assert max(seen) <= n_before + 3 * MAX_OPEN + MAX_FILES + 2
+
+
+@pytest.mark.parametrize("n_models", [3, MAX_OPEN + 3])
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(["a", None, "c" * 40, "d"], pa.string_view()),
+        pa.array([b"a", None, b"c" * 40, b"d"], pa.binary_view()),
+        pa.array(["a", None, "c", "a"]).dictionary_encode(),
+        pa.array([{"x": "a"}, None, {"x": "b" * 40}, {"x": None}], pa.struct([("x", pa.string_view())])),
+        pa.array([1_600_000_000_000_000_001, None, 3, 4], pa.timestamp("ns", "UTC")),
+        pa.array([[1.5], None, [], [2.5, None]], pa.list_(pa.float32())),
+    ],
+    ids=lambda column: str(column.type)[:12],
+)
+def test_input_columns_of_every_type_are_divided_by_model(store: JobStore, column: pa.Array, n_models: int) -> None:
+    n = 12 * n_models
+    values = pa.chunked_array([column] * (n // 4)).combine_chunks()
+    table = pa.table({"m": [f"m{i % n_models}" for i in range(n)], "v": values, "i": range(n)})
+    found = built(store, lambda: iter([table.slice(0, 50), table.slice(50)]), body={"model": "{m}", "input": "x"})
+    assert len(found.shards) == n_models
+    expected = table.to_pylist()
+    assert sorted(kept_rows(store, found), key=lambda row: row["i"]) == expected
+    for shard, (_, ordinals) in zip(found.shards, by_model(store, found), strict=True):
+        assert [row["i"] for row in kept_rows(store, Built(shards=(shard,), n_rows=0, embeds_many=False))] == ordinals
+
+
+def test_a_callable_and_ready_made_lines_may_name_a_model_for_each_row(store: JobStore) -> None:
+    bodies = [{"model": "ab"[i % 2], "input": str(i)} for i in range(6)]
+    found = built(store, [{"i": i} for i in range(6)], body=lambda row: bodies[row["i"]])
+    ready = built(
+        store, [{"custom_id": f"c{i}", "url": RESPONSES, "body": body} for i, body in enumerate(bodies)], body=None
+    )
+    for either in (found, ready):
+        assert by_model(store, either) == [("a", [0, 2, 4]), ("b", [1, 3, 5])]
+        assert [line["body"] for s in either.shards for line in requests(store, s.requests)] == bodies[::2] + bodies[
+            1::2
+        ]
+
+
+@pytest.mark.parametrize("models", ["aaa", "aba", "aab", "abc"])
+def test_a_custom_id_that_repeats_in_the_shard_of_another_model_is_named_with_both_rows(
+    store: JobStore, models: str
+) -> None:
+    data = [{"id": i, "m": m} for i, m in zip("xyx", models, strict=True)]
+    with pytest.raises(InputError, match="Rows 0 and 2 have the same custom_id 'x'"):
+        built(store, data, body={"model": "{m}", "input": "x"}, custom_id="{id}")
+
+
+def test_a_repeated_custom_id_is_named_in_row_order_though_its_rows_waited(store: JobStore) -> None:
+    data = [{"id": str(i), "m": f"m{i}"} for i in range(MAX_OPEN)]
+    data += [{"id": "same", "m": "late"}, {"id": "same", "m": "m0"}]
+    with pytest.raises(InputError, match=f"Rows {MAX_OPEN} and {MAX_OPEN + 1} have the same custom_id 'same'"):
+        built(store, data, body={"model": "{m}", "input": "x"}, custom_id="{id}")
+
+
+def test_rows_among_other_models_are_named_by_their_place_in_the_input(store: JobStore) -> None:
+    data = [{"id": "", "m": "ab"[i % 2], "text": "x"} for i in range(6)]
+    body = {"model": "{m}", "input": "{text}"}
+    for at, changes, message in (
+        (3, {"id": ""}, "row 3: the custom_id is empty"),
+        (5, {"text": "x" * 500}, "row 5: the request has .* bytes"),
+    ):
+        rows_ = [{**row, "id": str(i)} | (changes if i == at else {}) for i, row in enumerate(data)]
+        with pytest.raises(InputError, match=message):
+            built(store, rows_, Limits(max_bytes=300), body=body, custom_id="{id}")
 
 
 @pytest.mark.parametrize("limit", [cut(2), cut(50_000)], ids=["one shard each", "same shard"])

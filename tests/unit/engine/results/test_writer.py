@@ -14,6 +14,7 @@ from upath import UPath
 
 from airflow_openai_batch.engine.errors import InputError, JobNotReady, StoreError
 from airflow_openai_batch.engine.model import RESULT_COLUMNS, Policy, Status
+from airflow_openai_batch.engine.results.row_sorter import RowSorter
 from airflow_openai_batch.engine.results.sinks import FileSink, ListSink, Sink
 from airflow_openai_batch.engine.results.writer import Written, manifest, write_results
 
@@ -213,6 +214,117 @@ def test_the_manifest_is_small_and_tells_the_cost(world: World, tmp_path: Path) 
     assert found["tokens"] == {"input_tokens": 40, "cached_tokens": 16, "output_tokens": 20, "reasoning_tokens": 8}
     assert found["batches"] == ["batch_0", "batch_1", "batch_2"] and found["rounds"] == 0
     assert found["errors"][0]["code"] == "bad" and "ticket" not in json.dumps(found)
+
+
+# -- rows of several models in turns ----------------------------------------------------------------------------------
+
+
+def in_turns(n: int, models: str = "ab") -> list[dict[str, Any]]:
+    return [{"id": f"t{i}", "m": models[i % len(models)], "text": f"ticket {i}"} for i in range(n)]
+
+
+BY_ROW = {"model": "{m}", "input": "{text}"}
+
+
+def test_rows_of_several_models_come_back_in_input_order(world: World) -> None:
+    world.ended(lambda i: answer(i, f"about {i}"), in_turns(11, "abc"), body=BY_ROW, limits=cut(3))
+    assert len(world.api.made) == 3 + 2
+    assert [(r["id"], r["m"], r["output"]) for r in table(world)] == [
+        (row["id"], row["m"], f"about {row['id']}") for row in in_turns(11, "abc")
+    ]
+
+
+def test_shards_before_and_after_those_in_turns_are_written_as_ever(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    class Watching(RowSorter):
+        def __init__(self, schema: Any, start: int, stop: int, *args: Any) -> None:
+            seen.append((start, stop))
+            super().__init__(schema, start, stop, *args)
+
+    monkeypatch.setattr("airflow_openai_batch.engine.results.writer.RowSorter", Watching)
+    data = [{"id": f"t{i}", "m": m, "text": ""} for i, m in enumerate("aaaaababccbbdd")]
+    world.ended(answer, data, body=BY_ROW, limits=cut(2))
+    assert [row["id"] for row in table(world)] == [row["id"] for row in data]
+    assert seen == [(4, 8)]
+
+
+def test_rounds_and_carried_answers_of_shards_in_turns_find_their_rows(world: World) -> None:
+    def told(i: str) -> bytes:
+        n = len(world.api.made)
+        return failure(i, 500) if i in ("t2", "t3", "t7") and n <= 2 else answer(i, f"made {n}")
+
+    world.ended(told, in_turns(8), body=BY_ROW)
+    first = [(r["id"], r["output"], r["round"]) for r in table(world)]
+    assert [(i, n) for i, _, n in first] == [(f"t{i}", int(i in (2, 3, 7))) for i in range(8)]
+    data = in_turns(8)
+    for i in (0, 5):
+        data[i]["text"] = "changed"
+    n_before = len(world.api.made)
+    world.ended(lambda i: answer(i, "new"), data, body=BY_ROW)
+    assert [r["custom_id"] for b in list(world.api.made)[n_before:] for r in world.api.requests(b)] == ["t0", "t5"]
+    second = {r["id"]: r["output"] for r in table(world)}
+    assert list(second) == [f"t{i}" for i in range(8)]
+    assert second == {i: output for i, output, _ in first} | {"t0": "new", "t5": "new"}
+
+
+def test_what_was_given_up_of_shards_in_turns_is_in_the_dead_letter(world: World, tmp_path: Path) -> None:
+    world.ended(lambda i: failure(i, 400, "bad") if i in ("t1", "t4") else answer(i), in_turns(6), body=BY_ROW)
+    found = written(world, FileSink(UPath(tmp_path / "x.jsonl")))
+    dead = (tmp_path / "x.jsonl.dead_letter.jsonl").read_bytes().splitlines()
+    assert sorted(dead) == [failure("t1", 400, "bad"), failure("t4", 400, "bad")]
+    assert (found.n_rows, found.errors[0].n) == (6, 2)
+
+
+def test_ready_made_lines_of_several_models_come_back_in_input_order(world: World) -> None:
+    lines = [
+        {"custom_id": f"t{i}", "url": "/v1/responses", "body": {"model": "ab"[i % 2], "input": "x"}} for i in range(5)
+    ]
+    world.ended(answer, lines, body=None, custom_id=None)
+    assert [r["custom_id"] for r in table(world)] == [f"t{i}" for i in range(5)]
+
+
+def test_vectors_of_several_models_come_back_in_input_order(world: World, tmp_path: Path) -> None:
+    def told(i: str) -> bytes:
+        return line(i, {"data": [{"embedding": [float(i[1:])] * (2 + int(i[1:]) % 2)}]})
+
+    world.ended(told, in_turns(6), body=BY_ROW, endpoint="/v1/embeddings")
+    written(world, FileSink(UPath(tmp_path / "x.parquet")))
+    found = pd.read_parquet(tmp_path / "x.parquet")["output"]
+    assert [vector.tolist() for vector in found] == [[float(i)] * (2 + i % 2) for i in range(6)]
+
+
+def test_columns_whose_type_grew_are_one_column_for_all_models(world: World) -> None:
+    import pyarrow as pa
+
+    frames = [
+        pa.table({"id": ["a", "b"], "m": ["x", "y"], "n": pa.nulls(2), "d": pa.array(["u", "v"]).dictionary_encode()}),
+        pa.table({"id": ["c", "d"], "m": ["y", "x"], "n": ["t", None], "d": pa.array(["w", "v"]).dictionary_encode()}),
+    ]
+    world.ended(answer, lambda: iter(frames), body={"model": "{m}", "input": "{id}"})
+    assert [(r["id"], r["n"], r["d"]) for r in table(world)] == [
+        ("a", None, "u"),
+        ("b", None, "v"),
+        ("c", "t", "w"),
+        ("d", None, "v"),
+    ]
+
+
+@pytest.mark.parametrize("wrong", ["outcomes", "row_parts", "index"])
+def test_shards_in_turns_whose_files_were_mixed_up_write_nothing(world: World, tmp_path: Path, wrong: str) -> None:
+    world.ended(answer, in_turns(8), body=BY_ROW)
+    first, second = world.job.shards
+    third = {"outcomes": second.outcomes, "row_parts": second.row_parts * 2, "index": second.index}[wrong]
+    shards = (msgspec.structs.replace(first, **{wrong: third}), second)
+    with pytest.raises(StoreError):
+        write_results(
+            world.store,
+            msgspec.structs.replace(world.job, shards=shards),
+            FileSink(UPath(tmp_path / "out" / "x.jsonl")),
+        )
+    assert not list((tmp_path / "out").iterdir())
 
 
 # -- the dead letter -------------------------------------------------------------------------------------------------
