@@ -170,3 +170,31 @@ def test_a_job_that_is_not_there_is_said(job: Cancellable, capsys: pytest.Captur
         assert main([command, "no", "such", "job", "--storage", str(job.root)]) == 1
     assert "There is no job" in capsys.readouterr().err
     assert not is_cancelled(job)
+
+
+@pytest.mark.parametrize(("command", "status"), [("accept-missing", "missing"), ("ask-missing", "succeeded")])
+def test_a_person_decides_of_rows_without_proof(
+    command: str, status: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Emulator(duration=0.0, seed=1) as emulator:
+        emulator.faults.add(Rule("batch", "no_output_file", times=1))
+        store, now = JobStore(UPath(tmp_path), KEY), [time.time()]
+        api = Api(OpenAI(base_url=emulator.base_url, api_key="sk-emulator"))
+        engine = Engine(store, api, clock=lambda: now[0], sleep=lambda s: None)
+        request = Request([{"text": "x"}] * 3, endpoint="/v1/responses", body={"model": "m", "input": "{text}"})
+        submit(engine, request, Policy())
+        arguments = [command, KEY.dag_id, KEY.run_id, KEY.task_id, "--storage", str(tmp_path)]
+        assert main(arguments) == 1, "nothing is in doubt yet"
+        while isinstance(reached := advance(engine), Wait):
+            now[0] += max(reached.wake_at - now[0], 1.0)
+        assert isinstance(reached, Held) and f"{command.partition('-')[0]}-missing" in reached.reason
+        capsys.readouterr()
+        assert main(arguments) == 0
+        assert "no line" in capsys.readouterr().out
+        now[0] += 1800
+        for _ in range(10):
+            if isinstance(reached := advance(engine), Done):
+                break
+            now[0] += 60
+        assert isinstance(reached, Done) and reached.summary.by_status == {Status(status): 3}
+        assert len(emulator.ledger.batches) == (1 if command == "accept-missing" else 2)
