@@ -82,5 +82,9 @@ class Unclear(ApiError):
     """The call may have taken effect: the response was lost, or was none in which OpenAI itself accepts or refuses."""
 
 
+class Accepted(Unclear):
+    """The create was accepted (HTTP 2xx), but its response cannot be read: most likely a batch exists."""
+
+
 class Denied(ApiError):
     """The credentials are wrong or lack a scope, or the account is out of money: needs manual intervention."""

@@ -10,6 +10,8 @@ from itertools import pairwise
 from math import inf
 from typing import IO, TYPE_CHECKING, Any
 
+import msgspec
+
 from airflow_openai_batch.engine import errors
 from airflow_openai_batch.engine.api.batch_json import (
     Page,
@@ -107,6 +109,7 @@ class Api:
             timeout_s: Longest duration of the whole call, in seconds.
 
         Raises:
+            Accepted: The batch exists, most likely, but its id cannot be read.
             Unclear: The batch may exist: look for it before another call.
             QueueFull: The organization's queue for the model is full.
             FilePending: The input file is still being processed.
@@ -115,7 +118,7 @@ class Api:
         with translated():
             return within(
                 timeout_s,
-                lambda: batch_of(
+                lambda: _created(
                     self._client.batches.with_raw_response.create(
                         input_file_id=file_id,
                         endpoint=endpoint,  # type: ignore[arg-type] # the SDK's list of endpoints is only a type; any string is sent
@@ -254,6 +257,14 @@ class Api:
 
 
 _MAX_FILE_BYTES = 2**53
+
+
+def _created(content: bytes) -> Batch:
+    try:
+        return batch_of(content)
+    except (errors.Unclear, msgspec.MsgspecError, ValueError) as error:
+        raise errors.Accepted(f"The batch was created, but the answer cannot be read: {error}") from error
+
 
 _ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://|[/\\.]|[A-Za-z]:[/\\]")
 

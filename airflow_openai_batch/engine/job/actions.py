@@ -12,7 +12,7 @@ from airflow_openai_batch.engine.api.batch_json import is_known_status
 from airflow_openai_batch.engine.errors import ApiError, Denied, NotFound, Refused
 from airflow_openai_batch.engine.identity import file_name
 from airflow_openai_batch.engine.job.context import Engine, Learned, Stop
-from airflow_openai_batch.engine.job.create_batch import look
+from airflow_openai_batch.engine.job.create_batch import find_again, look
 from airflow_openai_batch.engine.job.failures import back_in_line, denied, is_believed, postponed, queue_full, rejected
 from airflow_openai_batch.engine.job.retry import carry, reshard
 from airflow_openai_batch.engine.job.state_machine import Fact, ShardUpdate, backoff_s, fact_of, one_more_miss
@@ -121,6 +121,9 @@ def _retrieved(engine: Engine, job: Job, shard: Shard, batch_id: str) -> Batch:
     try:
         return engine.api.retrieve(batch_id)
     except NotFound as error:
+        # A create can be answered with an id that is none: the listing tells the batch's own.
+        if shard.refused_at is not None and (batch := find_again(engine, job, shard)) is not None:
+            return batch
         if not is_believed(engine, job, shard, error):
             raise
         raise Stop(

@@ -8,10 +8,20 @@ from pathlib import PurePosixPath
 import msgspec
 
 from airflow_openai_batch.engine.api.errors import is_file_message
-from airflow_openai_batch.engine.errors import ApiError, Denied, NotFound, QueueFull, Refused, Unavailable, Unclear
+from airflow_openai_batch.engine.errors import (
+    Accepted,
+    ApiError,
+    Denied,
+    NotFound,
+    QueueFull,
+    Refused,
+    Unavailable,
+    Unclear,
+)
 from airflow_openai_batch.engine.identity import NONCE_KEY, nonce, parse_nonce
-from airflow_openai_batch.engine.job.context import Engine, Learned
+from airflow_openai_batch.engine.job.context import Engine, Learned, Stop
 from airflow_openai_batch.engine.job.failures import denied, is_believed, not_created, problem_of, queue_full, rejected
+from airflow_openai_batch.engine.job.planner import MAX_ABSENT
 from airflow_openai_batch.engine.job.state_machine import (
     FRUITLESS_STATUSES,
     Fact,
@@ -85,7 +95,10 @@ def post(engine: Engine, job: Job, shard: Shard) -> Learned:
         pause_s = max(engine.timing.grace_s - engine.timing.post_timeout_s, error.retry_after_s or 0.0)
         look_at = max(shard.not_before, engine.clock() + pause_s)
         backoff = msgspec.structs.replace(shard.backoff, not_before=look_at)
-        return Learned(Fact.POSTPONED, ShardUpdate(problem=problem_of(error), backoff=backoff))
+        update = ShardUpdate(problem=problem_of(error), backoff=backoff)
+        if isinstance(error, Accepted):  # if it cannot be found, another create would be paid for once more
+            update["n_absent"] = MAX_ABSENT - 1
+        return Learned(Fact.POSTPONED, update)
     except QueueFull as error:
         return queue_full(engine, shard, str(error), None)
     except Denied as error:
@@ -135,6 +148,14 @@ def look(engine: Engine, job: Job, shard: Shard) -> Learned:
     mine = {batch.id: batch for batch in listed if _is_mine(batch, job, shard)}.values()
     if not mine:
         if lost is not None:  # what was not shown may be ours
+            if engine.clock() - shard.intent.at >= engine.timing.proof_s:
+                raise Stop(
+                    f"It is not known whether a batch runs for shard {shard.id}: its create had no clear answer, and "
+                    f"the listing of batches cannot be read to its end ({lost}). Nothing was sent again. Where the "
+                    "listing works, clearing this task finds the batch; else look for one with this job's metadata, "
+                    "cancel it, and start over.",
+                    is_local=True,
+                ) from lost
             raise lost
         if not is_last:
             intent = msgspec.structs.replace(shard.intent, n_looks=shard.intent.n_looks + 1)
@@ -165,6 +186,21 @@ def _listed(engine: Engine, since: float) -> tuple[list[Batch], ApiError | None]
     except ApiError as error:
         return batches, error
     return batches, None
+
+
+def find_again(engine: Engine, job: Job, shard: Shard) -> Batch | None:
+    """Return the batch of a shard that the listing shows under another id than the one we have, if there is one.
+
+    Args:
+        engine: The engine.
+        job: The shard's job.
+        shard: A shard whose batch the server does not know by its id.
+    """
+    if shard.intent is None or shard.batch is None:
+        return None
+    listed, _ = _listed(engine, shard.intent.at - _LOOK_BACK_S)
+    mine = [batch for batch in listed if batch.id != shard.batch.id and _is_mine(batch, job, shard)]
+    return min(mine, key=lambda b: (b.status in FRUITLESS_STATUSES, b.created_at or 0.0), default=None)
 
 
 def cancel_extra(engine: Engine, batch_id: str) -> None:

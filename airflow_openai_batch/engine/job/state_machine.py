@@ -86,6 +86,7 @@ NEXT: dict[tuple[State, Fact], State] = {
     (S.SETTLED, F.CHILD_MADE): S.SETTLED,
     (S.RUNNING, F.GIVEN_UP): S.SETTLED,  # of an earlier epoch, and OpenAI no longer knows it
     (S.ENDED, F.GIVEN_UP): S.SETTLED,
+    (S.CREATING, F.GIVEN_UP): S.SETTLED,
     **{(s, F.POSTPONED): s for s in (S.DRAFTED, S.PLANNED, S.UPLOADED, S.CREATING, S.RUNNING, S.ENDED, S.REJECTED)},
 }
 
