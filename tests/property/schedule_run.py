@@ -36,6 +36,7 @@ _MOST_ADVANCES = 350
 _PATIENT_ADVANCES = 150
 """After so many, whoever waits looks every few hours only."""
 _MOST_HELD = 12
+_MOST_EXPECTED = 2
 _STEPS_S = (1.0, 10.0, 35.0, 65.0, 130.0, 200.0, 600.0, 3700.0, 30_000.0)
 
 
@@ -264,8 +265,9 @@ class Schedule:
                 if NOT_WHOLE in found.reason and self._accept_missing(found.reason):
                     continue
                 n_held += 1
-                if n_held > _MOST_HELD:
-                    if not re.search(self.plan.held, found.reason):
+                is_expected = re.search(self.plan.held, found.reason) is not None
+                if n_held > (_MOST_EXPECTED if is_expected else _MOST_HELD):
+                    if not is_expected:
                         raise Violation(f"The job is held again and again: {found.reason}")
                     self.held = found.reason
                     self.n["held for good"] += 1
