@@ -168,7 +168,9 @@ MISBEHAVIOURS: dict[str, Misbehaviour] = {
     "create_without_id": Misbehaviour(
         CREATE, ({"edit": {"drop": ["id"]}}, _set(id=None), _set(id=["x"]), _set(id="")), is_trait=True
     ),
-    "create_with_wrong_id": Misbehaviour(CREATE, (_set(id=7), _set(id="batch_of_the_gateway")), held=UNKNOWN),
+    "create_with_wrong_id": Misbehaviour(
+        CREATE, (_set(id=7), _set(id="batch_of_the_gateway")), held=f"{UNKNOWN}|{LATE}"
+    ),
     "create_wrapped": Misbehaviour(CREATE, ({"edit": {"wrap": "job"}},), is_trait=True, also=("metadata_dropped",)),
     "create_busy": Misbehaviour(CREATE, tuple(_status(429, retry_after=text) for text in _RETRY_AFTER)),
     "create_queue_of_requests": Misbehaviour(CREATE, (_status(429, error=_REQUESTS), _status(400, error=_REQUESTS))),

@@ -21,6 +21,7 @@ from airflow_openai_batch.engine.store.job_store import JobStore
 
 NONCE = "airflow_openai_batch"
 _SHARD = re.compile(r"[0-9a-f]+/\d+/(\d+-\d{5}(?:\.\d+)?)[^/]*/[^/]+(?:/[^/]*)?")
+_CUSTOM_ID = re.compile(rb'"custom_id": "([^"]*)"')
 _BATCH_ID = re.compile(r"batch_[0-9a-f]{32}")
 
 NOT_WHOLE = "not whole, or not all there"
@@ -74,6 +75,8 @@ class Witness:
         self._accepted: set[str] = set()
         """Batches whose missing rows a person has accepted."""
         self._n_held = 0
+        self._failed_ids: dict[str, set[str]] = {}
+        """The rows that the error file of a batch names."""
         self.intents: set[str] = set()
         self.has_new_intent = False
         """Whether the newest snapshot announces a create."""
@@ -205,6 +208,16 @@ class Witness:
         is_spoilt = any(f.form != "as_is" for f in quirks.file_faults)
         return is_early and says_zero and (is_spoilt or is_named_too_late or quirks.no_output_file)
 
+    def _is_failed(self, row: Billed, batch: Batch) -> bool:
+        """Return whether the error file says that a row failed, and its answer is in a file that may be unreadable."""
+        if not self._is_obscured(batch) or batch.result is None or batch.result.error_file_id is None:
+            return False
+        if batch.id not in self._failed_ids:
+            stored = self._backend.file_store.find(batch.result.error_file_id)
+            content = stored.read() if stored is not None else b""
+            self._failed_ids[batch.id] = {name.decode() for name in _CUSTOM_ID.findall(content)}
+        return row.custom_id in self._failed_ids[batch.id]
+
     def check_creates(self) -> None:
         """No shard was sent again and again."""
         n = Counter((epoch_of(b), shard_of(b)) for b in self._seen.values() if b.status is not Status.FAILED)
@@ -233,26 +246,30 @@ class Witness:
         """No good answer was lost, and none is older than a person's command to start over."""
         now = self.epochs[job.epoch]
         status = {row["custom_id"]: row["status"] for row in rows}
-        answered: set[tuple[str, str]] = set()
-        readable: dict[str, set[str]] = {}
         for row, batch in self._good_rows():
             epoch = epoch_of(batch)
-            answered.add((row.custom_id, batch.id))
-            if batch.id in self.late or self.epochs[epoch].group != now.group or row.custom_id not in now.bodies:
+            is_asked_now = epoch == job.epoch or row.body_hash == now.bodies.get(row.custom_id)
+            if self.epochs[epoch].group != now.group or row.custom_id not in now.bodies or not is_asked_now:
                 continue
-            if batch.id in self._accepted or (epoch < job.epoch and self._is_obscured(batch)):
-                if batch.id not in readable:
-                    readable[batch.id] = self._readable_ids(batch)
-                if row.custom_id not in readable[batch.id]:
-                    continue
-            is_asked_now = epoch == job.epoch or row.body_hash == now.bodies[row.custom_id]
-            if is_asked_now and status[row.custom_id] != "succeeded":
+            if status[row.custom_id] != "succeeded" and not self._is_lost_by_others(row, batch, job):
                 raise Violation(f"The answer to {row.custom_id} in {batch.id} is lost: it is {status[row.custom_id]}")
+        answered = {(row.custom_id, row.batch_id) for row in self._backend.ledger.rows() if row.delivered == "ok"}
         for row_ in rows:
             if row_["status"] == "succeeded" and (row_["custom_id"], row_["batch_id"]) not in answered:
                 raise Violation(f"{row_['custom_id']} succeeded in {row_['batch_id']}, which never answered it")
             if row_["status"] == "succeeded" and self._group(row_["batch_id"]) != now.group:
                 raise Violation(f"{row_['custom_id']} has an answer from before a person started over")
+
+    def _is_lost_by_others(self, row: Billed, batch: Batch, job: Job) -> bool:
+        """Return whether nobody could know of an answer, or read it, or a person gave it up."""
+        if batch.id in self.late:
+            return True
+        known = {name for s in job.all_shards if s.batch is not None for name in (s.batch.id, *s.past_batches)}
+        if self._plan.hides and batch.id not in known:
+            return True
+        if batch.id in self._accepted or (epoch_of(batch) < job.epoch and self._is_obscured(batch)):
+            return row.custom_id not in self._readable_ids(batch)
+        return False
 
     def _readable_ids(self, batch: Batch) -> set[str]:
         """Return the ids of the lines that the server gives as they were written."""
@@ -284,7 +301,7 @@ class Witness:
 
     def _good_rows(self) -> list[tuple[Billed, Batch]]:
         """Return the rows that were billed and whose answer could be fetched, sooner or later, or is known to exist."""
-        found = ((row, self._seen[row.batch_id]) for row in self._backend.ledger.rows() if row.delivered == "ok")
+        found = [(row, self._seen[row.batch_id]) for row in self._backend.ledger.rows() if row.delivered == "ok"]
         if self._is_new:
-            return [(row, batch) for row, batch in found if not self._is_denied(batch)]
+            return [(row, b) for row, b in found if not self._is_denied(b) and not self._is_failed(row, b)]
         return [(row, batch) for row, batch in found if not batch.quirks.no_output_file]
