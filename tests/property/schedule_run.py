@@ -324,7 +324,7 @@ class Schedule:
             if row["status"] == "succeeded" and not self.plan.has_schema and row["text"] not in row["output"]:
                 raise Violation(f"Row {row['id']} has the answer to another: {row['output']}")
         self._witness.check_results(job, rows)
-        self._witness.check_ended()
+        self._witness.check_ended(job)
         self.n["rows"] += len(rows)
         self.n.update(f"row {row['status']}" for row in rows)
 

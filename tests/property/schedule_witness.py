@@ -16,7 +16,7 @@ from airflow_openai_batch.emulator.backend import Backend
 from airflow_openai_batch.emulator.clock import ManualClock
 from airflow_openai_batch.emulator.ledger import Billed, body_hash
 from airflow_openai_batch.emulator.model import Batch, Status
-from airflow_openai_batch.engine.model import Job
+from airflow_openai_batch.engine.model import Job, State
 from airflow_openai_batch.engine.store.job_store import JobStore
 
 NONCE = "airflow_openai_batch"
@@ -27,6 +27,7 @@ _BATCH_ID = re.compile(r"batch_[0-9a-f]{32}")
 NOT_WHOLE = "not whole, or not all there"
 """In the reason with which a job is held whose result files prove nothing."""
 _LATE_FILE_S = TIMING.late_file_s
+_EARLIER_EPOCH_S = 3600.0
 _MOST_CREATES = 10
 """Batches of one shard that may run, per time that a person is asked."""
 
@@ -192,12 +193,16 @@ class Witness:
         """Return whether a batch never leaves `cancelling`."""
         return batch.times.cancelling_at is not None and batch.times.cancelled_at == inf
 
-    def _is_obscured(self, batch: Batch) -> bool:
-        """Return whether the answers of a batch may never be readable."""
+    def _is_obscured(self, batch: Batch, within_s: float = inf) -> bool:
+        """Return whether the answers of a batch may not be readable within so many seconds of its end."""
         quirks = batch.quirks
-        is_spoilt = any(f.seconds == inf and f.form != "as_is" for f in quirks.file_faults)
-        is_unnamed = quirks.no_output_file or quirks.late_output_file_id_s == inf
+        is_spoilt = any(f.seconds >= within_s and f.form != "as_is" for f in quirks.file_faults)
+        is_unnamed = quirks.no_output_file or quirks.late_output_file_id_s >= within_s
         return is_spoilt or is_unnamed or self.is_cancelling_for_ever(batch)
+
+    def _is_given_up(self, batch: Batch, job: Job) -> bool:
+        """Return whether a batch belongs to an earlier epoch, which is waited for only so long."""
+        return epoch_of(batch) < job.epoch and self._is_obscured(batch, _EARLIER_EPOCH_S)
 
     def _is_denied(self, batch: Batch) -> bool:
         """Return whether OpenAI says of an unfinished batch, in all ways that it has, that it answered nothing."""
@@ -231,7 +236,7 @@ class Witness:
         paid: dict[tuple[str, int, int], set[str]] = defaultdict(set)
         for row, batch in self._good_rows():
             # What an earlier epoch's batch answers where nobody can read it has to be asked again.
-            is_gone = epoch_of(batch) < job.epoch and self._is_obscured(batch)
+            is_gone = self._is_given_up(batch, job)
             if root_of(batch) not in late_roots and not is_gone and not self._plan.hides:
                 paid[row.custom_id, row.body_hash, self.epochs[epoch_of(batch)].group].add(batch.id)
         twice = {key: ids for key, ids in paid.items() if len(ids) > 1}
@@ -267,7 +272,7 @@ class Witness:
         known = {name for s in job.all_shards if s.batch is not None for name in (s.batch.id, *s.past_batches)}
         if self._plan.hides and batch.id not in known:
             return True
-        if batch.id in self._accepted or (epoch_of(batch) < job.epoch and self._is_obscured(batch)):
+        if batch.id in self._accepted or self._is_given_up(batch, job):
             return row.custom_id not in self._readable_ids(batch)
         return False
 
@@ -283,9 +288,11 @@ class Witness:
             json.loads(line)["custom_id"] for line in stored.read().split(b"\n") if line in shown and b"{" in line[:1]
         }
 
-    def check_ended(self) -> None:
-        """Nothing runs at OpenAI but what is being cancelled."""
-        live = [b for b in self._backend.ledger.live_batches() if b.status is not Status.CANCELLING]
+    def check_ended(self, job: Job) -> None:
+        """Nothing runs at OpenAI but what is being cancelled, and what no look could find for an earlier epoch."""
+        doubtful = {s.id for s in job.earlier if s.state is State.CREATING}
+        ledger = self._backend.ledger
+        live = [b for b in ledger.live_batches() if b.status is not Status.CANCELLING and shard_of(b) not in doubtful]
         known = [b for b in live if b.id not in self.late]
         if known:
             raise Violation(f"{len(known)} batches still run: {[(b.id, shard_of(b)) for b in known]}")
