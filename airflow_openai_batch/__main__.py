@@ -1,4 +1,4 @@
-"""Look at a job, or command it: ``python -m airflow_openai_batch show|cancel|resume|start-over``."""
+"""Look at a job, or command it: ``python -m airflow_openai_batch show|cancel|resume|start-over|accept-missing|…``."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ cancel: at once, its batches are cancelled and what was not sent never is. Answe
 a task fetches them and sends nothing more.
 resume: takes a cancel back; clear the waiting task, and the rows without an answer are asked again.
 start-over: everything is asked, and paid for, again when the submitting task is cleared.
+accept-missing: of a job that is held because its result files are not whole: rows without a line end as `missing`.
+ask-missing: of the same: they are asked, and perhaps paid for, once more.
 """
 
 
@@ -55,12 +57,17 @@ def main(argv: list[str] | None = None) -> int:
             return _cancel(store, key, str(root), arguments.conn_id or snapshot.job.conn_id)
         case "resume":
             return _resume(store)
+        case "accept-missing" | "ask-missing":
+            return _decide(store, snapshot.job, arguments.command)
         case "start-over":
             store.command("start_over")
             print(f"Noted in {store}. Now clear the task that submitted: everything is asked, and paid for, again.")
         case _:
             _show(store, *snapshot)
     return 0
+
+
+_COMMANDS = ("show", "cancel", "resume", "start-over", "accept-missing", "ask-missing")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=["show", "cancel", "resume", "start-over"], help="see below")
+    parser.add_argument("command", choices=_COMMANDS, metavar="command", help=f"{', '.join(_COMMANDS)}; see below")
     parser.add_argument("dag_id")
     parser.add_argument("run_id")
     parser.add_argument("task_id", help="the task that submitted")
@@ -147,6 +154,22 @@ def _tell(reached: Wait | Done | Held) -> int:
         "takes the cancel back."
     )
     return 2 if left else 0
+
+
+def _decide(store: JobStore, job: Job, command: str) -> int:
+    """Note what is to become of rows that cannot be proven to have no answer."""
+    from airflow_openai_batch.engine.job.summary import counted
+
+    doubtful = [shard for shard in job.shards if shard.evidence is not None]
+    if not doubtful:
+        print("No shard of this job waits for such a decision.", file=sys.stderr)
+        return 1
+    for shard in doubtful[:_SHOWN]:
+        print(f"{shard.id}: {shard.problem}")
+    store.command("accept_missing" if command == "accept-missing" else "ask_missing")
+    what = "end as `missing`" if command == "accept-missing" else "are asked again, and may be paid for twice"
+    print(f"Noted for {counted(len(doubtful), 'shard')}: rows without a line {what}. Now clear the waiting task.")
+    return 0
 
 
 def _resume(store: JobStore) -> int:

@@ -9,7 +9,8 @@ row travels:
 * ``schema``    strict structured output: ``response_format`` of a request, ``validation`` of an answer, ``arrow_types``
 * ``store``     the job's directory (``job_store``): numbered snapshots made by exclusive create, the rest write-once;
   the ``index`` of each shard
-* ``api``       the calls (``client``), what comes back (``batch_json``), what an error means (``errors``)
+* ``api``       the calls (``client``) within their time and size (``bounds``, ``transport``), what comes back
+  (``batch_json``, ``text``), what an error means (``errors``)
 * ``job``       ``submit`` plans a job of a ``request``, or holds it against the plan that is there (``compare``);
   ``advance`` moves it: ``planner`` names what may be done, ``actions`` do it (``create_batch`` is the paid one), facts
   change state (``state_machine``); until a rest (``status``); ``commands`` are a person's

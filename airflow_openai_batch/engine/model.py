@@ -65,9 +65,6 @@ AT_OPENAI = frozenset({State.CREATING, State.RUNNING})
 ENDED_STATUSES = frozenset({"completed", "expired", "cancelled", "failed"})
 """Statuses after which a batch does not change. Any other, known or not, counts as still running."""
 
-KNOWN_STATUSES = ENDED_STATUSES | {"validating", "in_progress", "finalizing", "cancelling", "unknown"}
-"""OpenAI's API reference: the statuses of a batch; and ours for one that has none."""
-
 
 class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Base of everything that is stored: immutable, compared by content, defaults left out of the JSON."""

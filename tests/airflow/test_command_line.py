@@ -34,7 +34,7 @@ class Cancellable:
     """A job of three batches: one has ended, one runs for ever, one was never sent."""
 
     def __init__(self, emulator: Emulator, root: Path) -> None:
-        self.emulator, self.root = emulator, root
+        self.emulator, self.root, self.later_s = emulator, root, 0.0
         self.store = JobStore(UPath(root), KEY)
         emulator.faults.add(Rule("batch", {"stuck": {"seconds": 1e9, "state": "validating"}}, match={"batch": 2}))
         self.clear(0)
@@ -44,7 +44,8 @@ class Cancellable:
         assert emulator.ledger.n_rows() == 40
 
     def engine(self) -> Engine:
-        return Engine(self.store, Api(OpenAI(base_url=self.emulator.base_url, api_key="sk-emulator")))
+        api = Api(OpenAI(base_url=self.emulator.base_url, api_key="sk-emulator"))
+        return Engine(self.store, api, clock=lambda: time.time() + self.later_s)
 
     def clear(self, max_tries: int) -> None:
         """What the submitting task does when it runs."""
@@ -61,6 +62,7 @@ class Cancellable:
             reached = self.advance()
             if isinstance(reached, Done):
                 return reached.summary.by_status
+            self.later_s += 300.0
         raise AssertionError(reached)
 
     def arguments(self, command: str) -> list[str]:
@@ -89,7 +91,7 @@ def test_cancel_cancels_at_once_and_a_clear_keeps_to_it(job: Cancellable) -> Non
     assert is_cancelled(job)
     assert "OpenAI was asked to cancel 1 batch with 40 requests" in ran.stdout
     assert job.emulator.ledger.batches[1].id in ran.stdout
-    assert "Cancelled: 80 rows. Finished before, and kept: 40 rows." in ran.stdout
+    assert "Cancelled: 40 rows. Finished before, and kept: 40 rows." in ran.stdout
     for max_tries in (1, 2, 2):  # what it prints: clear the task
         job.clear(max_tries)
         assert job.by_status() == {Status.SUCCEEDED: 40, Status.CANCELLED: 80}
@@ -170,3 +172,33 @@ def test_a_job_that_is_not_there_is_said(job: Cancellable, capsys: pytest.Captur
         assert main([command, "no", "such", "job", "--storage", str(job.root)]) == 1
     assert "There is no job" in capsys.readouterr().err
     assert not is_cancelled(job)
+
+
+@pytest.mark.parametrize(("command", "status"), [("accept-missing", "missing"), ("ask-missing", "succeeded")])
+def test_a_person_decides_of_rows_without_proof(
+    command: str, status: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Emulator(duration=0.0, seed=1) as emulator:
+        emulator.faults.add(Rule("batch", "no_output_file", times=1))
+        store, now = JobStore(UPath(tmp_path), KEY), [time.time()]
+        api = Api(OpenAI(base_url=emulator.base_url, api_key="sk-emulator"))
+        engine = Engine(store, api, clock=lambda: now[0], sleep=lambda s: None)
+        request = Request([{"text": "x"}] * 3, endpoint="/v1/responses", body={"model": "m", "input": "{text}"})
+        submit(engine, request, Policy())
+        arguments = [command, KEY.dag_id, KEY.run_id, KEY.task_id, "--storage", str(tmp_path)]
+        assert main(arguments) == 1, "nothing is in doubt yet"
+        while isinstance(reached := advance(engine), Wait):
+            now[0] += max(reached.wake_at - now[0], 1.0)
+        assert isinstance(reached, Held) and f"{command.partition('-')[0]}-missing" in reached.reason
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr("airflow_openai_batch.engine.store.job_store.time.time", lambda: now[0])
+            assert main(arguments) == 0
+        assert "no line" in capsys.readouterr().out
+        now[0] += 1800
+        for _ in range(10):
+            if isinstance(reached := advance(engine), Done):
+                break
+            now[0] += 60
+        assert isinstance(reached, Done) and reached.summary.by_status == {Status(status): 3}
+        assert len(emulator.ledger.batches) == (1 if command == "accept-missing" else 2)

@@ -159,7 +159,8 @@ def test_a_sensor_that_comes_back_ends_with_the_deadline(
     monkeypatch.setattr(sensors.OpenAIBatchSensor, "poke", later)
     with Emulator(clock=clock, duration=3600) as emulator:
         emulator.faults.add(Rule("GET /v1/batches/*", {"status": 500}))
-        connection = {"conn_type": "openai", "host": emulator.base_url, "password": "sk-emulator"}
+        client = {"openai_client_kwargs": {"max_retries": 0}}
+        connection = {"conn_type": "openai", "host": emulator.base_url, "password": "sk-emulator", "extra": client}
         monkeypatch.setenv("AIRFLOW_CONN_OPENAI_DEFAULT", json.dumps(connection))
         run = run_dag(f"""
 submit = OpenAIBatchSubmitOperator(task_id="submit", rows=ROWS, **CHAT)

@@ -8,6 +8,7 @@ import msgspec
 
 from airflow_openai_batch.engine.answers.harvest import Accepted, Unproven, harvest
 from airflow_openai_batch.engine.answers.parser import LineParser
+from airflow_openai_batch.engine.api.batch_json import is_known_status
 from airflow_openai_batch.engine.errors import ApiError, Denied, NotFound, Refused
 from airflow_openai_batch.engine.identity import file_name
 from airflow_openai_batch.engine.job.context import Engine, Learned, Stop
@@ -17,7 +18,6 @@ from airflow_openai_batch.engine.job.retry import carry, reshard
 from airflow_openai_batch.engine.job.state_machine import Fact, ShardUpdate, backoff_s, fact_of, one_more_miss
 from airflow_openai_batch.engine.model import (
     ENDED_STATUSES,
-    KNOWN_STATUSES,
     Backoff,
     Batch,
     Evidence,
@@ -162,7 +162,7 @@ def _no_waits(shard: Shard) -> Backoff:
 
 def _unknown_status(batch: Batch) -> str | None:
     """Return what to tell of a status that may mean that the batch has ended, if only somebody knew it."""
-    if batch.status in KNOWN_STATUSES:
+    if is_known_status(batch.status) or batch.status == "unknown":
         return None
     return (
         f"Batch {batch.id} has the status {batch.status!r}, which OpenAI's API does not have. It counts as running, "

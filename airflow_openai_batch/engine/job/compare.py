@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_openai_batch.engine.model import Job, Shard
 from airflow_openai_batch.engine.requests.arrow import BATCH_ROWS
@@ -30,7 +30,12 @@ class Difference(Enum):
 
 def roots_of(job: Job) -> list[Shard]:
     """Return the first-round shards, in the order of their first rows."""
-    return sorted((shard for shard in job.shards if shard.parent is None), key=lambda shard: shard.first_row)
+    return in_row_order(shard for shard in job.shards if shard.parent is None)
+
+
+def in_row_order(shards: Iterable[Shard]) -> list[Shard]:
+    """Return shards in the order of their first rows; those of several models overlap."""
+    return sorted(shards, key=lambda shard: shard.first_row)
 
 
 def planned_index(store: JobStore, root: Shard) -> Index:
@@ -70,13 +75,13 @@ def compare_shards(store: JobStore, job: Job, shards: tuple[Shard, ...]) -> Diff
     Args:
         store: The job's store.
         job: The job.
-        shards: First-round shards of the same or other rows, in row order.
+        shards: First-round shards of the same or other rows.
     """
     roots = roots_of(job)
     if len(roots) != len(shards):
         return Difference.REQUESTS
     difference = Difference.NONE
-    for old, new in zip(roots, shards, strict=True):
+    for old, new in zip(roots, in_row_order(shards), strict=True):
         planned, index = planned_index(store, old), read_index(store, new.index)
         if (planned.ordinals, planned.digests) != (index.ordinals, index.digests):
             return Difference.REQUESTS
@@ -128,16 +133,68 @@ class FrozenRows:
     version = None
 
     def __init__(self, store: JobStore, job: Job) -> None:
-        self._store = store
-        self._names = [name for root in roots_of(job) for name in root.row_parts]
+        self._store, self._job = store, job
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield the rows."""
-        import pyarrow.parquet as pq
+        """Yield the rows in their order; memory holds a window of those of the shards that overlap there."""
+        import numpy as np
+        import pyarrow as pa
 
-        for name in self._names:
-            with self._store.open(name) as file:
-                yield from pq.ParquetFile(file, pre_buffer=False).iter_batches(batch_size=BATCH_ROWS)
+        waiting = roots_of(self._job)
+        begun: list[_ShardRows] = []
+        for end in range(BATCH_ROWS, self._job.n_rows + BATCH_ROWS, BATCH_ROWS):
+            while waiting and waiting[0].first_row < end:
+                begun.append(_ShardRows(self._store, waiting.pop(0)))
+            taken = [part for shard in begun for part in shard.before(end)]
+            begun = [shard for shard in begun if not shard.is_past]
+            ordinals = np.concatenate([at for at, _ in taken])
+            if (np.diff(ordinals) > 0).all():
+                yield from (rows for _, rows in taken)
+                continue
+            rows = pa.concat_tables(
+                [pa.Table.from_batches([rows]) for _, rows in taken], promote_options="permissive"
+            ).take(pa.array(np.argsort(ordinals)))
+            yield from rows.combine_chunks().to_batches()
+
+
+class _ShardRows:
+    """The input rows of a first-round shard with their ordinals, taken little by little."""
+
+    def __init__(self, store: JobStore, root: Shard) -> None:
+        import numpy as np
+
+        self._ordinals = np.asarray(planned_index(store, root).ordinals)
+        self._n_read = 0
+        self._batches = _read_parts(store, root.row_parts)
+        self._rest: pa.RecordBatch | None = next(self._batches, None)
+
+    @property
+    def is_past(self) -> bool:
+        """Whether all rows were taken."""
+        return self._rest is None
+
+    def before(self, end: int) -> Iterator[tuple[Any, pa.RecordBatch]]:
+        """Yield the ordinals and rows before an ordinal that were not taken yet."""
+        import numpy as np
+
+        while self._rest is not None:
+            left = self._ordinals[self._n_read : self._n_read + self._rest.num_rows]
+            n = int(np.searchsorted(left, end))
+            if n:
+                yield left[:n], self._rest.slice(0, n)
+                self._n_read += n
+            if n < self._rest.num_rows:
+                self._rest = self._rest.slice(n)
+                return
+            self._rest = next(self._batches, None)
+
+
+def _read_parts(store: JobStore, names: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
+    import pyarrow.parquet as pq
+
+    for name in names:
+        with store.open(name) as file:
+            yield from pq.ParquetFile(file, pre_buffer=False).iter_batches(batch_size=BATCH_ROWS)
 
 
 def frozen_rows(store: JobStore, job: Job) -> FrozenRows | None:

@@ -82,7 +82,8 @@ def post(engine: Engine, job: Job, shard: Shard) -> Learned:
     except Unclear as error:
         engine.log.warning("Shard %s: %s It is not known whether a batch was created; looking for it.", shard.id, error)
         # From now on: the call may have taken long, and the listing has its lag after it.
-        look_at = max(shard.not_before, engine.clock() + engine.timing.grace_s - engine.timing.post_timeout_s)
+        pause_s = max(engine.timing.grace_s - engine.timing.post_timeout_s, error.retry_after_s or 0.0)
+        look_at = max(shard.not_before, engine.clock() + pause_s)
         backoff = msgspec.structs.replace(shard.backoff, not_before=look_at)
         return Learned(Fact.POSTPONED, ShardUpdate(problem=problem_of(error), backoff=backoff))
     except QueueFull as error:
@@ -130,9 +131,11 @@ def look(engine: Engine, job: Job, shard: Shard) -> Learned:
     """
     assert shard.intent is not None  # noqa: S101
     is_last = engine.clock() >= shard.not_before
-    listed = engine.api.batches(shard.intent.at - _LOOK_BACK_S)
+    listed, lost = _listed(engine, shard.intent.at - _LOOK_BACK_S)
     mine = {batch.id: batch for batch in listed if _is_mine(batch, job, shard)}.values()
     if not mine:
+        if lost is not None:  # what was not shown may be ours
+            raise lost
         if not is_last:
             intent = msgspec.structs.replace(shard.intent, n_looks=shard.intent.n_looks + 1)
             return Learned(Fact.POSTPONED, ShardUpdate(intent=intent))
@@ -147,6 +150,21 @@ def look(engine: Engine, job: Job, shard: Shard) -> Learned:
             engine.api.cancel(extra.id)
     engine.log.info("Shard %s: adopted %s.", shard.id, describe(adopted))
     return _known(shard, adopted)
+
+
+def _listed(engine: Engine, since: float) -> tuple[list[Batch], ApiError | None]:
+    """Return the account's batches, and why there may be more, if the listing could not be read to its end.
+
+    Args:
+        engine: The engine.
+        since: Creation time of the oldest batch that is searched for, epoch seconds.
+    """
+    batches: list[Batch] = []
+    try:
+        batches.extend(engine.api.batches(since))  # what comes before an error is kept
+    except ApiError as error:
+        return batches, error
+    return batches, None
 
 
 def cancel_extra(engine: Engine, batch_id: str) -> None:
@@ -220,11 +238,9 @@ def adopt(engine: Engine, job: Job) -> list[tuple[Shard, Learned]]:
     """
     unsent = [shard for shard in job.shards if shard.state in (State.PLANNED, State.UPLOADED)]
     known = {batch_id for s in job.all_shards for batch_id in (*s.past_batches, *([s.batch.id] if s.batch else ()))}
-    try:
-        listed = list(engine.api.batches(min(job.created_at - _LOOK_BACK_S, engine.clock() - _WIPED_LOOK_BACK_S)))
-    except ApiError as error:
-        engine.log.debug("Could not look for batches of this job that its store does not know: %s", error)
-        return []
+    listed, lost = _listed(engine, min(job.created_at - _LOOK_BACK_S, engine.clock() - _WIPED_LOOK_BACK_S))
+    if lost is not None:
+        engine.log.debug("Could not look for all batches of this job that its store does not know: %s", lost)
     who = parse_nonce(nonce(job.key, job.epoch, "", "", owner=job.owner))
     candidates = [
         (batch, parsed)

@@ -44,7 +44,13 @@ def postponed(engine: Engine, shard: Shard, error: ApiError) -> Learned:
 
 
 def refused_at(engine: Engine, shard: Shard, error: ApiError) -> float | None:
-    """Return since when OpenAI refuses to answer for a shard, if this error is such an answer; epoch seconds."""
+    """Return since when OpenAI refuses to answer for a shard, if this error is such an answer; epoch seconds.
+
+    Args:
+        engine: The engine.
+        shard: The shard.
+        error: OpenAI's answer.
+    """
     if not isinstance(error, Denied | NotFound):
         return None
     return shard.refused_at if shard.refused_at is not None else engine.clock()

@@ -22,6 +22,7 @@ from airflow_openai_batch.engine.job.compare import (
     compare_requests,
     compare_shards,
     frozen_rows,
+    in_row_order,
     roots_of,
 )
 from airflow_openai_batch.engine.job.context import Engine
@@ -309,7 +310,7 @@ class _Submission:
 
 def _with_rows_of(job: Job, built: Built) -> Job:
     """Return the job with its rows as they are now, which send the same: a file may only have been rewritten."""
-    parts = {old.id: new.row_parts for old, new in zip(roots_of(job), built.shards, strict=True)}
+    parts = {old.id: new.row_parts for old, new in zip(roots_of(job), in_row_order(built.shards), strict=True)}
     shards = [msgspec.structs.replace(shard, row_parts=parts.get(shard.id, shard.row_parts)) for shard in job.shards]
     return msgspec.structs.replace(job, shards=tuple(shards))
 
