@@ -19,7 +19,8 @@ FILE, CONTENT = "GET /v1/files/*", "GET /v1/files/*/content"
 LATE = r"The deadline of"
 HIDDEN = r"had no clear answer"
 GONE = r"are gone at OpenAI"
-"""Why a job may be held: it waited for nothing, or the server hides what it creates, or names files that it lacks."""
+UNKNOWN = r"does not know batch"
+"""Why a job may be held: it waited for nothing; or the server hides what it creates, or names what it does not have."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,10 @@ MISBEHAVIOURS: dict[str, Misbehaviour] = {
     # Create
     "create_without_envelope": Misbehaviour(CREATE, _WITHOUT_ENVELOPE),
     "create_without_id": Misbehaviour(
-        CREATE, ({"edit": {"drop": ["id"]}}, _set(id=7), _set(id=["x"]), _set(id="")), is_trait=True
+        CREATE, ({"edit": {"drop": ["id"]}}, _set(id=None), _set(id=["x"]), _set(id="")), is_trait=True
+    ),
+    "create_with_wrong_id": Misbehaviour(
+        CREATE, (_set(id=7), _set(id="batch_of_the_gateway")), held=f"{UNKNOWN}|{LATE}"
     ),
     "create_wrapped": Misbehaviour(CREATE, ({"edit": {"wrap": "job"}},), is_trait=True, also=("metadata_dropped",)),
     "create_busy": Misbehaviour(CREATE, tuple(_status(429, retry_after=text) for text in _RETRY_AFTER)),

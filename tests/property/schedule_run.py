@@ -26,6 +26,7 @@ from airflow_openai_batch.engine.errors import StoreError
 from airflow_openai_batch.engine.job.advance import advance
 from airflow_openai_batch.engine.job.commands import resume
 from airflow_openai_batch.engine.job.context import Engine
+from airflow_openai_batch.engine.job.state_machine import is_quiet
 from airflow_openai_batch.engine.job.status import Done, Held, Wait
 from airflow_openai_batch.engine.job.submit import Request, submit
 from airflow_openai_batch.engine.model import Job
@@ -34,8 +35,9 @@ from airflow_openai_batch.engine.results.writer import write_results
 
 _MOST_ADVANCES = 350
 _PATIENT_ADVANCES = 150
-"""After so many, whoever waits looks every few hours only."""
+"""After so many, whoever waits looks once a day only."""
 _MOST_HELD = 12
+_MOST_EXPECTED = 2
 _STEPS_S = (1.0, 10.0, 35.0, 65.0, 130.0, 200.0, 600.0, 3700.0, 30_000.0)
 
 
@@ -264,8 +266,9 @@ class Schedule:
                 if NOT_WHOLE in found.reason and self._accept_missing(found.reason):
                     continue
                 n_held += 1
-                if n_held > _MOST_HELD:
-                    if not re.search(self.plan.held, found.reason):
+                is_expected = re.search(self.plan.held, found.reason) is not None
+                if n_held > (_MOST_EXPECTED if is_expected else _MOST_HELD):
+                    if not is_expected:
                         raise Violation(f"The job is held again and again: {found.reason}")
                     self.held = found.reason
                     self.n["held for good"] += 1
@@ -273,7 +276,7 @@ class Schedule:
             elif isinstance(found, Wait):
                 self._wait(found)
                 if n_advances > _PATIENT_ADVANCES:
-                    self.world.pass_time(6 * 3600.0)
+                    self.world.pass_time(86_400.0)
         raise Violation(f"The job does not end: {self._job()}")
 
     def _accept_missing(self, reason: str) -> bool:
@@ -321,14 +324,14 @@ class Schedule:
             if row["status"] == "succeeded" and not self.plan.has_schema and row["text"] not in row["output"]:
                 raise Violation(f"Row {row['id']} has the answer to another: {row['output']}")
         self._witness.check_results(job, rows)
-        self._witness.check_ended()
+        self._witness.check_ended(job)
         self.n["rows"] += len(rows)
         self.n.update(f"row {row['status']}" for row in rows)
 
     def _judge_quiet(self) -> None:
         """A job that is done is left alone, whoever looks at it and however late."""
-        if any(self._witness.is_cancelling_for_ever(batch) for batch in self.world.backend.all()):
-            return  # it is looked at for as long as somebody looks at the job
+        if not all(is_quiet(shard) for shard in self._job().earlier):
+            return  # what an earlier epoch owes is looked at for as long as somebody looks at the job
         before = self.world.store().load()
         for seconds in (0.0, 10 * 86400.0):
             self.world.pass_time(seconds)
