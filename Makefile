@@ -4,8 +4,10 @@ VENV := .venv
 OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# Each file of tests stays in one process: its tests share an Airflow, a server or a job.
+# Each file of tests stays in one process: its tests share a server or a job.
 TWO_FILES_AT_A_TIME := -n 2 --dist loadfile
+# Two Airflows at a time; which tests share one, tests/integration/conftest.py says.
+TWO_AIRFLOWS_AT_A_TIME := -n 2 --dist loadscope
 # Airflow starts many processes; compiled bytecode makes each start three times as fast.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -32,6 +34,9 @@ $(OLDEST)/.ready: pyproject.toml $(VENV)/.ready
 .PHONY: setup
 setup: $(VENV)/.ready ## Install the package and the developers' tools into .venv
 
+.PHONY: setup-oldest
+setup-oldest: $(OLDEST)/.ready ## The same with Airflow 3.1 and every dependency's lower bound into .venv-oldest
+
 .PHONY: format
 format: setup ## Rewrite the code in the project's style
 	ruff format .
@@ -51,28 +56,32 @@ test-unit: setup ## The fast tests: no Airflow, no network
 
 .PHONY: test
 test: setup ## All tests but those that start Airflow's own processes
-	pytest -q $(TWO_FILES_AT_A_TIME) tests --ignore=tests/integration --ignore=tests/browser
+	pytest -q $(TWO_FILES_AT_A_TIME) tests --ignore=tests/integration
 
 .PHONY: test-oldest
-test-oldest: $(OLDEST)/.ready ## The fast tests, those with Dags and the page, on Airflow 3.1 and every dependency's lower bound
+test-oldest: setup-oldest ## The fast tests and a few on real processes, on Airflow 3.1 and every dependency's lower bound
 	$(OLDEST)/bin/python -m pytest -q $(TWO_FILES_AT_A_TIME) tests/unit tests/stores tests/airflow
-	$(OLDEST)/bin/python -m pytest -q tests/browser
-	$(OLDEST)/bin/python -m pytest -q tests/integration/test_jobs.py -k 'triggerer or mark or clear or kill'
+	$(OLDEST)/bin/python -m pytest -q -m oldest tests/integration
+
+.PHONY: test-integration
+test-integration: setup ## The tests that start Airflow's own processes, and a browser; needs PostgreSQL, Redis and Chromium
+	pytest -q $(TWO_AIRFLOWS_AT_A_TIME) tests/integration
 
 .PHONY: test-browser
-test-browser: setup ## The page in a real browser on a real Airflow; needs PostgreSQL's programs and Chromium
-	pytest -q tests/browser
+test-browser: setup ## Of these, only the page in a real browser
+	pytest -q tests/integration/browser
 
 .PHONY: pictures
 pictures: setup ## The same, and its screenshots into docs/images
-	SCREENSHOTS=docs/images pytest -q tests/browser
-
-.PHONY: test-integration
-test-integration: setup ## The tests that start Airflow's own processes; needs PostgreSQL's programs
-	pytest -q tests/integration
+	SCREENSHOTS=docs/images pytest -q tests/integration/browser
 
 .PHONY: test-all
-test-all: test test-integration test-browser ## All tests
+test-all: test test-integration ## All tests but the nightly ones
+
+.PHONY: nightly
+nightly: setup setup-oldest ## What need not run with each change: Airflow itself, all benchmarks, the page and the jobs on Airflow 3.1
+	pytest -q -m nightly tests
+	$(OLDEST)/bin/python -m pytest -q tests/integration/browser tests/integration/test_jobs.py
 
 .PHONY: demo
 demo: setup ## Nightly labeling in a real Airflow against the emulator: no key, no cost

@@ -27,13 +27,16 @@ class _OpenAIBatchDecoratedOperator(DecoratedOperator, OpenAIBatchOperator):
         super().__init__(python_callable=python_callable, op_args=op_args, op_kwargs=op_kwargs, rows=Rows([]), **kwargs)
 
     def execute(self, context: Any) -> Any:
-        """Call the function, then make the job of the rows it returned or take it up."""
+        """Make the job or take it up, and move it on. The function is called for the rows, if they are needed."""
+        return OpenAIBatchOperator.execute(self, context)
+
+    def _rows(self, context: Any) -> Any:
         # The context's names (ds, ti, …) and the caller's own arguments, as far as the function asks for them.
         arguments = {**context, **self.op_kwargs}
         kwargs = determine_kwargs(self.python_callable, self.op_args, arguments)
         rows = self.python_callable(*self.op_args, **kwargs)
         self.rows = rows if isinstance(rows, str) else Rows(rows)
-        return OpenAIBatchOperator.execute(self, context)
+        return super()._rows(context)
 
 
 def openai_batch_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
-from airflow_openai_batch.engine.errors import ApiError, EngineError, StoreError, UnknownFormat
+from airflow_openai_batch.engine.errors import ApiError, EngineError, ForeignJob, StoreError, UnknownFormat
 
 
 class OpenAIBatchError(AirflowException):
@@ -28,7 +28,7 @@ def airflow_errors() -> Iterator[None]:
     """
     try:
         yield
-    except UnknownFormat as error:
+    except (UnknownFormat, ForeignJob) as error:
         raise OpenAIBatchFailure(str(error)) from None
     except (StoreError, ApiError) as error:
         raise OpenAIBatchError(str(error)) from error

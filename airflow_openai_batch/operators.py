@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from airflow_openai_batch.engine.endpoints import Limits
     from airflow_openai_batch.engine.job.context import Engine
     from airflow_openai_batch.engine.job.status import Wait
+    from airflow_openai_batch.engine.job.submit import Request
     from airflow_openai_batch.engine.model import Policy
     from airflow_openai_batch.engine.progress.model import Look
     from airflow_openai_batch.reporting.worker_progress import Shown
@@ -117,25 +118,36 @@ class _Submitting(WithLineage, BaseOperator):
 
     def _submit(self, context: Any) -> tuple[Engine, JobHandle]:
         """Write the job's plan, or take up the one that is there."""
-        from airflow_openai_batch.engine.job.submit import Request, submit
+        from airflow_openai_batch.engine.job.submit import submit
 
         handle = handle_of(context, self.conn_id, self.storage)
         with airflow_errors():
             engine = engine_for(handle, self.log, self.response_model)
-            request = Request(
-                self._rows(),
-                endpoint=self.endpoint,
-                body=self.body
-                if self.body is None or callable(self.body)
-                else self.render_template(self.body, context),
-                response_model=self.response_model,
-                custom_id=self.custom_id,
-                limits=self._limits(),
+            submit(
+                engine,
+                lambda: self._request(context),
+                self._policy(),
+                start_over=_start_over_text(context),
+                max_tries=context["ti"].max_tries,
+                is_first_try=context["ti"].try_number <= 1,
+                conn_id=self.conn_id,
             )
-            submit(engine, request, self._policy(), start_over=_start_over_text(context))
         return engine, handle
 
-    def _rows(self) -> Any:
+    def _request(self, context: Any) -> Request:
+        """Return the rows and what to ask of each, which an automatic retry does not need."""
+        from airflow_openai_batch.engine.job.submit import Request
+
+        return Request(
+            self._rows(context),
+            endpoint=self.endpoint,
+            body=self.body if self.body is None or callable(self.body) else self.render_template(self.body, context),
+            response_model=self.response_model,
+            custom_id=self.custom_id,
+            limits=self._limits(),
+        )
+
+    def _rows(self, context: Any) -> Any:
         rows = self.rows.value if isinstance(self.rows, Rows) else self.rows
         if isinstance(rows, str) and (rows in ("", "None") or rows[0] in "[{"):
             raise InputError(
@@ -190,6 +202,9 @@ def _start_over_text(context: Mapping[str, Any]) -> str | None:
 
 class OpenAIBatchSubmitOperator(_Submitting):
     """Turn rows into batches at OpenAI, and return a handle of the job. A retry or clear takes the same job up again.
+
+    An automatic retry goes on with what the first try planned: neither ``rows`` nor ``body`` is looked at again. When a
+    person clears the task, what would be sent is compared with what was planned, and only what differs is asked.
 
     Args:
         rows: A list of dicts, a DataFrame, the output of another task, a callable that returns or yields dicts, or the

@@ -16,6 +16,7 @@ from airflow.providers.common.compat.sdk import (
     PokeReturnValue,
 )
 
+from airflow_openai_batch.exceptions import airflow_errors
 from airflow_openai_batch.links import LINKS
 from airflow_openai_batch.task.job import (
     JobHandle,
@@ -80,7 +81,10 @@ class OpenAIBatchSensor(BaseSensorOperator):
         """Wait, the way that ``deferrable`` says."""
         from airflow_openai_batch.engine.job.submit import extend_deadline
 
-        extend_deadline(self._engine()[0])
+        ti = context["ti"]
+        # In mode="reschedule" this is called at every poke.
+        with airflow_errors():
+            extend_deadline(self._engine()[0], f"{ti.dag_id}/{ti.run_id}/{ti.task_id}/{ti.map_index}", ti.max_tries)
         if not self.deferrable:
             return super().execute(context)
         try:

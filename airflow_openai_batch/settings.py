@@ -39,6 +39,14 @@ STORAGE = Option(
     "openai_batch in AIRFLOW_HOME, for executors on one machine.",
     "s3://aws_default@my-bucket/openai-batch",
 )
+DEPLOYMENT = Option(
+    "deployment",
+    "",
+    "The name of this Airflow deployment, by which its jobs are told from those of another one that shares the "
+    "storage, or of which the storage is a copy. Empty: [api] base_url. Name deployments that have the same base_url "
+    "or none.",
+    "production",
+)
 POLL_INTERVAL = Option("poll_interval", 60.0, "Seconds between two looks at a batch.")
 FIRST_POLL_DELAY = Option(
     "first_poll_delay",
@@ -62,12 +70,20 @@ XCOM_MAX_BYTES = Option("xcom_max_bytes", 1_000_000, "The largest result, as JSO
 
 OPTIONS: tuple[Option[Any], ...] = (
     STORAGE,
+    DEPLOYMENT,
     POLL_INTERVAL,
     FIRST_POLL_DELAY,
     CREATE_GRACE,
     PARALLEL_TRANSFERS,
     XCOM_MAX_BYTES,
 )
+
+
+def deployment() -> str:
+    """Return the name of this deployment: the option ``deployment``, or Airflow's own URL; empty if neither is set."""
+    from airflow.providers.common.compat.sdk import conf
+
+    return DEPLOYMENT.get().strip() or (conf.get("api", "base_url", fallback=None) or "").strip().rstrip("/")
 
 
 def described() -> dict[str, Any]:

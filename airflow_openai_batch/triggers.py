@@ -51,6 +51,7 @@ class OpenAIBatchTrigger(BaseTrigger):
         progress: Where the job stood when the task deferred (``engine.progress``), to keep it up to date; counts and
             ids. None: only the batches are reported.
         look: What the task remembered of the job, for its rate and its log.
+        n_earlier: How many of the batches, the first ones, belong to epochs before starting over.
 
     Attributes:
         batches: The batches as they were last seen, with their counts, by id; without those not yet looked at.
@@ -67,6 +68,7 @@ class OpenAIBatchTrigger(BaseTrigger):
         cancel_on_kill: bool = True,
         progress: dict[str, Any] | None = None,
         look: dict[str, Any] | None = None,
+        n_earlier: int = 0,
     ) -> None:
         super().__init__()
         self.conn_id = conn_id
@@ -77,6 +79,7 @@ class OpenAIBatchTrigger(BaseTrigger):
         self.cancel_on_kill = cancel_on_kill
         self.progress = progress
         self.look = look
+        self.n_earlier = n_earlier
         self.batches: dict[str, Batch] = {}
         self._ended_at: dict[str, float] = {}
         self._seen: dict[str, Any] | None = None
@@ -94,6 +97,7 @@ class OpenAIBatchTrigger(BaseTrigger):
                 "cancel_on_kill": self.cancel_on_kill,
                 "progress": self.progress,
                 "look": self.look,
+                "n_earlier": self.n_earlier,
             },
         )
 
@@ -148,7 +152,7 @@ class OpenAIBatchTrigger(BaseTrigger):
         return Live(
             self.progress,
             self.look,
-            self.batch_ids,
+            self.batch_ids[self.n_earlier :],
             self.batches,
             task_instance=self.task_instance,
             log=self.log,

@@ -1,9 +1,12 @@
 """Run thousands of fault schedules of engine and emulator, and print what happened as tables.
 
-    python benchmarks/fault_schedules.py [--schedules 2000] [--first 0] [--processes 2]
+    python benchmarks/fault_schedules.py [--schedules 2000] [--first 0] [--processes 2] [--new NAME ...] [--each]
+
+`--new` draws only these misbehaviours of `tests/property/schedule_misbehaviours.py` beside the old faults (`none` for
+none); `--each` runs so many schedules with each of them, one after the other, and counts the broken promises.
 
 Two thirds of the schedules freeze no process for longer than the grace period, one third does. Each is replayed by
-`python tests/property/schedule_run.py SEED [frozen]`. Exits with 1 if a promise was broken.
+`python tests/property/schedule_run.py SEED [frozen] [NAME ...]`. Exits with 1 if a promise was broken.
 """
 
 from __future__ import annotations
@@ -37,17 +40,19 @@ _HAPPENED = (
     ("processes that froze", "freezes"),
     ("batches made past the grace", "late batches"),
     ("rows these cost", "late rows paid"),
+    ("held for good, with a true reason", "held for good"),
+    ("accepted as missing by a person", "accepted as missing"),
 )
 
 
-def one(task: tuple[int, bool]) -> Any:
+def one(task: tuple[int, bool, tuple[str, ...]]) -> Any:
     """Run one schedule, in a process of a pool."""
     import pyarrow as pa
     from schedule_run import run
 
     logging.disable(logging.CRITICAL)
     pa.set_cpu_count(1)
-    report = run(task[0], is_frozen=task[1], folder=_MEMORY if os.access(_MEMORY, os.W_OK) else None)
+    report = run(task[0], is_frozen=task[1], new=task[2], folder=_MEMORY if os.access(_MEMORY, os.W_OK) else None)
     report.trace.clear()
     return report
 
@@ -56,10 +61,12 @@ def main() -> int:
     """Run the schedules and print the tables."""
     args = _parsed()
     seeds = range(args.first, args.first + args.schedules)
-    tasks = [(seed, seed % 3 == 2) for seed in seeds]
+    new = _misbehaviours(args.new)
     began = time.monotonic()
     with Pool(args.processes) as pool:
-        reports = list(pool.imap_unordered(one, tasks, chunksize=8))
+        if args.each:
+            return _run_each(pool, [(name,) for name in new], seeds)
+        reports = list(pool.imap_unordered(one, [(seed, seed % 3 == 2, new) for seed in seeds], chunksize=4))
     took_s = time.monotonic() - began
     n = {is_frozen: _totals(r for r in reports if r.is_frozen is is_frozen) for is_frozen in (False, True)}
     print(f"{'':32}{'patient':>10}{'frozen':>10}")
@@ -69,6 +76,7 @@ def main() -> int:
     disturbed = sum((r.n for r in reports), Counter())
     _print("What people did", {what: disturbed[what] for what in _disturbances()})
     _print("What became of rows", {k[4:]: v for k, v in disturbed.items() if k.startswith("row ")})
+    _print("Schedules with a misbehaviour", Counter(name for r in reports for name in r.misbehaviours))
     for place in ("call", "batch", "row"):
         _print(f"Faults of a {place} that struck", _of(place, fired))
     print(
@@ -76,8 +84,32 @@ def main() -> int:
     )
     broken = sorted((r for r in reports if r.violation), key=lambda r: r.seed)
     for report in broken:
-        print(f"seed {report.seed}{' frozen' if report.is_frozen else ''}: {report.violation[:300]}")
+        print(f"{_named(report)}: {report.violation[:300]}")
     return 1 if broken else 0
+
+
+def _named(report: Any) -> str:
+    return f"seed {report.seed}{' frozen' if report.is_frozen else ''} ({', '.join(report.misbehaviours)})"
+
+
+def _misbehaviours(names: list[str]) -> tuple[str, ...]:
+    from schedule_plan import NEW
+
+    return () if names == ["none"] else tuple(names) or NEW
+
+
+def _run_each(pool: Any, groups: list[tuple[str, ...]], seeds: range) -> int:
+    """Print a line for each misbehaviour, with what broke first."""
+    n_broken = 0
+    print(f"{'':32}{'schedules':>10}{'held':>8}{'broken':>8}")
+    for group in groups:
+        reports = pool.map(one, [(seed, seed % 3 == 2, group) for seed in seeds], chunksize=2)
+        broken = [report for report in reports if report.violation]
+        held = sum(report.n["held for good"] + report.n["accepted as missing"] > 0 for report in reports)
+        first = f"  {broken[0].seed}: {broken[0].violation[:150]}" if broken else ""
+        print(f"{group[0]:32}{len(reports):>10}{held:>8}{len(broken):>8}{first}", flush=True)
+        n_broken += len(broken)
+    return 1 if n_broken else 0
 
 
 def _parsed() -> argparse.Namespace:
@@ -85,6 +117,8 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--schedules", type=int, default=2000)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--new", nargs="*", default=[], help="names of misbehaviours, or none; all without it")
+    parser.add_argument("--each", action="store_true", help="each misbehaviour by itself")
     return parser.parse_args()
 
 

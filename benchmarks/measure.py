@@ -15,6 +15,7 @@ import functools
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -154,7 +155,7 @@ class Benchmark:
                         samples[method.name].append(child(method, shared))
                         _say(f"  {group.name}/{method.name}: {samples[method.name][-1].get('seconds', 0):.3f} s")
         summary.compare(group.name, samples)
-        return summary.group_report(group, rows, samples)
+        return _report(group, rows, samples)
 
     def _child(
         self, group: Group, rows: int, options: argparse.Namespace, method: Method, shared: Path
@@ -187,6 +188,18 @@ class Benchmark:
         run(case)
         (case.work / "found.json").write_text(json.dumps(case.found))
         return 0
+
+
+def _report(group: Group, rows: int, samples: summary.Samples) -> dict[str, Any]:
+    """Return the numbers of one group."""
+    methods = []
+    for name, found in samples.items():
+        numbers = [{key: s[key] for key in summary.NUMBERS} | s["notes"] for s in found]
+        median = {key: statistics.median(n[key] for n in numbers) for key in numbers[0]}
+        methods.append({"name": name, "title": group.methods[name].title, "median": median, "samples": numbers})
+    title = group.title.format(rows=f"{rows:,}")
+    about = {"name": group.name, "title": title, "rows": rows, "unit": group.unit, "is_compared": group.is_compared}
+    return {**about, "methods": methods}
 
 
 def _rows(options: argparse.Namespace, group: Group, *, is_first: bool) -> int:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-TEST = "tests/browser/test_years.py::test_the_first_page_takes_few_requests"
+TEST = "tests/integration/browser/test_years.py::test_the_first_page_takes_few_requests"
 
 
 def main() -> int:

@@ -5,7 +5,7 @@
     .peers/bin/python benchmarks/peers_under_faults.py
 
 Each contender has an emulator of its own, with the same seed, and runs its Dag (peers_dags/peers.py) in one real
-Airflow (peers_airflow.py) once per scenario (peers_scenarios.py). The three run at the same time. What was paid for
+Airflow on SQLite once per scenario (peers_scenarios.py). The three run at the same time. What was paid for
 is read from the emulator's ledger, what arrived from the files that the Dag wrote.
 """
 
@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import os
+import signal
 import sys
 import tempfile
 import threading
@@ -25,10 +27,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from peers_airflow import Airflow
 from peers_scenarios import FINALIZING_S, SCENARIOS, VALIDATING_S, Scenario
 
 from airflow_openai_batch.emulator import Emulator
+from airflow_openai_batch.local_airflow.rest import FINAL_RUN_STATES
+from airflow_openai_batch.local_airflow.stack import AirflowStack
 
 CONTENDERS = {
     "openai_provider": "OpenAITriggerBatchOperator",
@@ -43,7 +46,8 @@ PACKAGES = (
     "openai",
 )
 _CASE_TIMEOUT_S = 300.0
-_FINAL = ("success", "failed")
+_TASK_ID = "batch"
+_OPTIONS = {"CORE__PARALLELISM": 6, "TRIGGERER__JOB_HEARTBEAT_SEC": 1}
 _KEY = "sk-not-a-key"
 
 
@@ -81,7 +85,7 @@ class Outcome:
 class RunningCase:
     """One contender in one scenario, while it runs."""
 
-    def __init__(self, airflow: Airflow, emulator: Emulator, dag_id: str, scenario: Scenario) -> None:
+    def __init__(self, airflow: AirflowStack, emulator: Emulator, dag_id: str, scenario: Scenario) -> None:
         self.airflow, self.emulator, self.dag_id = airflow, emulator, dag_id
         self.run_id, self.batch_s = scenario.slug, scenario.batch_s
 
@@ -91,11 +95,13 @@ class RunningCase:
 
     def wait_for_task(self, *states: str) -> None:
         """Wait until the task is in one of these states."""
-        self._wait(lambda: self.airflow.task(self.dag_id, self.run_id)["state"] in states, f"the task to be {states}")
+        self._wait(
+            lambda: task_of(self.airflow, self.dag_id, self.run_id)["state"] in states, f"the task to be {states}"
+        )
 
     def wait_for_end(self) -> None:
         """Wait until the Dag run has ended."""
-        self._wait(lambda: self.airflow.run_state(self.dag_id, self.run_id) in _FINAL, "the run to end")
+        self._wait(lambda: self.airflow.api.run_state(self.dag_id, self.run_id) in FINAL_RUN_STATES, "the run to end")
 
     def wait_for_batches(self) -> None:
         """Wait until no batch runs any more: one that was left behind is billed too."""
@@ -107,32 +113,38 @@ class RunningCase:
 
     def clear(self) -> None:
         """Clear the task in Airflow."""
-        self.airflow.clear(self.dag_id, self.run_id)
+        self.airflow.api.clear(self.dag_id, self.run_id, [_TASK_ID], include_downstream=True)
 
     def mark_failed(self) -> None:
         """Mark the task failed in Airflow."""
-        self.airflow.mark_failed(self.dag_id, self.run_id)
+        self.airflow.api.set_task_state(self.dag_id, self.run_id, _TASK_ID, "failed")
 
     def kill_worker(self) -> None:
-        """Kill the process that runs the operator."""
-        self.airflow.kill_worker(self.dag_id, self.run_id)
+        """Kill the process that runs the operator's code, as the kernel does when memory runs out."""
+        (worker,) = self.airflow.workers(self.dag_id)
+        os.kill(worker.runner_pid, signal.SIGKILL)
 
     def end(self) -> None:
         """Give the run up."""
-        self.airflow.end_run(self.dag_id, self.run_id)
+        self.airflow.api.set_run_state(self.dag_id, self.run_id, "failed")
 
     def _wait(self, probe: Any, what: str) -> Any:
         return self.airflow.wait_until(probe, f"{what} ({self.dag_id}, {self.run_id})", _CASE_TIMEOUT_S)
 
 
-def run_case(airflow: Airflow, emulator: Emulator, dag_id: str, scenario: Scenario, folder: Path) -> Outcome:
+def task_of(airflow: AirflowStack, dag_id: str, run_id: str) -> dict[str, Any]:
+    """Return the task that is compared."""
+    return airflow.api.task_instance(dag_id, run_id, _TASK_ID)
+
+
+def run_case(airflow: AirflowStack, emulator: Emulator, dag_id: str, scenario: Scenario, folder: Path) -> Outcome:
     """Run one contender through one scenario and measure."""
     emulator.reset()
     emulator.settings.duration = scenario.batch_s
     emulator.faults.add(*scenario.faults)
     case = RunningCase(airflow, emulator, dag_id, scenario)
     started = time.monotonic()
-    airflow.trigger(dag_id, scenario.slug)
+    airflow.api.trigger(dag_id, run_id=scenario.slug)
     unfinished = ""
     try:
         if scenario.act is not None:
@@ -143,7 +155,7 @@ def run_case(airflow: Airflow, emulator: Emulator, dag_id: str, scenario: Scenar
         case.end()
     seconds = time.monotonic() - started
     case.wait_for_batches()
-    task = airflow.task(dag_id, scenario.slug)
+    task = task_of(airflow, dag_id, scenario.slug)
     ledger = emulator.ledger
     times_paid: dict[int, set[str]] = {}
     for row in ledger.rows():
@@ -215,7 +227,6 @@ def run_all(scenarios: Iterable[Scenario], contenders: list[str], n_rows: int, p
     scenarios = list(scenarios)
     with tempfile.TemporaryDirectory(prefix="peers-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        (folder / "airflow").mkdir()
         write_rows(folder, n_rows)
         emulators = {
             dag_id: Emulator(validating=VALIDATING_S, finalizing=FINALIZING_S, seed=1, api_keys=[_KEY]).start()
@@ -227,7 +238,10 @@ def run_all(scenarios: Iterable[Scenario], contenders: list[str], n_rows: int, p
             connection = {"conn_type": kind, "host": emulator.base_url, "password": _KEY}
             env[f"AIRFLOW_CONN_{dag_id.upper()}"] = json.dumps(connection)
         try:
-            with Airflow(folder / "airflow", Path(__file__).parent / "peers_dags", env) as airflow:
+            dags = Path(__file__).parent / "peers_dags"
+            with AirflowStack(folder / "airflow", dags, _OPTIONS, env, on_postgres=False) as airflow:
+                for dag_id in CONTENDERS:
+                    airflow.api.unpause(dag_id, timeout=240)
                 lane = functools.partial(_run_lane, airflow, emulators, scenarios, folder)
                 with ThreadPoolExecutor(len(contenders)) as pool:
                     lanes = list(pool.map(lane, contenders))
@@ -245,7 +259,7 @@ _print_lock = threading.Lock()
 
 
 def _run_lane(
-    airflow: Airflow, emulators: dict[str, Emulator], scenarios: list[Scenario], folder: Path, dag_id: str
+    airflow: AirflowStack, emulators: dict[str, Emulator], scenarios: list[Scenario], folder: Path, dag_id: str
 ) -> list[Outcome]:
     # The first run of a Dag is slow for reasons that are Airflow's own.
     run_case(airflow, emulators[dag_id], dag_id, Scenario("warm-up", "not measured"), folder)

@@ -5,18 +5,16 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from measure import Group
-
+NUMBERS = ("seconds", "cpu_s", "base_mb", "peak_mb")
+"""What every sample measures."""
 Samples = dict[str, list[dict[str, Any]]]
 
 PACKAGES = (
@@ -132,21 +130,6 @@ def compare(group: str, samples: Samples) -> None:
                     sys.exit(f"{group}: {who} and {method} differ in {name}:\n  {known}\n  {value}")
 
 
-def group_report(group: Group, rows: int, samples: Samples) -> dict[str, Any]:
-    """Return the numbers of one group."""
-    methods = []
-    for name, found in samples.items():
-        numbers = [{key: s[key] for key in _NUMBERS} | s["notes"] for s in found]
-        median = {key: statistics.median(n[key] for n in numbers) for key in numbers[0]}
-        methods.append({"name": name, "title": group.methods[name].title, "median": median, "samples": numbers})
-    title = group.title.format(rows=f"{rows:,}")
-    about = {"name": group.name, "title": title, "rows": rows, "unit": group.unit, "is_compared": group.is_compared}
-    return {**about, "methods": methods}
-
-
-_NUMBERS = ("seconds", "cpu_s", "base_mb", "peak_mb")
-
-
 def finish(report: dict[str, Any], goals: tuple[Goal, ...]) -> None:
     """Hold the numbers against the goals. A goal whose methods were not run is left out."""
     medians = {(g["name"], m["name"]): m["median"] for g in report["groups"] for m in g["methods"]}
@@ -178,7 +161,7 @@ def show(report: dict[str, Any]) -> None:
 def table(group: dict[str, Any]) -> str:
     """Return the numbers of a group as a Markdown table; ratios are to the first method."""
     unit = group["unit"]
-    notes = list(dict.fromkeys(key for m in group["methods"] for key in m["median"] if key not in _NUMBERS))
+    notes = list(dict.fromkeys(key for m in group["methods"] for key in m["median"] if key not in NUMBERS))
     head = ["method", "n", "median s", "range", "CPU s", *([f"{unit}/s"] if unit else [])]
     head += [*(["ratio"] if group["is_compared"] else []), "base MB", "peak MB"]
     head += [note.replace("_", " ") for note in notes]

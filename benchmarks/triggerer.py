@@ -32,14 +32,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from summary import goal_table, machine, versions
+from waiting import serving
+from waiting_stub import order_of_ends
+
+from airflow_openai_batch.local_airflow.settings import QUICK
+from airflow_openai_batch.local_airflow.stack import AirflowStack
+
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests" / "integration"))
-
-from stack import AirflowStack  # noqa: E402 - it is a helper of the tests
-from summary import goal_table, machine, versions  # noqa: E402
-from waiting import serving  # noqa: E402
-from waiting_stub import order_of_ends  # noqa: E402
-
 DAG = "triggerer_waits"
 SPACING_S = 4.0
 _CONTROL_S = 60.0
@@ -125,7 +125,7 @@ class Run:
         return sorted(ran_at[number] - at for number, at in ended.items() if number in ran_at)
 
     def _blocked(self) -> list[tuple[float, float]]:
-        log = (self._stack.home / "triggerer.log").read_text(errors="replace")
+        log = (self._stack.logs / "triggerer.log").read_text(errors="replace")
         found = BLOCKED.findall(log)
         return [(datetime.datetime.fromisoformat(at).timestamp(), float(seconds)) for at, seconds in found]
 
@@ -274,14 +274,13 @@ def _on_an_airflow(options: argparse.Namespace, kind: str, measure: Callable[[Ru
                 "WAITS_N_ENDING": str(options.samples),
                 "WAITS_INTERVAL_S": str(options.interval),
                 "WAITS_RESUMED": str(resumed),
-                "PYTHONPATH": str(HERE.parent),
                 "AIRFLOW__CORE__PARALLELISM": str(options.workers),
                 "AIRFLOW__CORE__MAX_MAP_LENGTH": str(max(options.n, 1024)),
                 "AIRFLOW__TRIGGERER__CAPACITY": str(max(options.n, 1000)),
                 "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "30",  # as Airflow has it
                 "AIRFLOW_CONN_WAITING": json.dumps(connection),
             }
-            with AirflowStack(home, HERE / "triggerer_dags", env) as stack:
+            with AirflowStack(home, HERE / "triggerer_dags", QUICK, env) as stack:
                 _say(f"Airflow is up, for {kind}.")
                 return measure(Run(stack, url, options, resumed))
 

@@ -17,13 +17,14 @@ from rich.text import Text
 
 from airflow_openai_batch.demo.night import show_night
 from airflow_openai_batch.demo.outcome import failed_task_log, show_outcome
-from airflow_openai_batch.demo.processes import DemoError
 from airflow_openai_batch.demo.scenes import nightly_labeling
 from airflow_openai_batch.demo.screen import Look, Screen
-from airflow_openai_batch.demo.stack import WORKER_SLOTS, DemoStack
+from airflow_openai_batch.demo.stack import DemoError, DemoStack
+from airflow_openai_batch.local_airflow.processes import StackError
+from airflow_openai_batch.local_airflow.rest import FINAL_RUN_STATES
+from airflow_openai_batch.local_airflow.settings import WORKER_SLOTS
 
 DAG_ID = "nightly_labeling"
-_ENDED = ("success", "failed")
 _LOOK_EVERY_S = 1.0
 _INTERRUPTED = 130
 _LOG_WIDTH = 120
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("Stopped.")
         return _INTERRUPTED
-    except (DemoError, httpx.HTTPError) as error:
+    except (DemoError, StackError, TimeoutError, httpx.HTTPError) as error:
         console.print(Text(f"\nThe demo failed: {error}", style="red"))
         return 1
     return 0
@@ -75,10 +76,9 @@ def _demo(options: argparse.Namespace, console: Console, screen: Screen) -> None
     home = (options.home or Path(".demo")).resolve()
     try:
         with DemoStack(home, nightly_labeling(_batch_s(options, 20.0)), screen.say) as stack:
-            stack.wait_until(lambda: stack.knows_all([DAG_ID]), f"the Dag {DAG_ID} to be parsed")
-            stack.rest.fail_unfinished_runs(DAG_ID)
-            run_id = stack.rest.trigger(DAG_ID)
-            screen.say(f"Airflow is ready at {stack.airflow_url}; started the Dag {DAG_ID}")
+            stack.make_ready(DAG_ID)
+            run_id = stack.trigger(DAG_ID)
+            screen.say(f"Airflow is ready at {stack.url}; started the Dag {DAG_ID}")
             waiting = _watch(stack, screen, run_id, options.timeout)
             show_outcome(console, stack, DAG_ID, run_id, waiting)
             if options.keep:
@@ -106,7 +106,7 @@ def _watch(stack: DemoStack, screen: Screen, run_id: str, timeout_s: float) -> s
             screen.show(look)
         n_waiting += look.is_waiting
         n_free += look.is_waiting and not look.slots_taken
-        if look.run_state in _ENDED:
+        if look.run_state in FINAL_RUN_STATES:
             break
         if time.monotonic() > deadline:
             screen.freeze()
@@ -129,22 +129,22 @@ def _look(stack: DemoStack, run_id: str) -> Look | None:
 
 def _found(stack: DemoStack, run_id: str) -> Look:
     # First, so that an ended run is shown with its tasks as they ended.
-    run_state = stack.rest.run_state(DAG_ID, run_id)
-    instances = stack.rest.task_instances(DAG_ID, run_id)
+    run_state = stack.api.run_state(DAG_ID, run_id)
+    instances = stack.api.task_instances(DAG_ID, run_id)
     # Asked before the slots: a task that has just been woken then counts against us, not for us.
-    pool = stack.rest.pool()
+    slots_taken = stack.api.used_slots()
     return Look(
         run_state=run_state,
         tasks={task["task_id"]: task["state"] or "" for task in instances},
         seconds={task["task_id"]: task["duration"] for task in instances if task["duration"] is not None},
         batches=stack.batches(),
-        slots_taken=pool["occupied_slots"],
+        slots_taken=slots_taken,
         slots=WORKER_SLOTS,
     )
 
 
 def _keep(console: Console, stack: DemoStack) -> None:
-    console.print(Text(f"Airflow's UI: {stack.airflow_url}  (Ctrl-C stops it)", style="bold"))
+    console.print(Text(f"Airflow's UI: {stack.url}  (Ctrl-C stops it)", style="bold"))
     try:
         while True:
             stack.check()

@@ -13,10 +13,10 @@ from rich.text import Text
 from airflow_openai_batch.demo.scenes import BUSY_NIGHT, busy_night
 from airflow_openai_batch.demo.screen import Screen, summary_table
 from airflow_openai_batch.demo.stack import DemoStack
+from airflow_openai_batch.local_airflow.rest import FINAL_RUN_STATES
 
 PAGE = "/plugin/openai-batches"
 """Where Airflow shows the page of batches."""
-_ENDED = ("success", "failed")
 _LOOK_EVERY_S = 2.0
 _APART_S = 3.0
 """Between the first starts, so that two processors are enough."""
@@ -49,12 +49,12 @@ class Night:
         return len(self._runs) == len(BUSY_NIGHT)
 
     def _look(self, dag_id: str) -> None:
-        now, rest = time.monotonic(), self._stack.rest
+        now = time.monotonic()
         if dag_id in self._due_at:
             if now >= self._due_at[dag_id]:
-                self._runs[dag_id] = rest.trigger(dag_id)
+                self._runs[dag_id] = self._stack.trigger(dag_id)
                 del self._due_at[dag_id]
-        elif rest.run_state(dag_id, self._runs[dag_id]) in _ENDED:
+        elif self._stack.api.run_state(dag_id, self._runs[dag_id]) in FINAL_RUN_STATES:
             self._due_at[dag_id] = now + _REST_S
 
 
@@ -62,13 +62,13 @@ def show_night(console: Console, screen: Screen, home: Path, batch_s: float) -> 
     """Run the night until it is interrupted.
 
     Raises:
-        DemoError: It cannot be started, or a process of it has ended.
+        DemoError: It cannot be started.
+        StackError: A process of it has ended.
         KeyboardInterrupt: Always, in the end.
     """
     with DemoStack(home, busy_night(batch_s), screen.say) as stack:
-        stack.wait_until(lambda: stack.knows_all(BUSY_NIGHT), "the Dags to be parsed")
         for dag_id in BUSY_NIGHT:
-            stack.rest.fail_unfinished_runs(dag_id)
+            stack.make_ready(dag_id)
         night = Night(stack)
         _tell(console, stack)
         while True:
@@ -84,6 +84,6 @@ def _tell(console: Console, stack: DemoStack) -> None:
     console.print(Text("\nWhat there is to see:\n", style="bold"))
     console.print(summary_table(list(BUSY_NIGHT.items())))
     console.print()
-    addresses = [("page of batches", stack.airflow_url + PAGE), ("Airflow", stack.airflow_url)]
+    addresses = [("page of batches", stack.url + PAGE), ("Airflow", stack.url)]
     console.print(summary_table([*addresses, ("stop", "Ctrl-C")]))
     console.print()

@@ -9,10 +9,9 @@ from urllib.parse import urlsplit
 from rich.console import Console
 from rich.text import Text
 
-from airflow_openai_batch.demo.processes import DemoError
 from airflow_openai_batch.demo.scenes import FAILING_ROWS
 from airflow_openai_batch.demo.screen import rows_table, summary_table
-from airflow_openai_batch.demo.stack import DemoStack
+from airflow_openai_batch.demo.stack import DemoError, DemoStack
 
 _SHOWN_ROWS = 5
 
@@ -23,9 +22,9 @@ def show_outcome(console: Console, stack: DemoStack, dag_id: str, run_id: str, w
     Raises:
         DemoError: The rows in the label file are not the rows that were asked.
     """
-    manifest = stack.rest.returned(dag_id, run_id, "results")
-    n_rows = stack.rest.returned(dag_id, run_id, "rows")
-    report = stack.rest.returned(dag_id, run_id, "report")
+    manifest = stack.api.xcom(dag_id, run_id, "results")
+    n_rows = stack.api.xcom(dag_id, run_id, "rows")
+    report = stack.api.xcom(dag_id, run_id, "report")
     rows = _read(manifest["output"])
     problems = _problems(rows, n_rows, manifest, stack.ledger())
     if problems:

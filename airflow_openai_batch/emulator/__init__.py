@@ -17,8 +17,8 @@ Use it inside a process (`with Emulator() as emu: OpenAI(base_url=emu.base_url, 
 (`python -m airflow_openai_batch.emulator`) or as the pytest fixture `openai_batch_emulator`.
 
 Reading order: `model` (files, batches, time), `validate`, `answers` → `bodies` → `worker` (request line to output
-line), `backend` (the state and its rules, no HTTP), `server` (HTTP), `faults` → `http_faults` and `row_faults`,
-`ledger`, `runner`.
+line), `backend` (the state and its rules, no HTTP), `server` (HTTP), `faults` → `http_faults` → `response_faults`,
+`row_faults` and `file_faults`, `ledger`, `runner`. docs/emulator.md lists the faults.
 """
 
 from __future__ import annotations

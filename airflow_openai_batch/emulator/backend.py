@@ -34,7 +34,7 @@ class Backend:
         self.clock = clock
         self.ids = IdGenerator(settings.seed)
         self.file_store = FileStore(directory, clock, self.ids)
-        self.faults = Faults(settings.seed or 0)
+        self.faults = Faults(settings.seed or 0, clock.now)
         self.ledger = Ledger(self.settle)
         self._batches: dict[str, Batch] = {}
         self._lock = threading.RLock()
@@ -92,6 +92,8 @@ class Backend:
                 quirks=quirks,
                 output_lifetime_s=params.output_lifetime_s,
             )
+            if quirks.input_file_gone and stored is not None:
+                self.delete_file(stored.id)
             if quirks.queue_http is not None:
                 self.progress.check_queue_at_create(batch, quirks.queue_http)
             self._batches[batch.id] = batch
@@ -115,10 +117,18 @@ class Backend:
         with self._lock:
             return list(self._batches.values())
 
-    def listed(self) -> list[Batch]:
-        """Return the batches of a listing. Seen: newest first."""
+    def listed(self, order: str = "newest", lag_s: float = 0.0) -> list[Batch]:
+        """Return the batches of a listing. Seen: newest first.
+
+        Args:
+            order: `newest`, `oldest` or `unsorted`.
+            lag_s: How old a batch must be to be listed, in seconds.
+        """
         now = self.clock.now()
-        return [b for b in reversed(self.all()) if now >= b.times.created_at + b.quirks.listing_lag_s]
+        batches = [b for b in self.all() if now >= b.times.created_at + max(b.quirks.listing_lag_s, lag_s)]
+        if order == "unsorted":
+            return sorted(batches, key=lambda batch: batch.id)
+        return batches if order == "oldest" else batches[::-1]
 
     def cancel(self, batch_id: str) -> Batch:
         """Start to cancel a batch; one that is cancelling or cancelled does not change.

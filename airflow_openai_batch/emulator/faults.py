@@ -6,6 +6,7 @@ A rule is a small object, in Python (`Rule`) or JSON:
 
 `on` is a method and a path (`*` stands for one path segment, `*` alone for any call), `row` or `batch`.
 `do` names a fault, alone or with its parameters: `{"delay": 0.2}`, `{"status": {"code": 503, "after": true}}`.
+docs/emulator.md lists the faults.
 """
 
 from __future__ import annotations
@@ -14,20 +15,26 @@ import hashlib
 import random
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_openai_batch.emulator.model import JsonObject
+from airflow_openai_batch.emulator.file_faults import FORMS
+from airflow_openai_batch.emulator.model import JsonObject, Status
 
 # Fault → its parameters; a bare value sets the first.
 _CALL_FAULTS: dict[str, tuple[str, ...]] = {
     "drop_response": (),
     "reset": (),
     "delay": ("seconds", "after"),
-    "status": ("code", "after", "html", "retry_after", "error", "headers"),
+    "status": ("code", "after", "html", "body", "retry_after", "error", "headers"),
     "malformed_json": (),
     "cut_body": ("fraction",),
+    "drip": ("seconds", "bytes"),
+    "gzip": ("padding",),
+    "redirect": ("loop",),
+    "edit": ("set", "drop", "wrap"),
+    "listing": ("order", "cursor", "has_more", "lag", "page"),
 }
 _ROW_FAULTS: dict[str, tuple[str, ...]] = {
     "http_error": ("status", "code", "message", "type", "in_output"),
@@ -47,15 +54,28 @@ _BATCH_FAULTS: dict[str, tuple[str, ...]] = {
     "fail": ("reason", "code", "message", "param", "line", "errors"),
     "expire_at": ("fraction", "after", "lag"),
     "stuck": ("seconds", "state"),
-    "late_output_file_id": ("seconds",),
+    "late_output_file_id": ("seconds", "error_too", "zero_counts"),
     "listing_lag": ("seconds",),
     "empty_string_ids": (),
     "zero_byte_error_file": (),
     "no_output_file": (),
     "drop_unfinished": (),
     "counts_lie": ("completed", "failed", "total"),
-    "queue_limit": ("tokens", "http"),
+    "queue_limit": ("tokens", "http", "requests"),
+    "spoil_file": ("form", "file", "seconds", "fraction", "size"),
+    "unwritten_file": ("file",),
+    "input_file_gone": (),
+    "drop_metadata": (),
+    "times": ("form", "zone", "ahead"),
+    "rename_status": tuple(Status),
+    "relapse": ("seconds", "after"),
 }
+COMBINABLE = frozenset({"delay", "listing", "edit"})
+"""Call faults of which any number apply to a call, beside at most one other."""
+
+_NEED_PARAMETERS = frozenset(
+    {"stuck", "late_output_file_id", "listing_lag", "queue_limit", "edit", "listing", "spoil_file", "rename_status"}
+)
 _MATCHERS = frozenset({"nth", "metadata", "custom_id", "body", "file", "endpoint", "batch"})
 
 
@@ -70,6 +90,7 @@ class Rule:
             from 1), `metadata` (of the batch, a subset), `custom_id`, `body`, `file` (regular expressions, searched
             in the id, the JSON text, the file name), `endpoint`, `batch` (number of the batch, from 1).
         times: How often it fires at most; None is without limit.
+        lasts: Seconds after it first fired during which it fires; None is without limit.
         probability: Chance that it fires when the conditions hold, 0 to 1.
         seed: Seed of that chance; None takes the emulator's.
 
@@ -83,6 +104,7 @@ class Rule:
     times: int | None = None
     probability: float = 1.0
     seed: int | None = None
+    lasts: float | None = None
 
     def __post_init__(self) -> None:
         allowed = {"row": _ROW_FAULTS, "batch": _BATCH_FAULTS}.get(self.on, _CALL_FAULTS)
@@ -94,6 +116,8 @@ class Rule:
             raise ValueError(f"No fault '{self.name}' on '{self.on}'; there are {', '.join(allowed)}.")
         if unknown := [key for key in self.args if key not in allowed[self.name]]:
             raise ValueError(f"Fault '{self.name}' takes {allowed[self.name]}, not {unknown}.")
+        if self.name == "spoil_file" and self.args.get("form", "as_is") not in FORMS:
+            raise ValueError(f"No form '{self.args['form']}' of a file; there are {', '.join(FORMS)}.")
         if unknown := [key for key in self.match if key not in _MATCHERS]:
             raise ValueError(f"'match' takes {sorted(_MATCHERS)}, not {unknown}.")
 
@@ -150,11 +174,14 @@ class _ActiveRule:
     patterns: dict[str, re.Pattern[str]]
     matched: int = 0
     fired: int = 0
+    first_fired_at: float | None = None
 
-    def fires(self, event: Event) -> bool:
-        """Count a matching event, and return whether the rule applies to it."""
+    def fires(self, event: Event, now: float) -> bool:
+        """Count a matching event, and return whether the rule applies to it at this time."""
         rule = self.rule
         if (rule.times is not None and self.fired >= rule.times) or not self._matches(event):
+            return False
+        if rule.lasts is not None and self.first_fired_at is not None and now >= self.first_fired_at + rule.lasts:
             return False
         self.matched += 1
         nth = rule.match.get("nth")
@@ -163,6 +190,8 @@ class _ActiveRule:
         if rule.probability < 1.0 and self._draw(event) >= rule.probability:
             return False
         self.fired += 1
+        if self.first_fired_at is None:
+            self.first_fired_at = now
         return True
 
     def _draw(self, event: Event) -> float:
@@ -189,10 +218,16 @@ class _ActiveRule:
 
 
 class Faults:
-    """The active rules. Safe to use from any thread."""
+    """The active rules. Safe to use from any thread.
 
-    def __init__(self, seed: int = 0) -> None:
+    Args:
+        seed: The seed of rules that have none.
+        now: Returns the emulator's time in epoch seconds.
+    """
+
+    def __init__(self, seed: int, now: Callable[[], float]) -> None:
         self._seed = seed
+        self._now = now
         self._active: list[_ActiveRule] = []
         self._n_added = 0
         self._lock = threading.Lock()
@@ -216,28 +251,30 @@ class Faults:
             self.has_row_rules = False
 
     def for_call(self, event: Event) -> list[Rule]:
-        """Return the rules that apply to a call: any number of delays and at most one other."""
+        """Return the rules that apply to a call: any number that can be combined and at most one other."""
         rules: list[Rule] = []
         has_other = False
+        now = self._now()
         with self._lock:
             for active in self._active:
-                is_delay = active.rule.name == "delay"
-                if active.path is not None and (is_delay or not has_other) and active.fires(event):
-                    has_other |= not is_delay
+                is_other = active.rule.name not in COMBINABLE
+                if active.path is not None and not (is_other and has_other) and active.fires(event, now):
+                    has_other |= is_other
                     rules.append(active.rule)
         return rules
 
     def for_row(self, event: Event) -> Rule | None:
         """Return the first rule that applies to a row, None if none does."""
+        now = self._now()
         with self._lock:
-            return next(
-                (active.rule for active in self._active if active.rule.on == "row" and active.fires(event)), None
-            )
+            rows = (active for active in self._active if active.rule.on == "row")
+            return next((active.rule for active in rows if active.fires(event, now)), None)
 
     def for_batch(self, event: Event) -> list[Rule]:
         """Return the rules that apply to a batch that is created."""
+        now = self._now()
         with self._lock:
-            return [active.rule for active in self._active if active.rule.on == "batch" and active.fires(event)]
+            return [active.rule for active in self._active if active.rule.on == "batch" and active.fires(event, now)]
 
     def to_json(self) -> list[JsonObject]:
         """Return the rules, each with how often it matched and fired."""
@@ -248,6 +285,7 @@ class Faults:
                     "do": active.rule.do,
                     "match": dict(active.rule.match),
                     "times": active.rule.times,
+                    "lasts": active.rule.lasts,
                     "probability": active.rule.probability,
                     "matched": active.matched,
                     "fired": active.fired,
@@ -286,7 +324,7 @@ def chaos(seed: int, rates: Mapping[str, float]) -> list[Rule]:
     rules = []
     for name, rate in rates.items():
         on = "row" if name in _ROW_FAULTS else "batch" if name in _BATCH_FAULTS else "*"
-        if name in ("stuck", "late_output_file_id", "listing_lag", "queue_limit"):
+        if name in _NEED_PARAMETERS:
             raise ValueError(f"Fault '{name}' needs parameters: write a rule.")
         do: str | dict[str, Any] = {name: values[name]} if name in values else name
         rules.append(Rule(on, do, probability=rate, seed=seed))

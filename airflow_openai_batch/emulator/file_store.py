@@ -7,6 +7,7 @@ from pathlib import Path
 
 from airflow_openai_batch.emulator.api_error import ApiError
 from airflow_openai_batch.emulator.clock import Clock
+from airflow_openai_batch.emulator.file_faults import FileFault
 from airflow_openai_batch.emulator.model import IdGenerator, StoredFile
 
 
@@ -33,7 +34,19 @@ class FileStore:
             self._n_paths += 1
             return self._directory / f"{self._n_paths:08d}"
 
-    def add(self, path: Path, filename: str, purpose: str, lifetime_s: float | None) -> StoredFile:
+    def new_id(self) -> str:
+        """Return the id of a file that is never written."""
+        return self._ids.file()
+
+    def add(
+        self,
+        path: Path,
+        filename: str,
+        purpose: str,
+        lifetime_s: float | None,
+        faults: tuple[FileFault, ...] = (),
+        faults_begin_at: float = 0.0,
+    ) -> StoredFile:
         """Return a new file object for content that is on disk already.
 
         Args:
@@ -41,11 +54,16 @@ class FileStore:
             filename: The name that the API shows.
             purpose: The purpose that the API shows.
             lifetime_s: Seconds until the file expires; None is never.
+            faults: What is wrong with the content that is shown.
+            faults_begin_at: Since when, in epoch seconds.
         """
         now = self._clock.now()
         expires_at = None if lifetime_s is None else now + lifetime_s
         with self._lock:
-            stored = StoredFile(self._ids.file(), path, path.stat().st_size, now, expires_at, filename, purpose)
+            size = path.stat().st_size
+            stored = StoredFile(
+                self._ids.file(), path, size, now, expires_at, filename, purpose, faults, faults_begin_at
+            )
             self._files[stored.id] = stored
         return stored
 

@@ -12,15 +12,26 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from airflow_openai_batch.emulator.api_error import error_json
 from airflow_openai_batch.emulator.backend import Backend
-from airflow_openai_batch.emulator.faults import Event, Rule
+from airflow_openai_batch.emulator.faults import COMBINABLE, Event, Rule
 from airflow_openai_batch.emulator.ledger import Call
+from airflow_openai_batch.emulator.response_faults import (
+    BodyCut,
+    DelayedSender,
+    DrippingSender,
+    EditedSender,
+    GzipSender,
+    HalfBodySender,
+    Message,
+    PartialBodySender,
+    Send,
+    discard,
+    send_error,
+    send_redirect,
+)
 
 Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 log = logging.getLogger(__name__)
@@ -28,8 +39,12 @@ log = logging.getLogger(__name__)
 # Keys of the ASGI scope.
 _TRANSPORT = "emulator.transport"
 _RECORDER = "emulator.recorder"
+_EDITS = "emulator.edits"
+LISTING = "emulator.listing"
+"""The parameters of the faults `listing` that apply to a call."""
 
-_HTML = "<html><head><title>{0} Bad Gateway</title></head><body><h1>{0} Bad Gateway</h1></body></html>"
+_REDIRECTED = b"redirected"
+"""The query of the place to which a redirection leads."""
 
 
 class DroppableProtocol(H11Protocol):
@@ -67,10 +82,6 @@ class _CallRecorder:
         log.info("%s %s %s %s", call.method, call.path, call.status or "unanswered", call.fault)
 
 
-class _BodyCut(Exception):
-    """The wanted part of the body was sent."""
-
-
 class FaultMiddleware:
     """ASGI middleware that records each call in the ledger and applies the fault rules that match it.
 
@@ -100,9 +111,11 @@ class FaultMiddleware:
 
         if delay_s := _delay_s(rules, is_after=False):
             await asyncio.sleep(delay_s)
-        fault = next((rule for rule in rules if rule.name != "delay"), None)
+        fault = next((rule for rule in rules if rule.name not in COMBINABLE), None)
         delay_after_s = _delay_s(rules, is_after=True)
         scope[_RECORDER] = record
+        scope[_EDITS] = [rule.args for rule in rules if rule.name == "edit"]
+        scope[LISTING] = {name: value for rule in rules if rule.name == "listing" for name, value in rule.args.items()}
         await self._apply(fault, delay_after_s, scope, receive, send_and_record)
 
     def _event(self, scope: Scope, body: bytes) -> Event:
@@ -118,31 +131,44 @@ class FaultMiddleware:
         return Event(f"{method} {path}", body=body, metadata=metadata, file=file.filename if file else "")
 
     async def _apply(self, rule: Rule | None, delay_after_s: float, scope: Scope, receive: Receive, send: Send) -> None:
+        args = rule.args if rule else {}
         match rule.name if rule else "":
             case "reset":
                 await _drop(scope, receive, with_reset=True)
             case "drop_response":
-                await self._app(scope, receive, _discard_message)
+                await self._app(scope, receive, discard)
                 await asyncio.sleep(delay_after_s)
                 await _drop(scope, receive, with_reset=False)
-            case "status" if rule is not None:
-                if rule.args.get("after"):
-                    await self._app(scope, receive, _discard_message)
+            case "status":
+                if args.get("after"):
+                    await self._app(scope, receive, discard)
                 else:
                     await _discard_body(receive)
                 await asyncio.sleep(delay_after_s)
-                await _send_error(rule, send)
+                await send_error(args, send)
+            case "redirect" if args.get("loop") or scope["query_string"] != _REDIRECTED:
+                await send_redirect(f"{scope['path']}?{_REDIRECTED.decode()}", send)
             case "malformed_json":
-                await self._app(scope, receive, _HalfBodySender(send))
-            case "cut_body" if rule is not None:
-                await self._cut(rule.args.get("fraction", 0.5), scope, receive, send)
+                await self._respond(scope, receive, HalfBodySender(send))
+            case "cut_body":
+                await self._cut(args.get("fraction", 0.5), scope, receive, send)
+            case "drip":
+                sender = DrippingSender(send, args.get("seconds", 0.01), args.get("bytes", 1))
+                await self._respond(scope, receive, sender)
+            case "gzip":
+                await self._respond(scope, receive, GzipSender(send, args.get("padding", 0)))
             case _:
-                await self._app(scope, receive, _DelayedSender(send, delay_after_s))
+                await self._respond(scope, receive, DelayedSender(send, delay_after_s))
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the application, with the edits that apply to its response."""
+        edits = scope[_EDITS]
+        await self._app(scope, receive, EditedSender(send, edits) if edits else send)
 
     async def _cut(self, fraction: float, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await self._app(scope, receive, _PartialBodySender(send, fraction))
-        except _BodyCut:
+            await self._respond(scope, receive, PartialBodySender(send, fraction))
+        except BodyCut:
             await _drop(scope, receive, with_reset=False)
 
 
@@ -189,10 +215,6 @@ def _metadata(body: bytes) -> dict[str, Any] | None:
     return metadata if isinstance(metadata, dict) else None
 
 
-async def _discard_message(message: Message) -> None:
-    """Do not send the message."""
-
-
 async def _drop(scope: Scope, receive: Receive, *, with_reset: bool) -> None:
     """Close the connection, perhaps with a TCP reset, and wait until it is closed, or uvicorn would answer 500."""
     transport = scope[_TRANSPORT]
@@ -205,77 +227,3 @@ async def _drop(scope: Scope, receive: Receive, *, with_reset: bool) -> None:
         transport.close()
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _send_error(rule: Rule, send: Send) -> None:
-    args = rule.args
-    code = args.get("code", 500)
-    if args.get("html"):
-        content_type, body = b"text/html", _HTML.format(code).encode()
-    else:
-        error = error_json(code, f"The emulator was told to answer {code}.")
-        error["error"].update(args.get("error") or {})
-        content_type, body = b"application/json", json.dumps(error).encode()
-    headers = [(b"content-type", content_type), (b"content-length", str(len(body)).encode())]
-    extra = {**(args.get("headers") or {})}
-    if args.get("retry_after") is not None:
-        extra["retry-after"] = str(args["retry_after"])
-    headers += [(name.encode(), value.encode()) for name, value in extra.items()]
-    await send({"type": "http.response.start", "status": code, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-class _DelayedSender:
-    """Sends the response after a delay."""
-
-    def __init__(self, send: Send, delay_s: float) -> None:
-        self._send = send
-        self._delay_s = delay_s
-
-    async def __call__(self, message: Message) -> None:
-        if self._delay_s and message["type"] == "http.response.start":
-            await asyncio.sleep(self._delay_s)
-        await self._send(message)
-
-
-class _HalfBodySender:
-    """Sends half of the body with a matching content-length, so that the JSON is incomplete."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._start: Message = {}
-        self._body = b""
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self._start = message
-            return
-        self._body += message.get("body", b"")
-        if message.get("more_body"):
-            return
-        half = self._body[: len(self._body) // 2]
-        headers = [(name, value) for name, value in self._start["headers"] if name != b"content-length"]
-        self._start["headers"] = [*headers, (b"content-length", str(len(half)).encode())]
-        await self._send(self._start)
-        await self._send({"type": "http.response.body", "body": half})
-
-
-class _PartialBodySender:
-    """Sends the content-length of the whole body and a fraction of the body."""
-
-    def __init__(self, send: Send, fraction: float) -> None:
-        self._send = send
-        self._fraction = fraction
-        self._remaining = 0
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            length = int(dict(message["headers"]).get(b"content-length", 0))
-            self._remaining = int(length * self._fraction)
-            await self._send(message)
-            return
-        body = message.get("body", b"")[: self._remaining]
-        self._remaining -= len(body)
-        await self._send({"type": "http.response.body", "body": body, "more_body": True})
-        if self._remaining <= 0:
-            raise _BodyCut

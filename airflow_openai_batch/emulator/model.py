@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_openai_batch.emulator.clock import Clock
+from airflow_openai_batch.emulator.file_faults import FileFault
 
 JsonObject = dict[str, Any]
 
@@ -77,24 +78,44 @@ class StoredFile:
     expires_at: float | None
     filename: str
     purpose: str
+    faults: tuple[FileFault, ...] = ()
+    faults_begin_at: float = 0.0
 
     def read(self) -> bytes:
         """Return the whole content. For tests; the server streams it."""
         return self.path.read_bytes()
 
-    def to_json(self) -> JsonObject:
-        """Return the file object as the API shows it."""
-        return {
+    def shown_content(self, now: float) -> bytes:
+        """Return the content as its faults show it at a time."""
+        content = self.read()
+        for fault in self._faults_at(now):
+            content = fault.apply(content)
+        return content
+
+    def to_json(self, now: float) -> JsonObject:
+        """Return the file object as the API shows it at a time."""
+        shown = {
             "object": "file",
             "id": self.id,
             "purpose": self.purpose,
             "filename": self.filename,
-            "bytes": self.size,
+            "bytes": self._shown_size(now),
             "created_at": int(self.created_at),
             "expires_at": None if self.expires_at is None else int(self.expires_at),
             "status": "processed",
             "status_details": None,
         }
+        return shown if shown["bytes"] is not None else {name: shown[name] for name in shown if name != "bytes"}
+
+    def _faults_at(self, now: float) -> list[FileFault]:
+        return [fault for fault in self.faults if now < self.faults_begin_at + fault.seconds]
+
+    def _shown_size(self, now: float) -> int | None:
+        faults = self._faults_at(now)
+        size = faults[-1].size if faults else "whole"
+        if size == "actual":
+            return len(self.shown_content(now))
+        return self.size if isinstance(size, str) else size
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +193,8 @@ class Quirks:
     stuck_state: str = ""
     stuck_s: float = 0.0
     late_output_file_id_s: float = 0.0
+    is_error_file_id_late: bool = False
+    has_zero_counts_meanwhile: bool = False
     listing_lag_s: float = 0.0
     empty_string_ids: bool = False
     zero_byte_error_file: bool = False
@@ -180,6 +203,17 @@ class Quirks:
     counts: JsonObject | None = None
     queue_limit: int | None = None
     queue_http: int | None = None
+    queue_requests: int | None = None
+    file_faults: tuple[FileFault, ...] = ()
+    unwritten_file: str = ""
+    input_file_gone: bool = False
+    drop_metadata: bool = False
+    time_form: str = "epoch"
+    time_zone_s: float = 0.0
+    clock_ahead_s: float = 0.0
+    status_names: tuple[tuple[str, str], ...] = ()
+    relapse_s: float = 0.0
+    relapse_after_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -277,8 +311,8 @@ class Batch:
         """Return the errors of the validation, none before it."""
         return self.verdict.errors if self.verdict is not None else []
 
-    def holds_tokens(self, at: float) -> int:
-        """Return its enqueued tokens at a time, 0 if it has ended or failed."""
+    def holds(self, at: float) -> tuple[int, int]:
+        """Return its enqueued tokens and requests at a time, zeros if it has ended or failed."""
         if self.verdict is None or self.verdict.errors or not self.times.created_at <= at < self.times.ended_at:
-            return 0
-        return self.verdict.tokens
+            return 0, 0
+        return self.verdict.tokens, self.verdict.total

@@ -13,10 +13,10 @@ from airflow_openai_batch.emulator.clock import Clock
 from airflow_openai_batch.emulator.faults import Faults
 from airflow_openai_batch.emulator.file_store import FileStore
 from airflow_openai_batch.emulator.ledger import Ledger
-from airflow_openai_batch.emulator.model import Batch, BatchError, Result, Status, StoredFile, Timetable, Verdict
+from airflow_openai_batch.emulator.model import Batch, BatchError, Result, Status, Verdict
 from airflow_openai_batch.emulator.settings import Settings
 from airflow_openai_batch.emulator.validate import check_input
-from airflow_openai_batch.emulator.worker import BatchTask, Stopped, Tally, Worker
+from airflow_openai_batch.emulator.worker import BatchTask, Stopped, Worker
 
 _AFTER_WORK = frozenset({Status.FINALIZING, Status.COMPLETED, Status.EXPIRED, Status.CANCELLING, Status.CANCELLED})
 _UNFINISHED_ERRORS = {
@@ -127,8 +127,7 @@ class Progress:
     def _validate(self, batch: Batch) -> None:
         verdict = self._verdict(batch)
         with self._lock:
-            limit = self._settings.queue_limit if batch.quirks.queue_limit is None else batch.quirks.queue_limit
-            if not verdict.errors and (queue_error := self._queue_error(verdict, batch.times, limit)):
+            if not verdict.errors and (queue_error := self._queue_error(batch, verdict)):
                 verdict = Verdict([queue_error], verdict.model)
             if batch.result is None:
                 batch.verdict = verdict
@@ -145,20 +144,31 @@ class Progress:
         self._inputs[batch.id] = stored.path
         return check_input(stored.path, batch.endpoint, self._settings.limits)
 
-    def _queue_error(self, verdict: Verdict, times: Timetable, limit: int | None) -> BatchError | None:
-        """Return the error of a full queue. OpenAI: tokens of unfinished batches of the same model count."""
-        if limit is None:
-            return None
-        others = (b for b in self._unsettled.values() if b.times is not times and b.verdict)
-        used = sum(b.holds_tokens(times.validated_at) for b in others if b.verdict and b.verdict.model == verdict.model)
-        if used + verdict.tokens <= limit:
-            return None
-        message = (
-            f"Enqueued token limit reached for {verdict.model} in organization org-emulator. "
-            f"Limit: {limit:,} enqueued tokens. "
-            "Please try again once some in_progress batches have been completed."
-        )
-        return BatchError("token_limit_exceeded", message)
+    def _queue_error(self, batch: Batch, verdict: Verdict) -> BatchError | None:
+        """Return the error of a full queue. OpenAI: unfinished batches of the same model count."""
+        at, quirks = batch.times.validated_at, batch.quirks
+        others = [b for b in self._unsettled.values() if b is not batch and b.verdict]
+        held = [b.holds(at) for b in others if b.verdict and b.verdict.model == verdict.model]
+        n_tokens = verdict.tokens + sum(tokens for tokens, _ in held)
+        n_requests = verdict.total + sum(requests for _, requests in held)
+        is_own = quirks.queue_limit is not None or quirks.queue_requests is not None
+        token_limit = quirks.queue_limit if is_own else self._settings.queue_limit
+        model = verdict.model
+        if token_limit is not None and n_tokens > token_limit:
+            message = (
+                f"Enqueued token limit reached for {model} in organization org-emulator. "
+                f"Limit: {token_limit:,} enqueued tokens. "
+                "Please try again once some in_progress batches have been completed."
+            )
+            return BatchError("token_limit_exceeded", message)
+        if quirks.queue_requests is not None and n_requests > quirks.queue_requests:
+            # Seen: the text, of embeddings (OpenAI's forum 1002388). Assumed: the code.
+            message = (
+                f"Enqueued request limit reached for {model} in organization org-emulator. "
+                f"Limit: {quirks.queue_requests:,} enqueued requests."
+            )
+            return BatchError("request_limit_exceeded", message)
+        return None
 
     def check_queue_at_create(self, batch: Batch, http: int) -> None:
         """Check the queue's limit when a batch is created. Seen: some regions and plans do (HTTP 400 or 429).
@@ -173,7 +183,7 @@ class Progress:
         verdict = self._verdict(batch)
         if verdict.errors:
             return  # the asynchronous validation reports these
-        if queue_error := self._queue_error(verdict, batch.times, batch.quirks.queue_limit):
+        if queue_error := self._queue_error(batch, verdict):
             raise ApiError(http, queue_error.message, code=queue_error.code)
         batch.verdict = verdict
 
@@ -183,17 +193,14 @@ class Progress:
         worker = Worker(self._settings.answer, self._faults, self._stop)
         with output_path.open("wb", 1 << 20) as output, error_path.open("wb", 1 << 20) as error:
             tally = worker.run(self._task(batch, path), output, error)
-        files = (
-            self._store_or_discard(
-                batch, output_path, "output", tally.n_output_lines and not batch.quirks.no_output_file
-            ),
-            self._store_or_discard(
-                batch, error_path, "error", tally.n_error_lines or batch.quirks.zero_byte_error_file
-            ),
-        )
+        quirks = batch.quirks
+        has_output = tally.n_output_lines and not quirks.no_output_file
+        output_id = self._store_or_discard(batch, output_path, "output", has_output)
+        has_errors = tally.n_error_lines or quirks.zero_byte_error_file
+        error_id = self._store_or_discard(batch, error_path, "error", has_errors)
         with self._lock:
             self._ledger.record_bill(tally.bill)
-            self.close(batch, _result(tally, *files))
+            self.close(batch, Result(tally.completed, tally.failed, tally.usage, output_id, error_id))
 
     def _task(self, batch: Batch, path: Path) -> BatchTask:
         times, total = batch.times, batch.verdict.total if batch.verdict else 0
@@ -203,18 +210,19 @@ class Progress:
             batch, path, n_answered, unfinished_error, self._settings.seed or 0, self._settings.concurrency
         )
 
-    def _store_or_discard(self, batch: Batch, path: Path, suffix: str, is_wanted: object) -> StoredFile | None:
+    def _store_or_discard(self, batch: Batch, path: Path, suffix: str, is_wanted: object) -> str | None:
+        """Return the id of a result file, None if there is none."""
+        quirks = batch.quirks
         if not is_wanted:
             path.unlink()
-            return None
-        return self._file_store.add(path, f"{batch.id}_{suffix}.jsonl", "batch_output", batch.output_lifetime_s)
-
-
-def _result(tally: Tally, output: StoredFile | None, error: StoredFile | None) -> Result:
-    return Result(
-        completed=tally.completed,
-        failed=tally.failed,
-        usage=tally.usage,
-        output_file_id=output.id if output else None,
-        error_file_id=error.id if error else None,
-    )
+            return self._file_store.new_id() if quirks.unwritten_file in (suffix, "both") else None
+        faults = tuple(fault for fault in quirks.file_faults if fault.concerns(suffix))
+        stored = self._file_store.add(
+            path,
+            f"{batch.id}_{suffix}.jsonl",
+            "batch_output",
+            batch.output_lifetime_s,
+            faults,
+            batch.times.ended_at,
+        )
+        return stored.id

@@ -23,7 +23,6 @@ from airflow_openai_batch.emulator.ledger import Ledger
 from airflow_openai_batch.emulator.model import DAY_S, Batch, StoredFile
 from airflow_openai_batch.emulator.server import make_app
 from airflow_openai_batch.emulator.settings import Settings
-from airflow_openai_batch.emulator.upstream import Upstream
 from airflow_openai_batch.emulator.validate import Limits
 
 _TICK_S = 0.02
@@ -182,8 +181,6 @@ class Emulator:
             self._server.should_exit = True
             self._thread.join()
         self.backend.progress.stop()
-        if isinstance(self.settings.answer, Upstream):
-            self.settings.answer.close()
         self._temporary.cleanup()
 
     def __enter__(self) -> Self:

@@ -19,7 +19,7 @@ from airflow_openai_batch.emulator.admin import admin_routes
 from airflow_openai_batch.emulator.api_error import ApiError, error_json
 from airflow_openai_batch.emulator.backend import Backend
 from airflow_openai_batch.emulator.checks import check_limit, check_upload, parse_expiration
-from airflow_openai_batch.emulator.http_faults import FaultMiddleware
+from airflow_openai_batch.emulator.http_faults import LISTING, FaultMiddleware
 from airflow_openai_batch.emulator.model import FILE_LIFETIME_S, Status, StoredFile
 from airflow_openai_batch.emulator.view import batch_json
 
@@ -47,6 +47,13 @@ def make_app(backend: Backend) -> FaultMiddleware:
     ]
     handlers: Any = {ApiError: _on_api_error, HTTPException: _on_http_exception}
     return FaultMiddleware(Starlette(routes=routes, exception_handlers=handlers), backend)
+
+
+class _Json(JSONResponse):
+    """JSON in ASCII, as a half surrogate pair has no other form."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content).encode()
 
 
 class _Api:
@@ -84,7 +91,7 @@ class _Api:
             assert isinstance(file, UploadFile) and isinstance(purpose, str)  # noqa: S101 - for the type checker
             lifetime_s = parse_expiration(_expires_after(form), "expires_after")
             stored = await asyncio.to_thread(self._store, file, purpose, lifetime_s)
-        return JSONResponse(stored.to_json())
+        return _Json(stored.to_json(self._backend.clock.now()))
 
     async def list_files(self, request: Request) -> Response:
         """GET /v1/files."""
@@ -98,42 +105,48 @@ class _Api:
             [(stored.id, stored) for stored in files],
             query.get("after"),
             check_limit(query.get("limit"), 10_000, 10_000),
-            lambda stored: stored.to_json(),
+            lambda stored: stored.to_json(self._backend.clock.now()),
         )
 
     async def get_file(self, request: Request) -> Response:
         """GET /v1/files/{file_id}."""
-        return JSONResponse(self._backend.file_store.get(request.path_params["file_id"]).to_json())
+        stored = self._backend.file_store.get(request.path_params["file_id"])
+        return _Json(stored.to_json(self._backend.clock.now()))
 
     async def delete_file(self, request: Request) -> Response:
         """DELETE /v1/files/{file_id}."""
         file_id = request.path_params["file_id"]
         self._backend.delete_file(file_id)
-        return JSONResponse({"object": "file", "id": file_id, "deleted": True})
+        return _Json({"object": "file", "id": file_id, "deleted": True})
 
     async def file_content(self, request: Request) -> Response:
         """GET /v1/files/{file_id}/content, streamed."""
         stored = self._backend.file_store.get(request.path_params["file_id"])
-        headers = {"content-length": str(stored.size), "content-disposition": f'attachment; filename="{stored.id}"'}
+        headers = {"content-disposition": f'attachment; filename="{stored.id}"'}
+        if stored.faults:
+            content = await asyncio.to_thread(stored.shown_content, self._backend.clock.now())
+            return Response(content, media_type="application/octet-stream", headers=headers)
+        headers["content-length"] = str(stored.size)
         return StreamingResponse(_chunks(stored), media_type="application/octet-stream", headers=headers)
 
     async def create_batch(self, request: Request) -> Response:
         """POST /v1/batches."""
         batch = await asyncio.to_thread(self._backend.create, await _json_body(request))
-        return JSONResponse(batch_json(batch, Status.VALIDATING))
+        return _Json(batch_json(batch, Status.VALIDATING))
 
     async def list_batches(self, request: Request) -> Response:
-        """GET /v1/batches, newest first."""
+        """GET /v1/batches, newest first unless a fault says otherwise."""
         await self._settle()
-        query = request.query_params
-        limit = check_limit(query.get("limit"), 20, 100)
-        batches = [(batch.id, batch) for batch in self._backend.listed()]
-        return _page(batches, query.get("after"), limit, batch_json)
+        query, fault = request.query_params, request.scope[LISTING]
+        limit = min(check_limit(query.get("limit"), 20, 100), fault.get("page", 100))
+        after = None if fault.get("cursor") == "ignored" else query.get("after")
+        batches = self._backend.listed(fault.get("order", "newest"), fault.get("lag", 0.0))
+        return _page([(batch.id, batch) for batch in batches], after, limit, batch_json, fault.get("has_more"))
 
     async def get_batch(self, request: Request) -> Response:
         """GET /v1/batches/{batch_id}."""
         await self._settle(request.path_params["batch_id"])
-        return JSONResponse(batch_json(self._backend.get(request.path_params["batch_id"])))
+        return _Json(batch_json(self._backend.get(request.path_params["batch_id"])))
 
     async def cancel_batch(self, request: Request) -> Response:
         """POST /v1/batches/{batch_id}/cancel."""
@@ -141,16 +154,14 @@ class _Api:
         batch = self._backend.get(request.path_params["batch_id"])
         status_before = batch.status
         self._backend.cancel(batch.id)
-        return JSONResponse(
-            batch_json(batch, status_before if status_before is Status.CANCELLED else Status.CANCELLING)
-        )
+        return _Json(batch_json(batch, status_before if status_before is Status.CANCELLED else Status.CANCELLING))
 
     async def list_models(self, _: Request) -> Response:
         """GET /v1/models."""
         created = int(self._backend.clock.now())
         names = sorted(self._backend.settings.limits.models or _MODELS)
         data = [{"id": name, "object": "model", "created": created, "owned_by": "emulator"} for name in names]
-        return JSONResponse({"object": "list", "data": data})
+        return _Json({"object": "list", "data": data})
 
     def _store(self, file: UploadFile, purpose: str, lifetime_s: float | None) -> StoredFile:
         path = self._backend.file_store.new_path()
@@ -197,7 +208,13 @@ async def _chunks(stored: StoredFile) -> AsyncIterator[bytes]:
             yield chunk
 
 
-def _page(items: list[tuple[str, Any]], after: str | None, limit: int, show: Callable[[Any], Any]) -> JSONResponse:
+def _page(
+    items: list[tuple[str, Any]],
+    after: str | None,
+    limit: int,
+    show: Callable[[Any], Any],
+    has_more: bool | None = None,
+) -> Response:
     """Return one page of a listing.
 
     Args:
@@ -205,6 +222,7 @@ def _page(items: list[tuple[str, Any]], after: str | None, limit: int, show: Cal
         after: The id after which the page starts; None starts with the first item.
         limit: The page size.
         show: Converts an item to JSON.
+        has_more: What the page says of a next one; None is the truth.
 
     Raises:
         ApiError: 400, no item has the id `after`.
@@ -217,17 +235,18 @@ def _page(items: list[tuple[str, Any]], after: str | None, limit: int, show: Cal
             raise ApiError(400, f"Invalid 'after': '{after}' was not found.", code="invalid_value", param="after")
     page = items[start : start + limit]
     first, last = (page[0][0], page[-1][0]) if page else (None, None)
-    has_more = start + limit < len(items)
+    if has_more is None:
+        has_more = start + limit < len(items)
     data = [show(item) for _, item in page]
-    return JSONResponse({"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": has_more})
+    return _Json({"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": has_more})
 
 
 async def _on_api_error(_: Request, error: ApiError) -> Response:
-    return JSONResponse(error.to_json(), error.status)
+    return _Json(error.to_json(), error.status)
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
     message = error.detail
     if error.status_code in (404, 405):
         message = f"Invalid URL ({request.method} {request.url.path})"
-    return JSONResponse(error_json(error.status_code, message), error.status_code)
+    return _Json(error_json(error.status_code, message), error.status_code)

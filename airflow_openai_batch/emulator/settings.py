@@ -9,6 +9,7 @@ from typing import Any
 
 from airflow_openai_batch.emulator.answers import Answer, default_answer
 from airflow_openai_batch.emulator.faults import Rule
+from airflow_openai_batch.emulator.file_faults import FileFault
 from airflow_openai_batch.emulator.model import DAY_S, BatchError, Quirks, Timetable
 from airflow_openai_batch.emulator.validate import Limits
 
@@ -18,6 +19,10 @@ _FAILURES = {
     "token_limit_exceeded": (
         "Enqueued token limit reached for this model in organization org-emulator. Limit: 2,000,000 enqueued tokens. "
         "Please try again once some in_progress batches have been completed."
+    ),
+    "request_limit_exceeded": (
+        "Enqueued request limit reached for this model in organization org-emulator. "
+        "Limit: 1,000,000 enqueued requests."
     ),
     "cannot_find_file": "Cannot find file, or organization org-emulator does not have access to it.",
 }
@@ -90,31 +95,48 @@ class Settings:
 
 
 def quirks_from_rules(rules: Sequence[Rule]) -> Quirks:
-    """Return the faults of a batch from the rules that apply to it."""
+    """Return the faults of a batch from the rules that apply to it; of one fault the last rule counts.
+
+    Every rule of the fault `spoil_file` counts: the file is spoiled by one after the other.
+    """
     fields: dict[str, Any] = {}
     for rule in rules:
         fields.update(_quirk_fields(rule.name, rule.args))
-    return Quirks(**fields)
+    file_faults = tuple(FileFault(**rule.args) for rule in rules if rule.name == "spoil_file")
+    return Quirks(**fields, file_faults=file_faults)
+
+
+# Fault → parameter → the field of `Quirks` that it sets, and its default.
+_FIELDS: dict[str, dict[str, tuple[str, Any]]] = {
+    "expire_at": {"fraction": ("expire_at", 0.0), "after": ("window_s", None), "lag": ("expiry_lag_s", 0.0)},
+    "stuck": {"state": ("stuck_state", "in_progress"), "seconds": ("stuck_s", inf)},
+    "listing_lag": {"seconds": ("listing_lag_s", 60.0)},
+    "late_output_file_id": {
+        "seconds": ("late_output_file_id_s", 60.0),
+        "error_too": ("is_error_file_id_late", False),
+        "zero_counts": ("has_zero_counts_meanwhile", False),
+    },
+    "queue_limit": {
+        "tokens": ("queue_limit", None),
+        "requests": ("queue_requests", None),
+        "http": ("queue_http", None),
+    },
+    "spoil_file": {},
+    "unwritten_file": {"file": ("unwritten_file", "both")},
+    "times": {"form": ("time_form", "epoch"), "zone": ("time_zone_s", 0.0), "ahead": ("clock_ahead_s", 0.0)},
+    "relapse": {"seconds": ("relapse_s", 60.0), "after": ("relapse_after_s", 60.0)},
+}
 
 
 def _quirk_fields(name: str, args: dict[str, Any]) -> dict[str, Any]:
-    match name:
-        case "fail":
-            return {"fail": _failures(args)}
-        case "expire_at":
-            return {
-                "expire_at": args.get("fraction", 0.0),
-                "window_s": args.get("after"),
-                "expiry_lag_s": args.get("lag", 0.0),
-            }
-        case "stuck":
-            return {"stuck_state": args.get("state", "in_progress"), "stuck_s": args.get("seconds", inf)}
-        case "late_output_file_id" | "listing_lag":
-            return {f"{name}_s": args.get("seconds", 60.0)}
-        case "counts_lie":
-            return {"counts": args or {"completed": 0, "failed": 0}}
-        case "queue_limit":
-            return {"queue_limit": args.get("tokens", 0), "queue_http": args.get("http")}
+    if name == "fail":
+        return {"fail": _failures(args)}
+    if name == "counts_lie":
+        return {"counts": args or {"completed": 0, "failed": 0}}
+    if name == "rename_status":
+        return {"status_names": tuple(args.items())}
+    if name in _FIELDS:
+        return {field: args.get(parameter, default) for parameter, (field, default) in _FIELDS[name].items()}
     return {name: True}
 
 

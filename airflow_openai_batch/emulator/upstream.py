@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections import deque
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
 
@@ -12,12 +12,16 @@ from airflow_openai_batch.emulator.model import JsonObject
 
 CONCURRENCY = 8
 
+_CONNECT_TRIES = 3
+
 
 class Upstream:
     """An answer function that calls another server.
 
-    The response's status and body become the line. A connection that fails is tried once more, then the row gets a
-    line error. Give the emulator a `concurrency` too, such as `CONCURRENCY`.
+    The response's status and body become the line. Each call has a connection of its own: on one that was kept open, a
+    request that meets the server's closing of it gets no response, and nobody knows whether it was processed. What
+    cannot be connected is tried again; a request that was sent is not, and its row gets a line error. Give the emulator
+    a `concurrency` too, such as `CONCURRENCY`.
 
     Args:
         url: The other server's base URL, including `/v1` if it has one.
@@ -35,44 +39,41 @@ class Upstream:
         self._parts = parts
         self._prefix = parts.path.rstrip("/")
         self._timeout = timeout
-        self._headers = {"content-type": "application/json"}
+        self._headers = {"content-type": "application/json", "connection": "close"}
         if key:
             self._headers["authorization"] = f"Bearer {key}"
-        self._idle: deque[HTTPConnection] = deque()
 
     def __call__(self, endpoint: str, body: JsonObject, /) -> Reply:
         """Return the other server's response to a request."""
         path = self._prefix + endpoint.removeprefix("/v1")
         data = json.dumps(body).encode()
-        for attempt in (1, 2):
-            connection = self._connection()
+        try:
+            connection = self._connected()
+        except OSError as error:
+            return LineError("upstream_unreachable", f"{type(error).__name__}: {error}")
+        with contextlib.closing(connection):
             try:
                 connection.request("POST", path, data, self._headers)
                 response = connection.getresponse()
-                status, answer = response.status, response.read()
+                return _as_reply(response.status, response.read())
             except TimeoutError:
-                connection.close()
                 return LineError("request_timeout", f"No answer within {self._timeout} seconds.")
             except (OSError, HTTPException) as error:
+                return LineError("upstream_lost", f"The answer was lost: {type(error).__name__}: {error}")
+
+    def _connected(self) -> HTTPConnection:
+        connection_class = HTTPSConnection if self._parts.scheme == "https" else HTTPConnection
+        for n_left in range(_CONNECT_TRIES - 1, -1, -1):
+            connection = connection_class(self._parts.hostname or "", self._parts.port, timeout=self._timeout)
+            try:
+                connection.connect()
+            except OSError:
                 connection.close()
-                if attempt == 2:
-                    return LineError("upstream_unreachable", f"{type(error).__name__}: {error}")
+                if not n_left:
+                    raise
             else:
-                self._idle.append(connection)
-                return _as_reply(status, answer)
+                return connection
         raise AssertionError  # the loop returns
-
-    def close(self) -> None:
-        """Close the connections that are kept open."""
-        while self._idle:
-            self._idle.pop().close()
-
-    def _connection(self) -> HTTPConnection:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            connection_class = HTTPSConnection if self._parts.scheme == "https" else HTTPConnection
-            return connection_class(self._parts.hostname or "", self._parts.port, timeout=self._timeout)
 
 
 def _as_reply(status: int, answer: bytes) -> Reply:

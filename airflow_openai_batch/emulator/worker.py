@@ -216,7 +216,8 @@ def _write(row: _Row, tally: Tally, output: BinaryIO, error: BinaryIO) -> None:
     tally.n_output_lines += len(row.output)
     tally.n_error_lines += len(row.error)
     tally.failed += row.is_failed
-    tally.completed += not row.is_failed
+    # A request that was dropped without a line is in neither count.
+    tally.completed += not row.is_failed and bool(row.output)
     if row.body is None:
         return
     usage = row.body.get("usage")

@@ -9,9 +9,11 @@ row travels:
 * ``schema``    strict structured output: ``response_format`` of a request, ``validation`` of an answer, ``arrow_types``
 * ``store``     the job's directory (``job_store``): numbered snapshots made by exclusive create, the rest write-once;
   the ``index`` of each shard
-* ``api``       the calls (``client``), what comes back (``batch_json``), what an error means (``errors``)
-* ``job``       ``submit`` plans a job, ``advance`` moves it: ``planner`` names what may be done, ``actions`` do it
-  (``create_batch`` is the paid one), facts change state (``state_machine``); until a rest (``status``)
+* ``api``       the calls (``client``) within their time and size (``bounds``, ``transport``), what comes back
+  (``batch_json``, ``text``), what an error means (``errors``)
+* ``job``       ``submit`` plans a job of a ``request``, or holds it against the plan that is there (``compare``);
+  ``advance`` moves it: ``planner`` names what may be done, ``actions`` do it (``create_batch`` is the paid one), facts
+  change state (``state_machine``); until a rest (``status``); ``commands`` are a person's
 * ``answers``   ``harvest`` makes one outcome part of a batch's files: ``fast_parser`` reads good lines, ``parser``
   any other, ``bodies`` and ``classify`` say what became of the row, ``row_order`` and ``outcome_files`` write it
 * ``results``   ``writer`` merges rows and outcomes (``merge``), arranges columns (``layout``) and fills a ``sink``
@@ -33,8 +35,9 @@ if TYPE_CHECKING:
     from airflow_openai_batch.engine.errors import EngineError, InputError, StoreError
     from airflow_openai_batch.engine.job.advance import advance
     from airflow_openai_batch.engine.job.context import Engine
+    from airflow_openai_batch.engine.job.request import Request
     from airflow_openai_batch.engine.job.status import Done, Held, Wait
-    from airflow_openai_batch.engine.job.submit import Request, submit
+    from airflow_openai_batch.engine.job.submit import submit
     from airflow_openai_batch.engine.job.summary import check_thresholds, summarize
     from airflow_openai_batch.engine.model import JobKey, Policy, Status
     from airflow_openai_batch.engine.results.sinks import FileSink, ListSink
@@ -73,7 +76,8 @@ _HOMES = {
     "job.advance": ("advance",),
     "job.context": ("Engine",),
     "job.status": ("Done", "Held", "Wait"),
-    "job.submit": ("Request", "submit"),
+    "job.request": ("Request",),
+    "job.submit": ("submit",),
     "job.summary": ("check_thresholds", "summarize"),
     "model": ("JobKey", "Policy", "Status"),
     "results.sinks": ("FileSink", "ListSink"),

@@ -23,6 +23,10 @@ class UnknownFormat(StoreError):
     """The job was written by a version of this package with another state format."""
 
 
+class ForeignJob(StoreError):
+    """The job in this place belongs to another deployment, or is another job."""
+
+
 class JobNotReady(EngineError):
     """Results were requested of a job that is not finished."""
 
@@ -35,7 +39,7 @@ class ApiError(EngineError):
         status: HTTP status; None when no response arrived.
         code: OpenAI's error code, if there is one.
         request_id: OpenAI's id of the request, for a support ticket.
-        retry_after_s: The `Retry-After` header in seconds, if there is one.
+        retry_after_s: The `Retry-After` header in seconds, 0 to 3600, if there is one.
     """
 
     def __init__(
@@ -55,11 +59,11 @@ class ApiError(EngineError):
 
 
 class Refused(ApiError):
-    """The call was rejected without effect, and the same call would be rejected again."""
+    """OpenAI itself rejected the call, without effect, and would reject the same call again."""
 
 
 class NotFound(Refused):
-    """OpenAI does not know the object (HTTP 404)."""
+    """OpenAI itself does not know the object (HTTP 404)."""
 
 
 class QueueFull(ApiError):
@@ -70,8 +74,16 @@ class Unavailable(ApiError):
     """The call had no effect and may succeed later (rate limit, connection not established)."""
 
 
+class FilePending(Unavailable):
+    """The batch was not created because the uploaded file is still being processed, as on Azure: no effect."""
+
+
 class Unclear(ApiError):
-    """The call may have taken effect: the response was lost or was a server error."""
+    """The call may have taken effect: the response was lost, or was none in which OpenAI itself accepts or refuses."""
+
+
+class Accepted(Unclear):
+    """The create was accepted (HTTP 2xx), but its response cannot be read: most likely a batch exists."""
 
 
 class Denied(ApiError):

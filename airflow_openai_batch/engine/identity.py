@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from airflow_openai_batch.engine.encoding import canonical
 from airflow_openai_batch.engine.model import JobKey, Spec
@@ -68,25 +68,40 @@ def child_id(parent: str) -> str:
     return f"{root}.{int(shard_round or 0) + 1}"
 
 
-def nonce(key: JobKey, epoch: int, shard: str, unique: str) -> str:
+class Nonce(NamedTuple):
+    """What the metadata value of a batch says: whose it is."""
+
+    job: str
+    """A hash of the job's key."""
+    epoch: int
+    shard: str
+    """The name of the shard's index file, which is unique over all builds of a job."""
+    unique: str
+    content: str
+    """A digest of the shard's requests; empty in batches of older versions."""
+
+
+def nonce(key: JobKey, epoch: int, shard: str, unique: str, content: str = "", owner: str = "") -> str:
     """Return the metadata value that identifies one intended batch, unique over all jobs and tries.
 
     Args:
         key: The job.
         epoch: The job's epoch.
-        shard: The shard's id.
+        shard: What names the shard.
         unique: A text that is unique among the intended batches of the shard.
+        content: A digest of the shard's requests.
+        owner: The deployment that the job belongs to: two can have the same Dags, runs and tasks.
     """
-    job_hash = hashlib.blake2b(canonical(key), digest_size=8).hexdigest()
-    return f"{job_hash}/{epoch}/{shard}/{unique}"
+    job_hash = hashlib.blake2b(canonical(key) + owner.encode(), digest_size=8).hexdigest()
+    return f"{job_hash}/{epoch}/{shard}/{unique}" + (f"/{content}" if content else "")
 
 
-def parse_nonce(text: str) -> tuple[str, int, str, str] | None:
-    """Return job hash, epoch, shard id and unique part of a nonce; None for any other text."""
+def parse_nonce(text: str) -> Nonce | None:
+    """Return what a nonce says; None for any other text."""
     parts = text.split("/")
-    if len(parts) != 4 or not parts[1].isdecimal():
+    if len(parts) not in (4, 5) or not parts[1].isdecimal():
         return None
-    return parts[0], int(parts[1]), parts[2], parts[3]
+    return Nonce(parts[0], int(parts[1]), parts[2], parts[3], parts[4] if len(parts) == 5 else "")
 
 
 def file_name(nonce_or_shard: str) -> str:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import msgspec
-
-if TYPE_CHECKING:
-    pass
-
 
 FORMAT_VERSION = 2
 """Version of the stored state. Raised when stored bytes change their meaning."""
@@ -84,11 +80,11 @@ class JobKey(Value, frozen=True, kw_only=True):
 
 
 class Spec(Value, frozen=True, kw_only=True):
-    """What is asked of every row. A change of its digest starts a new epoch."""
+    """What is asked of every row. When its digest changes, the requests are compared with those that were planned."""
 
     endpoint: str
     body: str
-    """Canonical JSON of the template, the fingerprint of a callable, or empty for ready-made request lines."""
+    """Canonical JSON of the template, a mark for a callable, or empty for ready-made request lines."""
     custom_id: str | None = None
     schema: dict[str, Any] | None = None
     schema_name: str | None = None
@@ -166,6 +162,8 @@ class Batch(Value, frozen=True, kw_only=True):
     n_failed: int = 0
     nonce: str | None = None
     errors: tuple[LineError, ...] = ()
+    is_local_time: bool = False
+    """Whether ``created_at`` came without a zone: it was read as UTC and may be many hours off."""
 
 
 class Upload(Value, frozen=True, kw_only=True):
@@ -197,6 +195,8 @@ class Backoff(Value, frozen=True, kw_only=True):
     """Epoch seconds before which nothing is done: pauses and grace periods are data, not sleeps."""
     n_waits: int = 0
     """Times in a row that the queue was full or a call could not be made; sets the pause."""
+    n_full: int = 0
+    """Times in a row that OpenAI said that its queue is full."""
 
 
 class OutcomePart(Value, frozen=True, kw_only=True):
@@ -211,6 +211,19 @@ class OutcomePart(Value, frozen=True, kw_only=True):
     retryable: dict[Status, int] = {}
     """Of these, the rows that deserve another answer."""
     usage: Usage = Usage()
+
+
+class Evidence(Value, frozen=True, kw_only=True):
+    """What was downloaded of a batch whose missing rows cannot be proven to have no answer."""
+
+    since: float
+    """Epoch seconds of the first download."""
+    reason: str
+    """Why it proves nothing, for a person."""
+    raw: tuple[str, ...] = ()
+    """The downloaded files in the store, verbatim."""
+    digest: str = ""
+    """A digest of the files that were downloaded last."""
 
 
 class CarriedAnswers(Value, frozen=True, kw_only=True):
@@ -255,6 +268,8 @@ class Shard(Value, frozen=True, kw_only=True):
     """An intent that was concluded to have made no batch: a frozen process may still prove that wrong."""
     n_creates: int = 0
     """Calls that asked OpenAI to create a batch for this shard."""
+    n_absent: int = 0
+    """Times in a row that a create had no clear answer, and its batch could not be found afterwards."""
     backoff: Backoff = Backoff()
     batch: Batch | None = None
     past_batches: tuple[str, ...] = ()
@@ -262,6 +277,9 @@ class Shard(Value, frozen=True, kw_only=True):
     cancel_asked_at: float | None = None
     is_unwanted: bool = False
     """Whether a person has asked since to start over: answers are not carried over."""
+    refused_at: float | None = None
+    """Since when OpenAI answers every call for this shard with 401, 403 or 404; epoch seconds."""
+    evidence: Evidence | None = None
     carried: CarriedAnswers | None = None
     outcomes: OutcomePart | None = None
     rejections: tuple[LineError, ...] = ()
@@ -322,7 +340,18 @@ class Job(Value, frozen=True, kw_only=True):
     earlier: tuple[Shard, ...] = ()
     """Shards of earlier epochs that still have to be cancelled or harvested, or whose answers may be carried over."""
     acknowledged: tuple[str, ...] = ()
-    """Names of commands that were obeyed, so that they are not obeyed twice."""
+    """Names of commands that were obeyed, or taken back, so that they are not obeyed again."""
+    owner: str = ""
+    """The deployment that the job belongs to; empty if that is not known."""
+    conn_id: str = ""
+    """The connection that the job was submitted with, for whoever cancels it outside of its tasks."""
+    compared_at: int | None = None
+    """The submitting task's ``max_tries`` when the request was last compared with the plan.
+
+    Airflow sets it anew when a person clears the task, and leaves it when it retries by itself.
+    """
+    waits: dict[str, int] = {}
+    """The ``max_tries`` of each waiting task, by its key, when it last asked whether the deadline may be extended."""
     writer: str = ""
     """Who made this snapshot: tells a repeated write of the storage client from another process."""
     committed_at: float = 0.0
@@ -379,6 +408,12 @@ class Timing(Value, frozen=True, kw_only=True):
     """How soon to look whether a batch was admitted to a queue that was full."""
     expiry_margin_s: float = 2 * 3600.0
     """OpenAI notices an expiry late; seen: 30 minutes."""
+    belief_s: float = 600.0
+    """How long 401, 403 and 404 must be all that OpenAI answers before they are believed."""
+    proof_s: float = 6 * 3600.0
+    """How long result files that prove nothing are fetched again before the job is held."""
+    earlier_epoch_s: float = 3600.0
+    """How long a batch of an earlier epoch, asked to cancel, is waited for. OpenAI: cancelling takes up to 10 min."""
     harvest_after_s: float = 300.0
     """An ended batch is fetched at the latest after this time, even while others run."""
 
@@ -387,6 +422,13 @@ class Commands(Value, frozen=True, kw_only=True):
     """What a person asked for, read from the store's marker files."""
 
     cancel: bool = False
+    """Whether everything is to be cancelled."""
+    accepted: tuple[tuple[float, Literal["missing", "ask_again"]], ...] = ()
+    """What to do with rows that cannot be proven to have no answer, with the command's time in epoch seconds."""
+
+    def accepts(self, since: float) -> Literal["missing", "ask_again"] | None:
+        """Return what a person decided, after a time, of rows without proof. The latest word counts."""
+        return next((what for at, what in sorted(self.accepted, reverse=True) if at >= since), None)
 
 
 _MODEL = re.compile(r"[\w.:/@-]{1,100}")

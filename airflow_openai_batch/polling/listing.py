@@ -38,6 +38,7 @@ class Awaited:
         is_asked: Whether a poll of it is running.
         n_failures: Number of consecutive polls that failed.
         n_refused: Number of consecutive polls that were denied or found no such batch.
+        refused_at: The time of the first of them; monotonic clock.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Awaited:
     is_asked: bool = False
     n_failures: int = 0
     n_refused: int = 0
+    refused_at: float = 0.0
 
     @property
     def created_at(self) -> float | None:

@@ -59,6 +59,7 @@ class Poller:
     Attributes:
         outage: Whether the connection is down.
         pages: Decides which pages of the listing to read.
+        renewed_at: When the connection was last to be read anew; monotonic clock.
     """
 
     def __init__(self, connection: Connection, listener: Listener, counted: Counted = uncounted) -> None:
@@ -67,7 +68,7 @@ class Poller:
         self._connection = connection
         self._listener = listener
         self._client: AsyncOpenAI | None = None
-        self._renewed_at = -inf
+        self.renewed_at = -inf
         self._gate = asyncio.Semaphore(_PARALLEL)
         self._n_listing_failures = 0
         self._listing_from = -inf
@@ -108,9 +109,9 @@ class Poller:
             Whether it will be read again.
         """
         now = time.monotonic()
-        if now - self._renewed_at < _RENEW_AFTER_S:
+        if now - self.renewed_at < _RENEW_AFTER_S:
             return False
-        self._renewed_at = now
+        self.renewed_at = now
         self._client = None
         self._listing_from, self._n_listing_failures = -inf, 0
         self._connection.forget_async_conn()
@@ -164,6 +165,8 @@ class Poller:
             return
         if self._n_listing_failures > 1:
             self._avoid_listing()
+        asked_s: float = getattr(error, "retry_after_s", None) or 0.0
+        self._listing_from = max(self._listing_from, time.monotonic() + asked_s)
         self._listener.missed("listing", error)
 
     def _avoid_listing(self) -> None:

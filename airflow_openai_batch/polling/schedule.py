@@ -144,13 +144,15 @@ class Outage:
             n_awaited: Number of batches to poll.
             now: The time of the failure, on the caller's monotonic clock.
             pause_s: The pause after the connection's next failure in seconds, with jitter.
-            asked_s: The pause in seconds that the server asked for, if it did.
+            asked_s: The pause in seconds that the server asked for, if it did; bounded by who read it.
         """
         self._failed.add(target)
         is_late = self.n > 0 and now < self.until  # it was sent together with the request that failed before
-        if is_late or len(self._failed) < min(_FAILURES_OF_AN_OUTAGE, n_awaited):
+        if is_late:
             self.hold(now + (asked_s or 0.0))
             return False
+        if len(self._failed) < min(_FAILURES_OF_AN_OUTAGE, n_awaited):
+            return False  # a pause that was asked for is that of the target alone, until another target fails too
         self.n += 1
         self.hold(now + max(pause_s, asked_s or 0.0))
         return True

@@ -29,13 +29,23 @@ _TICK_S, _LONGEST_TICK_S = 0.05, 60.0
 
 _CONNECTION_TRIES = 5
 
-_REFUSALS_BELIEVED = 2
+BELIEVED_AFTER_S = 300.0
+"""How long 401, 403 or 404 must be all that OpenAI answers before that is believed: platforms and proxies have such
+minutes, and a key that is being replaced does."""
+
+_BELIEVED_LOOKS = 3
 
 _DENIED_BATCHES = 3
+"""Batches in a row that are denied, after which it is taken for the matter of the connection."""
 
 _WOKEN_AT_ONCE = 8
 
 _log = logging.getLogger(__name__)
+
+
+class Doubted(Exception):
+    """OpenAI refuses to answer, which is not believed yet."""
+
 
 _watchers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Watcher]] = weakref.WeakKeyDictionary()
 
@@ -86,6 +96,7 @@ class Watcher:
         self._watches: set[Subscription] = set()
         self._waking: dict[Subscription, None] = {}
         self._denied: set[str] = set()
+        self._denied_at = -inf
         self._n_polls = 0
         self._next_look_at, self._next_wake_at = inf, inf
         self._poked = asyncio.Event()
@@ -263,7 +274,7 @@ class Watcher:
     def missed(self, target: Awaited | str, error: Exception) -> None:
         """Process a failed request: the fate of a batch is never concluded from anything but OpenAI's response."""
         if isinstance(target, Awaited) and isinstance(error, Denied | NotFound):
-            self._doubt(target, error)
+            self._refused(target, error)
             return
         outage = self._poller.outage
         longest_s = min((watch.longest_s for watch in self._watches), default=inf)
@@ -278,7 +289,7 @@ class Watcher:
         )
         if isinstance(target, Awaited):
             target.n_failures += 1
-            target.postpone(_jittered(backoff_s(target.n_failures, target.longest_s)))
+            target.postpone(max(_jittered(backoff_s(target.n_failures, target.longest_s)), asked_s or 0.0))
             if not outage.n and is_logged(target.n_failures):
                 self._tell(target.watches, Failure(target.n_failures, error))
         if has_failed and target == "connection" and outage.n >= _CONNECTION_TRIES:
@@ -286,20 +297,48 @@ class Watcher:
         elif has_failed and is_logged(outage.n):
             self._tell(self._watches, Failure(outage.n, error))
 
-    def _doubt(self, awaited: Awaited, error: Exception) -> None:
-        """Accept a refusal when it is repeated after the connection was read again."""
-        self._poller.outage.succeeded()
+    def _refused(self, awaited: Awaited, error: Exception) -> None:
+        """Believe a refusal only when minutes of looks agree, with the connection read anew."""
+        now = time.monotonic()
         awaited.n_refused += 1
-        if not self._poller.renew() and isinstance(error, Denied):
-            self._denied.add(awaited.id)
-        if awaited.n_refused < _REFUSALS_BELIEVED:
-            awaited.postpone(0.0 if isinstance(error, Denied) else backoff_s(1, awaited.longest_s))
-        else:
-            awaited.postpone(awaited.longest_s)
-            self._tell(awaited.watches, "OpenAI refuses to answer")
+        if awaited.n_refused == 1:
+            awaited.refused_at = now
+        awaited.postpone(_jittered(backoff_s(awaited.n_refused, awaited.longest_s)))
+        is_renewed = self._poller.renew()
+        if isinstance(error, NotFound):
+            self._poller.outage.succeeded()  # the connection works
+        elif is_renewed:
+            awaited.postpone(0.0)  # perhaps the key was changed
+        elif self._is_locked_out(awaited, now):
+            self._locked_out(error, now)
+            return
+        self._doubt(awaited.watches, awaited.n_refused, awaited.refused_at, error, now)
+
+    def _is_locked_out(self, awaited: Awaited, now: float) -> bool:
+        """Record that a batch was denied. Returns whether so many were that the connection must be the reason."""
+        if not self._denied:
+            self._denied_at = now
+        self._denied.add(awaited.id)
         if len(self._denied) >= _DENIED_BATCHES:
-            self._poller.outage.hold(time.monotonic() + backoff_s(1, awaited.longest_s))
-            self._tell(self._watches, "OpenAI refuses to answer")
+            return True
+        self._poller.outage.succeeded()  # there was a response
+        return False
+
+    def _locked_out(self, error: Exception, now: float) -> None:
+        """Look with one request at a time while everything is denied, and ever less often."""
+        outage = self._poller.outage
+        longest_s = min((watch.longest_s for watch in self._watches), default=inf)
+        if outage.failed("connection", 1, now, _jittered(backoff_s(outage.n + 1, longest_s)), None):
+            self._doubt(self._watches, outage.n, self._denied_at, error, now)
+
+    def _doubt(self, watches: Iterable[Subscription], n: int, since: float, error: Exception, now: float) -> None:
+        """Tell subscriptions of a refusal: that it is believed, or as a failure that may pass."""
+        has_lasted = now - since >= BELIEVED_AFTER_S and self._poller.renewed_at >= since
+        if n >= _BELIEVED_LOOKS and has_lasted:
+            self._tell(watches, "OpenAI refuses to answer")
+        elif is_logged(n):
+            minutes = f"{BELIEVED_AFTER_S / 60:.0f} minutes"
+            self._tell(watches, Failure(n, Doubted(f"{error} This is believed if it lasts for {minutes}.")))
 
     def _tell(self, watches: Iterable[Subscription], trouble: Failure | str) -> None:
         for watch in watches:

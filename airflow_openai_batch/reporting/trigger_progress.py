@@ -60,7 +60,7 @@ class Live:
     Args:
         progress: How the job stood when the worker left it, or None: then nothing is reported.
         look: What the worker remembered of it.
-        batch_ids: What the trigger watches.
+        batch_ids: What the trigger watches of this epoch.
         batches: The batches as they were last seen, by id; the trigger fills it.
         task_instance: The task that waits, or None under dag.test(): then XCom is left alone.
         log: Its log.
@@ -80,9 +80,7 @@ class Live:
     ) -> None:
         self._base = None if progress is None else decoded_progress(progress)
         self._look = None if look is None else decoded_look(look)
-        n_running = 0 if self._base is None else self._base.n_running
-        # Those of earlier epochs come first; they do no row of this one.
-        self._own = frozenset(batch_ids[len(batch_ids) - n_running :] if n_running < len(batch_ids) else batch_ids)
+        self._own = frozenset(batch_ids)
         self._batches = batches
         self._ti = task_instance if can_refresh() else None
         self._log = log

@@ -84,7 +84,7 @@ def engine_for(handle: JobHandle, log: Any, response_model: Any = None) -> Engin
         dag_id=handle["dag_id"], run_id=handle["run_id"], task_id=handle["task_id"], map_index=handle["map_index"]
     )
     return Engine(
-        store=JobStore(as_path(handle["storage"]), key),
+        store=JobStore(as_path(handle["storage"]), key, owner=settings.deployment()),
         api=Api(OpenAIBatchHook(handle["conn_id"]).get_conn()),
         timing=_timing(),
         check=class_check(response_model),
@@ -152,6 +152,7 @@ def trigger_for(
     return OpenAIBatchTrigger(
         conn_id=handle["conn_id"],
         batch_ids=list(wait.batch_ids),
+        n_earlier=wait.n_earlier,
         wake_at=wait.wake_at,
         is_queued=wait.is_queued,
         poll_interval_s=poll_interval_s,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import functools
 import importlib.util
 import json
 import os
+import shutil
+import sqlite3
 import tempfile
 import textwrap
 import uuid
@@ -19,24 +23,41 @@ import pytest
 _HOME = Path(tempfile.mkdtemp(prefix="airflow-test-"))
 _DAGS = _HOME / "dags"
 _DAGS.mkdir()
+_DATABASE = _HOME / "airflow.db"
 os.environ.update(
     AIRFLOW_HOME=str(_HOME),
     AIRFLOW__CORE__UNIT_TEST_MODE="True",
     AIRFLOW__CORE__LOAD_EXAMPLES="False",
     AIRFLOW__CORE__DAGS_FOLDER=str(_DAGS),
     AIRFLOW__CORE__EXECUTOR="LocalExecutor",
-    AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{_HOME}/airflow.db",
+    AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{_DATABASE}",
     AIRFLOW__OPENAI_BATCH__FIRST_POLL_DELAY="0.05",
     AIRFLOW__OPENAI_BATCH__POLL_INTERVAL="0.2",
 )
 
 
 @pytest.fixture(scope="session")
-def _airflow_db() -> None:
-    from airflow.sdk.execution_time import supervisor
-    from airflow.utils import db
+def airflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database, made once for all processes that run tests; each has a copy of its own."""
+    folder = tmp_path_factory.getbasetemp()
+    made = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "migrated.db"
+    with made.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if made.exists():
+            shutil.copy(made, _DATABASE)
+            return made
+        from airflow.utils import db
 
-    db.initdb()
+        db.initdb()
+        with contextlib.closing(sqlite3.connect(_DATABASE)) as ours, contextlib.closing(sqlite3.connect(made)) as copy:
+            ours.backup(copy)
+    return made
+
+
+@pytest.fixture(scope="session")
+def _airflow_db(airflow_database: Path) -> None:
+    from airflow.sdk.execution_time import supervisor
+
     # Later Airflows make dag.test()'s API server once a process, Airflow 3.1 once a task, which takes seconds.
     if not hasattr(supervisor.in_process_api_server, "cache_info"):
         supervisor.in_process_api_server = functools.cache(supervisor.in_process_api_server)

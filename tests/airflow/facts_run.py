@@ -80,11 +80,8 @@ def xcom(dag_id: str, task_id: str) -> Any:
 
 
 def main() -> None:
-    from airflow.utils import db
-
     from airflow_openai_batch.emulator import Emulator, Rule
 
-    db.initdb()
     exporter = tracing()
     states: dict[str, Any] = {}
     with Emulator(duration=0.3, seed=1) as emulator:

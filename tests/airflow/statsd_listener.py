@@ -89,11 +89,11 @@ class StatsdListener:
                 found.append(Received(name.removeprefix("airflow."), float(value), kind.partition("|")[0], pairs))
         return found
 
-    def counts(self) -> dict[str, int]:
-        """Return the sums of the counters."""
+    def counts(self, **tags: str) -> dict[str, int]:
+        """Return the sums of the counters that have these tags."""
         sums: Counter[str] = Counter()
         for one in self.received():
-            if one.kind == "c":
+            if one.kind == "c" and tags.items() <= one.tags.items():
                 sums[one.name.removeprefix("openai_batch.")] += int(one.value)
         return dict(sums)
 

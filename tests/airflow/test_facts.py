@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -101,10 +102,11 @@ class Facts:
 
 
 @pytest.fixture(scope="module")
-def facts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Facts]:
+def facts(tmp_path_factory: pytest.TempPathFactory, airflow_database: Path) -> Iterator[Facts]:
     """Run the Dags in a process of their own: listeners, metrics and tracers are set up once in a process."""
     folder = tmp_path_factory.mktemp("facts")
     (folder / "dags").mkdir()
+    shutil.copy(airflow_database, folder / "airflow.db")
     for name, tasks in DAGS.items():
         (folder / "dags" / f"{name}.py").write_text(HEAD.replace("NAME", name) + tasks.replace("\n    ", "\n"))
     rows = [{"id": i, "text": f"{ROW} {i}"} for i in range(N_ROWS)]

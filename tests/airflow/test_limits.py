@@ -173,6 +173,8 @@ def again(run_dag: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Calla
             task_id=task_id,
             map_index=-1,
             is_mapped=False,
+            try_number=2,
+            max_tries=1,
             task=task,
             xcom_push=lambda **_: None,
         )

@@ -308,7 +308,7 @@ class Broken:
 def test_a_broken_back_end_breaks_no_job(world: Told, caplog: pytest.LogCaptureFixture) -> None:
     from airflow_openai_batch.reporting import metrics
 
-    metrics._complain.cache_clear()
+    metrics._warn_once.cache_clear()
     set_up_stats(Broken)
     try:
         another_round(world)

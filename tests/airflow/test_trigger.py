@@ -69,7 +69,8 @@ def test_it_waits_as_long_as_openai_asks(emulator) -> None:
 
 
 @pytest.mark.parametrize("code", [401, 403, 404])
-def test_what_polling_cannot_mend_wakes_a_worker(emulator, code: int) -> None:
+def test_what_polling_cannot_mend_wakes_a_worker(emulator, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airflow_openai_batch.polling.watcher.BELIEVED_AFTER_S", 0.5)
     made = batches(emulator)
     emulator.faults.add(Rule(on="GET /v1/batches/*", do={"status": code}))
     assert event(watch(made))["reason"] == "OpenAI refuses to answer"

@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS, DOCUMENT = ROOT / "benchmarks", ROOT / "docs" / "performance.md"
-PROGRAMS = ("build", "transfer", "parse", "embeddings", "join", "end_to_end", "memory", "imports")
+SMOKE = ("build", "parse")
+PROGRAMS = (*SMOKE, "transfer", "embeddings", "join", "end_to_end", "memory", "imports")
 SOME_IMPORTS = ("operators", "nightly_labeling")  # each needs a process of its own
 
 
@@ -31,8 +32,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("data")
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_benchmark_runs_and_its_methods_agree(name: str, results: Path, data: Path) -> None:
+def measure(name: str, results: Path, data: Path) -> None:
+    """Run a program with few rows; it fails if its methods come to different results."""
     file = results / f"{name}.json"
     how = ("--only", *SOME_IMPORTS) if name == "imports" else ("--here",)
     done = python(BENCHMARKS / f"{name}.py", "--quick", "--data", data, "--json", file, *how)
@@ -42,6 +43,18 @@ def test_benchmark_runs_and_its_methods_agree(name: str, results: Path, data: Pa
     assert all(m["samples"][0]["seconds"] > 0 for group in report["groups"] for m in group["methods"])
 
 
+@pytest.mark.parametrize("name", SMOKE)
+def test_benchmark_runs_and_its_methods_agree(name: str, results: Path, data: Path) -> None:
+    measure(name, results, data)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_benchmark_runs_and_its_methods_agree(name: str, results: Path, data: Path) -> None:
+    measure(name, results, data)
+
+
+@pytest.mark.nightly
 def test_waiting_sees_every_end(tmp_path: Path) -> None:
     file = tmp_path / "waiting.json"
     how = ("--n", 10, "--repeat", 1, "--seconds", 10, "--interval", 1, "--only", "ours", "--json", file)
@@ -51,6 +64,13 @@ def test_waiting_sees_every_end(tmp_path: Path) -> None:
     assert sample["n_detected"] == sample["n_due"] == 10
 
 
+def test_store_grows_with_the_shards_and_not_with_the_looks() -> None:
+    done = python(BENCHMARKS / "store_growth.py", "--shards", 5, 20, "--looks", 30)
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"^\| (?:5|20) \| 30 \|", done.stdout, re.MULTILINE)) == 2
+
+
+@pytest.mark.nightly
 def test_document_takes_every_number_of_the_programs_above(results: Path, tmp_path: Path) -> None:
     document = tmp_path / "performance.md"
     document.write_text(DOCUMENT.read_text())
@@ -63,6 +83,7 @@ def test_document_takes_every_number_of_the_programs_above(results: Path, tmp_pa
     assert python(BENCHMARKS / "report.py", "--check", *how).returncode == 0
 
 
+@pytest.mark.nightly
 def test_plots_that_the_document_shows_are_drawn(results: Path, tmp_path: Path) -> None:
     done = python(BENCHMARKS / "plot.py", "--results", results, "--images", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -105,5 +126,14 @@ sys.exit(bench.main())
 
 def test_readme_lists_every_program() -> None:
     listed = set(re.findall(r"^\| `(\w+)\.py`", (BENCHMARKS / "README.md").read_text(), re.MULTILINE))
-    assert listed >= {*PROGRAMS, "build_peers", "report", "plot", "run_all", "peers_under_faults", "fault_schedules"}
+    assert listed >= {
+        *PROGRAMS,
+        "build_peers",
+        "report",
+        "plot",
+        "run_all",
+        "peers_under_faults",
+        "fault_schedules",
+        "store_growth",
+    }
     assert all((BENCHMARKS / f"{name}.py").exists() for name in listed)

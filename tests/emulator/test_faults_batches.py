@@ -166,3 +166,85 @@ def test_a_queue_limit_may_be_a_rule_for_some_batches(kit):
 
     assert kit.ended(metadata={"small": "yes"}).errors.data[0].code == "token_limit_exceeded"
     assert kit.ended(metadata={"small": "no"}).status == "completed"
+
+
+@pytest.mark.parametrize("status", ["completed", "expired", "cancelled"])
+def test_both_ids_may_come_late_and_the_counts_be_zero_meanwhile(kit, status):
+    late = {"seconds": 300, "error_too": True, "zero_counts": True}
+    kit.emu.faults.add({"on": "row", "match": {"custom_id": "row-0"}, "do": "line_error"})
+    kit.emu.faults.add({"on": "batch", "do": {"late_output_file_id": late}})
+    if status == "expired":
+        kit.emu.faults.add({"on": "batch", "do": {"expire_at": {"fraction": 1.0, "after": 50}}})
+    created = kit.submit(4)
+    kit.emu.clock.advance(89)
+    if status == "cancelled":
+        kit.client.batches.cancel(created.id)
+    kit.emu.clock.advance(11)
+    early = kit.get(created)
+    kit.emu.clock.advance(300)
+    batch = kit.get(created)
+
+    assert early.status == batch.status == status
+    assert (early.output_file_id, early.error_file_id, early.request_counts.total) == (None, None, 0)
+    assert batch.output_file_id and batch.error_file_id and batch.request_counts.total == 4
+
+
+def test_the_output_id_may_never_come(kit):
+    kit.emu.faults.add({"on": "batch", "do": {"late_output_file_id": float("inf")}})
+    batch = kit.ended()
+    kit.emu.clock.advance(86_400 * 29)
+
+    assert kit.get(batch).output_file_id is None and kit.get(batch).request_counts.completed == 3
+
+
+def test_a_completed_batch_may_seem_to_be_finalizing_again(kit):
+    kit.emu.faults.add({"on": "batch", "do": {"relapse": {"seconds": 60, "after": 30}}})
+    created = kit.submit()
+    kit.emu.clock.advance(100)
+    seen = []
+    for seconds in (0, 29, 1, 59, 1):
+        kit.emu.clock.advance(seconds)
+        batch = kit.get(created)
+        seen.append((batch.status, batch.output_file_id is not None))
+
+    assert seen == [("completed", True)] * 2 + [("finalizing", False)] * 2 + [("completed", True)]
+
+
+def test_a_status_may_have_another_name(kit):
+    kit.emu.faults.add({"on": "batch", "do": {"rename_status": {"completed": "finished"}}})
+    batch = kit.ended()
+
+    assert batch.status == "finished" and len(kit.output(batch)) == 3
+    assert [b.status for b in kit.client.batches.list()] == ["finished"]
+
+
+def test_a_cancel_may_be_stuck_for_ever(kit):
+    kit.emu.faults.add({"on": "batch", "do": {"stuck": {"state": "cancelling"}}})
+    created = kit.submit()
+    kit.client.batches.cancel(created.id)
+    kit.emu.complete_all()
+    kit.emu.clock.advance(86_400 * 10)
+
+    assert kit.get(created).status == "cancelling"
+
+
+@pytest.mark.parametrize("status", [None, 429])
+def test_a_queue_may_be_full_of_requests(kit, status):
+    kit.emu.faults.add({"on": "batch", "do": {"queue_limit": {"requests": 5, "http": status}}})
+    first = kit.submit(3)
+    if status:
+        with pytest.raises(RateLimitError, match="Limit: 5 enqueued requests"):
+            kit.submit(3)
+    else:
+        second = kit.ended(3)
+        assert "Enqueued request limit reached" in second.errors.data[0].message
+    kit.emu.complete_all()
+
+    assert kit.get(first).status == "completed"
+    assert kit.ended(5).status == "completed"
+
+
+def test_a_batch_may_fail_with_a_queue_full_of_requests(kit):
+    kit.emu.faults.add({"on": "batch", "do": {"fail": "request_limit_exceeded"}})
+
+    assert "Limit: 1,000,000 enqueued requests" in kit.ended().errors.data[0].message

@@ -2,20 +2,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import pytest
 from openai import (
     APIConnectionError,
+    APIStatusError,
     APITimeoutError,
+    BadRequestError,
     InternalServerError,
+    NotFoundError,
     OpenAI,
     OpenAIError,
     RateLimitError,
 )
 
 from airflow_openai_batch.emulator import ManualClock, chaos
+from airflow_openai_batch.emulator.faults import _BATCH_FAULTS, _CALL_FAULTS, _ROW_FAULTS
+from airflow_openai_batch.emulator.file_faults import FORMS
 
 CHAT = "/v1/chat/completions"
 
@@ -171,6 +178,100 @@ def test_the_sdk_notices_a_download_that_broke_off(kit):
         kit.client.files.content(file_id)
 
 
+@pytest.mark.parametrize(
+    ("args", "body"),
+    [({"body": ""}, ""), ({"body": "I'm a teapot"}, "I'm a teapot"), ({"html": True}, "<h1>418")],
+)
+@pytest.mark.parametrize("after", [False, True])
+def test_a_status_may_come_without_openais_envelope(kit, args, body, after):
+    kit.emu.faults.add({"on": "POST /v1/batches", "do": {"status": {"code": 418, "after": after, **args}}})
+    with pytest.raises(APIStatusError) as failed:
+        kit.submit(1)
+
+    assert failed.value.status_code == 418 and body in failed.value.response.text
+    assert "error" not in failed.value.response.text and len(kit.emu.ledger.batches) == after
+
+
+@pytest.mark.parametrize(
+    "retry_after", ["inf", "nan", "-5", "1e999", "99999999999", "Wed, 21 Oct 2026 07:28:00 GMT", "soon"]
+)
+def test_a_time_to_wait_may_be_any_text(kit, retry_after):
+    kit.emu.faults.add({"on": "*", "do": {"status": {"code": 429, "retry_after": retry_after}}})
+    with pytest.raises(RateLimitError) as failed:
+        kit.client.batches.list()
+
+    assert failed.value.response.headers["retry-after"] == retry_after
+
+
+def test_a_file_may_be_pending_for_a_while(kit):
+    message = "The input file is in 'pending' state. Only files with status 'Processed' are accepted."
+    error = {"code": "invalidPayload", "message": message}
+    kit.emu.faults.add({"on": "POST /v1/batches", "lasts": 90, "do": {"status": {"code": 400, "error": error}}})
+    file_id = kit.upload(kit.lines(1))
+    with pytest.raises(BadRequestError, match="pending"):
+        kit.create(file_id)
+    kit.emu.clock.advance(90)
+
+    assert kit.create(file_id).status == "validating"
+
+
+def raw(kit, batch):
+    return kit.client.batches.with_raw_response.retrieve(batch.id).http_response.json()
+
+
+def test_fields_of_an_answer_may_be_others(kit):
+    batch = kit.submit(1)
+    kit.emu.faults.add(
+        {"on": "GET /v1/batches/*", "do": {"edit": {"set": {"status": ["completed"], "expires_at": 1e300, "id": 7}}}},
+        {"on": "GET /v1/batches/*", "do": {"edit": {"drop": ["metadata"], "set": {"endpoint": "\ud83d"}}}},
+    )
+    shown = raw(kit, batch)
+
+    assert (shown["status"], shown["expires_at"], shown["id"]) == (["completed"], 1e300, 7)
+    assert "metadata" not in shown and shown["endpoint"] == "\ud83d"
+
+
+def test_a_new_batch_may_have_no_id_or_be_wrapped(kit):
+    kit.emu.faults.add(
+        {"on": "POST /v1/batches", "times": 1, "do": {"edit": {"drop": ["id", "metadata"]}}},
+        {"on": "POST /v1/batches", "match": {"nth": 2}, "do": {"edit": {"wrap": "job"}}},
+    )
+    first, second = (
+        kit.client.batches.with_raw_response.create(
+            input_file_id=kit.upload(kit.lines(1)), endpoint=CHAT, completion_window="24h"
+        ).http_response.json()
+        for _ in range(2)
+    )
+
+    assert first.keys().isdisjoint({"id", "metadata"}) and first["object"] == "batch"
+    assert list(second) == ["job"] and second["job"]["id"] == kit.emu.ledger.batches[1].id
+
+
+def test_an_edit_changes_each_object_of_a_page_and_no_error(kit):
+    kit.submit(1)
+    kit.submit(1)
+    kit.emu.faults.add({"on": "*", "do": {"edit": {"set": {"object": "thing"}}}})
+
+    assert [batch.object for batch in kit.client.batches.list()] == ["thing", "thing"]
+    with pytest.raises(NotFoundError, match="No batch found"):
+        kit.client.batches.retrieve("batch_unknown")
+
+
+def test_a_response_may_come_byte_by_byte(kit, monkeypatch):
+    batch, pauses, sleep = kit.submit(1), [], asyncio.sleep
+
+    async def recording_sleep(seconds):
+        pauses.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", recording_sleep)
+    kit.emu.faults.add({"on": "GET /v1/batches/*", "do": {"drip": {"seconds": 0.5, "bytes": 10}}})
+    shown = kit.client.batches.with_raw_response.retrieve(batch.id)
+
+    assert shown.http_response.json()["id"] == batch.id
+    assert pauses.count(0.5) == -(-len(shown.content) // 10) > 50
+
+
 def test_a_star_in_a_path_is_one_segment(kit):
     kit.emu.faults.add({"on": "GET /v1/files/*", "do": {"status": 500}})
     file_id = kit.upload(kit.lines(1))
@@ -268,3 +369,11 @@ def test_chaos_knows_which_faults_need_more_than_a_chance():
     with pytest.raises(ValueError, match="needs parameters"):
         chaos(1, {"stuck": 0.1})
     assert [rule.on for rule in chaos(1, {"reset": 0.1, "missing": 0.1, "expire_at": 0.1})] == ["*", "row", "batch"]
+
+
+def test_the_documents_name_every_fault():
+    text = Path(__file__).parents[2].joinpath("docs", "emulator.md").read_text()
+    named = set(re.findall(r"`(\w+)`", text))
+
+    assert {name for group in (_CALL_FAULTS, _BATCH_FAULTS, _ROW_FAULTS) for name in group} <= named
+    assert set(FORMS) <= named

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import httpx
 import pytest
@@ -121,6 +122,48 @@ def test_a_server_that_is_not_there_is_the_error_of_each_line(start):
     assert {line["error"]["code"] for line in kit.errors(batch).values()} == {"upstream_unreachable"}
     with pytest.raises(ValueError, match="Not the URL"):
         Upstream("ftp://example.com")
+
+
+class _ClosingServer(BaseHTTPRequestHandler):
+    """Says that it keeps connections open, and closes them; some it closes before it has answered."""
+
+    protocol_version = "HTTP/1.1"
+    texts: ClassVar[list[str]] = []
+
+    def do_POST(self):
+        request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        text = request["messages"][0]["content"]
+        self.texts.append(text)
+        self.close_connection = True
+        if text.startswith("crash"):
+            return
+        data = json.dumps({"model": "m", "choices": [], "text": text}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(data)))
+        self.send_header("connection", "keep-alive")
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_server_that_closes_idle_connections_loses_no_row_and_is_asked_nothing_twice(start):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _ClosingServer)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        kit = start(answer=Upstream(f"http://127.0.0.1:{server.server_port}/v1"), concurrency=4)
+        texts = [*(f"text {i}" for i in range(100)), "crash 1", "crash 2"]
+        batch = kit.ended([kit.line(text, body=kit.body(text)) for text in texts])
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert set(kit.output(batch)) == {text for text in texts if text.startswith("text")}
+    assert {line["error"]["code"] for line in kit.errors(batch).values()} == {"upstream_lost"}
+    assert sorted(_ClosingServer.texts) == sorted(texts)
 
 
 def test_the_plugin_gives_an_emulator_and_a_connection(tmp_path):

@@ -167,6 +167,16 @@ class World:
         for fault in faults:
             self.fault(on, fault, times=1)
 
+    def done_accepting(self, command: str = "accept_missing", **args: Any) -> Summary:
+        """Finish a job that a person has to decide about: rows that cannot be proven to have no answer."""
+        found = self.finish(**args)
+        if isinstance(found, Held):
+            assert "not whole, or not all there" in found.reason
+            self.store.command(command, at=self.clock.now())
+            found = self.finish(**args)
+        assert isinstance(found, Done), found
+        return found.summary
+
     # -- reading -----------------------------------------------------------------------------------------------
 
     @property

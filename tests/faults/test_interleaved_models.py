@@ -132,3 +132,17 @@ def test_a_budget_of_tokens_cuts_each_model_by_itself(world):
     assert w.done().n_succeeded == 40
     w.assert_paid_once(40)
     w.assert_accounted(40)
+
+
+def test_rows_of_a_function_are_planned_anew_in_their_order(world):
+    """What a function gave has no version: the rows stand as they were planned, over the shards of all models."""
+    w = world()
+    rows = _in_turns(5000, 3)
+    w.submit(lambda: iter(rows), body=lambda row: {"model": row["model"], "input": row["text"]}, per_shard=1000)
+    w.advance()
+    w.submit(lambda: iter([]), body=lambda row: {"model": row["model"], "input": row["text"] + ""}, per_shard=1000)
+    assert w.job.epoch == 0, "the same requests, in the same order"
+    w.submit(lambda: iter([]), body=lambda row: {"model": row["model"], "input": "New: " + row["text"]}, per_shard=1000)
+    assert w.job.epoch == 1 and w.job.n_rows == 5000
+    assert w.done().n_succeeded == 5000
+    assert [row["id"] for row in w.table()] == list(range(5000))

@@ -120,7 +120,7 @@ def test_of_two_matching_batches_one_is_adopted_and_the_other_cancelled(world):
     w = world()
     w.submit(6)
     w.fault(CREATE, "drop_response", times=1)
-    w.fault("GET /v1/batches", {"status": 500}, times=1)
+    w.fault("GET /v1/batches", {"status": 500}, times=2)
     w.advance()
     first = w.batches[0]
     w.clock.advance(5)
@@ -165,7 +165,7 @@ def test_batches_of_other_jobs_are_not_taken_for_ours(world):
     w.submit(6)
     w.fault(CREATE, "reset", times=1)
     w.advance()
-    file_id = w.job.shards[0].upload.file_id
+    file_id = w.client().files.create(file=("other.jsonl", b'{"custom_id":"t-0"}\n'), purpose="batch").id
     for metadata in (None, {}, {"airflow_openai_batch": "not/a/nonce"}, {"airflow_openai_batch": "x/0/0-00000/abc"}):
         w.client().batches.create(
             input_file_id=file_id, endpoint="/v1/responses", completion_window="24h", metadata=metadata
@@ -223,6 +223,7 @@ def test_a_process_killed_after_any_commit_or_call_pays_nothing_twice(world, fat
         "commit",
         "upload",
         "create",
+        "batches",
         "retrieve",
         "download",
         "file_bytes",

@@ -45,7 +45,7 @@ def test_no_kind_of_useless_answer_counts_as_good(world, fault):
     w = world()
     w.submit(5, policy=Policy(max_rounds=0, max_bad_ratio=1.0))
     w.fault("row", fault)
-    w.done()
+    w.done_accepting()
     assert w.check_thresholds().startswith("No row has a good answer")
 
 

@@ -24,7 +24,6 @@ PASSING = {
     "request_timeout": {"line_error": {"code": "request_timeout"}},
     "batch_expired": {"line_error": {"code": "batch_expired"}},
     "missing": "missing",
-    "malformed": "malformed",
 }
 FINAL = {
     "400": {"http_error": {"status": 400, "code": "invalid_value"}},

@@ -227,7 +227,7 @@ def test_a_lost_create_of_the_old_epoch_is_found_and_cancelled(world):
     w = world()
     w.submit(6)
     w.fault("POST /v1/batches", "drop_response", times=1)
-    w.fault("GET /v1/batches", {"status": 500}, times=1)
+    w.fault("GET /v1/batches", {"status": 500}, times=2)
     w.advance()
     assert w.job.shards[0].state is State.CREATING
     w.submit(6, body=OTHER)

@@ -18,10 +18,11 @@ import time
 from pathlib import Path
 
 import pandas as pd
-from airflow_api import ApiError
-from stack import AirflowStack
 
 from airflow_openai_batch.emulator import Emulator, ManualClock, Rule
+from airflow_openai_batch.local_airflow.rest import ApiError
+from airflow_openai_batch.local_airflow.settings import QUICK
+from airflow_openai_batch.local_airflow.stack import AirflowStack
 
 HERE = Path(__file__).resolve().parent
 DAG_ID, TASK_ID = "batch_chaos", "one"
@@ -87,7 +88,7 @@ def run(stack: AirflowStack, emulator: Emulator, seed: int, timeout_s: float, ki
 
 def _state(stack: AirflowStack, run_id: str) -> str:
     try:
-        return str(stack.api.run(DAG_ID, run_id)["state"])
+        return stack.api.run_state(DAG_ID, run_id)
     except ApiError:
         return "unknown"
 
@@ -101,7 +102,7 @@ def _break_something(stack: AirflowStack, dice: random.Random, damage: Damage) -
                 os.kill(worker.runner_pid, signal.SIGKILL)
                 damage.workers_killed += 1
     elif throw < 0.30:
-        name = dice.choice([name for name in stack.names if name.startswith("triggerer")])
+        name = dice.choice([name for name in stack.processes if name.startswith("triggerer")])
         stack.kill(name, signal.SIGKILL)
         damage.triggerers_killed += 1
         stack.restart(name)
@@ -158,11 +159,8 @@ def main() -> None:
         Emulator(clock=ManualClock(time.time()), duration=600, seed=arguments.seed) as emulator,
     ):
         home = Path(folder)
-        env = environment(emulator, home) | {
-            "OPENAI_BATCH_TEST_ROWS": str(arguments.rows),
-            "PYTHONPATH": str(HERE.parents[1]),
-        }
-        with AirflowStack(home / "airflow", HERE / "dags", env) as stack:
+        env = environment(emulator, home) | {"OPENAI_BATCH_TEST_ROWS": str(arguments.rows)}
+        with AirflowStack(home / "airflow", HERE / "dags", QUICK, env) as stack:
             stack.start_triggerer("triggerer-2")
             run_id, damage = run(stack, emulator, arguments.seed, 1800, arguments.kills)
             frame = pd.read_parquet(home / "out" / f"{run_id}.parquet", columns=["id", "status", "custom_id"])

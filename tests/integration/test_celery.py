@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -12,14 +11,15 @@ from typing import Any
 
 import pyarrow.dataset as ds
 import pytest
-from celery_stack import CeleryStack, find_redis
 from chaos import environment
-from postgres import find_binaries
-from provider import ROOT, provider_path
+from needs import unavailable
 
 from airflow_openai_batch.emulator import Emulator, ManualClock, Rule
 from airflow_openai_batch.engine.identity import nonce, parse_nonce
 from airflow_openai_batch.engine.model import JobKey
+from airflow_openai_batch.local_airflow.celery import CeleryStack, find_redis
+from airflow_openai_batch.local_airflow.postgres import find_postgres
+from airflow_openai_batch.local_airflow.settings import QUICK
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).resolve().parent
@@ -58,14 +58,13 @@ def s3() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def stack(openai: Emulator, s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CeleryStack]:
     """Airflow with the example Dag, and two machines."""
-    if find_binaries() is None or find_redis() is None:
-        unavailable = pytest.fail if os.environ.get("CI") else pytest.skip
+    if find_postgres() is None or find_redis() is None:
         unavailable("no PostgreSQL or Redis server on this machine (postgres, redis-server)")
     home = tmp_path_factory.mktemp("celery")
     dags = home / "dags"
     dags.mkdir()
     shutil.copy(HERE / "dags" / "other_machines.py", dags)
-    example = (ROOT / "dags_examples" / f"{DAG_ID}.py").read_text()
+    example = (HERE.parents[1] / "dags_examples" / f"{DAG_ID}.py").read_text()
     assert "\nAT_ONCE = 8\n" in example
     # Fewer than there are partitions: these must all wait at the same time even so.
     (dags / f"{DAG_ID}.py").write_text(example.replace("\nAT_ONCE = 8\n", "\nAT_ONCE = 3\n"))
@@ -77,7 +76,6 @@ def stack(openai: Emulator, s3: Any, tmp_path_factory: pytest.TempPathFactory) -
     }
     env = {
         **environment(openai, home),
-        "PYTHONPATH": os.pathsep.join([provider_path(home), str(HERE)]),
         "AIRFLOW_CONN_AWS_LAKE": json.dumps(connection),
         "AIRFLOW__OPENAI_BATCH__STORAGE": f"s3://aws_lake@{BUCKET}/jobs",
         # A third of it is what the paid call may take: long enough here to be interrupted.
@@ -85,7 +83,7 @@ def stack(openai: Emulator, s3: Any, tmp_path_factory: pytest.TempPathFactory) -
         "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
         "LABELING_FOLDER": f"s3://aws_lake@{BUCKET}/labeling",
     }
-    with CeleryStack(home / "airflow", dags, env) as running:
+    with CeleryStack(home / "airflow", dags, QUICK, env) as running:
         for name in MACHINES:
             running.start_machine(name)
         yield running
@@ -97,8 +95,7 @@ class Run:
     def __init__(self, stack: CeleryStack, openai: Emulator, s3: Any, date: str) -> None:
         self.stack, self.api, self.openai, self.s3, self.date = stack, stack.api, openai, s3, date
         self.api.unpause(DAG_ID)
-        made = self.api.call("POST", f"/dags/{DAG_ID}/dagRuns", json={"logical_date": f"{date}T00:00:00Z"})
-        self.run_id = made["dag_run_id"]
+        self.run_id = self.api.trigger(DAG_ID, logical_date=f"{date}T00:00:00Z")
 
     def states(self, task_id: str) -> list[str]:
         """States of a task by map index."""
@@ -126,7 +123,7 @@ class Run:
     def finish(self, state: str = "success", timeout: float = 150) -> None:
         """Let OpenAI finish whatever it is asked."""
         deadline = time.monotonic() + timeout
-        while (found := self.api.run(DAG_ID, self.run_id)["state"]) in ("queued", "running"):
+        while (found := self.api.run_state(DAG_ID, self.run_id)) in ("queued", "running"):
             assert time.monotonic() < deadline, f"{self.instances()}\n{self.stack.tails()}"
             self.openai.complete_all()
             time.sleep(0.5)
@@ -216,9 +213,7 @@ def test_one_bad_partition_is_mended_by_clearing_its_index_and_nothing_is_paid_a
     n_paid = openai.ledger.n_rows()
 
     # What the UI does: clear the one map index, with its downstream tasks.
-    which = {"dag_run_id": run.run_id, "task_ids": [["partition.submit", bad]], "include_downstream": True}
-    body = {"dry_run": False, "only_failed": False, **which}
-    cleared = run.api.call("POST", f"/dags/{DAG_ID}/clearTaskInstances", json=body)["task_instances"]
+    cleared = run.api.clear(DAG_ID, run.run_id, [["partition.submit", bad]], include_downstream=True)
     assert {(ti["task_id"], ti["map_index"]) for ti in cleared} == {
         ("collect", -1),
         *((f"partition.{name}", bad) for name in ("submit", "wait", "results")),

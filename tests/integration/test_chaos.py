@@ -7,9 +7,9 @@ from pathlib import Path
 import chaos
 import pandas as pd
 import pytest
-from stack import AirflowStack
 
 from airflow_openai_batch.emulator import Emulator
+from airflow_openai_batch.local_airflow.stack import AirflowStack
 
 
 @pytest.mark.slow

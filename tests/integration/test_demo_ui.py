@@ -14,9 +14,9 @@ from typing import Any
 
 import psutil
 import pytest
-from airflow_api import AirflowApi
 
 from airflow_openai_batch.demo.scenes import BUSY_NIGHT
+from airflow_openai_batch.local_airflow.rest import AirflowRest
 
 pytestmark = pytest.mark.slow
 PROGRESS = "openai_batch_progress"
@@ -45,7 +45,7 @@ class Shown:
 
     def find_airflow(self) -> None:
         found = self.wait_until(lambda: re.search(r"  Airflow +(http://\S+)", self.log()), "an address", 150)
-        self.api = AirflowApi(found[1], check=lambda: None, describe=self.log)
+        self.api = AirflowRest(found[1])
 
     def phases(self) -> dict[str, set[str]]:
         """What became of the jobs of each Dag so far."""
@@ -82,11 +82,11 @@ def shown(tmp_path: Path) -> Iterator[Shown]:
 
 def test_jobs_in_all_states_are_there_to_look_at_and_nothing_is_left_writing(shown: Shown) -> None:
     shown.find_airflow()
-    shown.wait_until(lambda: shown.phases().keys() == BUSY_NIGHT.keys(), "a job of each Dag", 120)
-    shown.wait_until(lambda: "bad" in shown.phases()["package_facts"], "bad rows", 120)
-    shown.wait_until(lambda: "written" in shown.phases()["nightly_labeling"], "a good end", 120)
+    shown.wait_until(lambda: shown.phases().keys() == BUSY_NIGHT.keys(), "a job of each Dag", 240)
+    shown.wait_until(lambda: "bad" in shown.phases()["package_facts"], "bad rows", 240)
+    shown.wait_until(lambda: "written" in shown.phases()["nightly_labeling"], "a good end", 240)
     both = ("package_slogans", "package_summaries")
-    shown.wait_until(lambda: "queued" in set.union(*(shown.phases()[dag_id] for dag_id in both)), "a full queue", 60)
+    shown.wait_until(lambda: "queued" in set.union(*(shown.phases()[dag_id] for dag_id in both)), "a full queue", 120)
     assert re.search(r"page of batches +http://\S+/plugin/openai-batches", shown.log())
     started = shown.processes()
     assert len(started) >= 4
@@ -97,9 +97,9 @@ def test_jobs_in_all_states_are_there_to_look_at_and_nothing_is_left_writing(sho
 
 
 def test_what_was_started_ends_if_one_of_it_does(shown: Shown) -> None:
-    shown.find_airflow()
-    victim = next(process for process in shown.processes() if "triggerer" in " ".join(process.cmdline()))
+    shown.wait_until(lambda: "starting Airflow" in shown.log(), "Airflow to be started", 150)
+    victim = next(process for process in shown.processes() if "airflow_openai_batch.emulator" in process.cmdline())
     os.kill(victim.pid, signal.SIGKILL)
     assert shown.process.wait(60) == 1
-    assert "triggerer ended" in shown.log()
+    assert "emulator ended by itself" in shown.log()
     assert shown.processes() == []

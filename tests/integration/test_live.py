@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from stack import AirflowStack
 
 from airflow_openai_batch.emulator import Emulator
+from airflow_openai_batch.local_airflow.stack import AirflowStack
 from airflow_openai_batch.reporting.trigger_progress import can_refresh
 
 pytestmark = [
@@ -48,7 +48,7 @@ class Deferred:
     def end(self) -> None:
         def has_ended() -> bool:
             self.emulator.complete_all()
-            return bool(self.api.run(self.dag_id, self.run_id)["state"] not in ("queued", "running"))
+            return bool(self.api.run_state(self.dag_id, self.run_id) not in ("queued", "running"))
 
         self.stack.wait_until(has_ended, "the run to end", timeout=150)
         self.api.wait_for_run(self.dag_id, self.run_id)

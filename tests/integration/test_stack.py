@@ -1,22 +1,19 @@
-"""The harness keeps its own promises: what it starts works, what it kills is dead, what it stops is gone."""
+"""A local Airflow keeps its promises: what it starts works, what it kills is dead. Nothing here is of this package."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
-from sessions import SessionProcess
-from stack import AirflowStack
+
+from airflow_openai_batch.local_airflow.stack import AirflowStack
 
 GATE_DAG, GATE_TASK = "stack_probe_gate", "wait"
 HANG_DAG, HANG_TASK = "stack_probe_hang", "hang"
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 
 class GatedRun:
@@ -98,8 +95,8 @@ def test_task_of_a_killed_worker_runs_again(airflow_stack: AirflowStack) -> None
         "the first try to hang",
     )
     assert api.used_slots() == 1
-    (pid,) = airflow_stack.worker_pids(HANG_DAG)
-    os.kill(pid, signal.SIGKILL)
+    (worker,) = airflow_stack.workers(HANG_DAG)
+    os.kill(worker.runner_pid, signal.SIGKILL)
     api.wait_for_run(HANG_DAG, run_id)
     assert api.xcom(HANG_DAG, run_id, HANG_TASK) == 2
 
@@ -108,7 +105,8 @@ def test_deferred_task_can_be_marked_failed_and_cleared(airflow_stack: AirflowSt
     api = airflow_stack.api
     api.set_task_state(GATE_DAG, gated_run.run_id, GATE_TASK, "failed")
     gated_run.wait("failed")
-    assert api.clear(GATE_DAG, gated_run.run_id, [GATE_TASK]) == [GATE_TASK]
+    (cleared,) = api.clear(GATE_DAG, gated_run.run_id, [GATE_TASK])
+    assert cleared["task_id"] == GATE_TASK
     airflow_stack.wait_until_parked(GATE_DAG, gated_run.run_id, GATE_TASK)
     assert api.xcom(GATE_DAG, gated_run.run_id, GATE_TASK, "deferred_in_try") == 2
     gated_run.open()
@@ -120,19 +118,3 @@ def test_deferred_run_can_be_marked_failed(airflow_stack: AirflowStack, gated_ru
     airflow_stack.api.set_run_state(GATE_DAG, gated_run.run_id, "failed")
     gated_run.wait("failed")
     assert airflow_stack.api.task_instance(GATE_DAG, gated_run.run_id, GATE_TASK)["state"] == "failed"
-
-
-def test_stopping_ends_children_that_ignore_every_polite_signal(tmp_path: Path) -> None:
-    stubborn = (
-        "import signal, time; [signal.signal(s, signal.SIG_IGN) for s in (2, 15)]; print('deaf'); time.sleep(600)"
-    )
-    parent = f"import subprocess, sys; subprocess.Popen([sys.executable, '-uc', {stubborn!r}], process_group=0).wait()"
-    log = tmp_path / "log"
-    process = SessionProcess("stubborn", [sys.executable, "-c", parent], dict(os.environ), log, tmp_path)
-    process.start()
-    while "deaf" not in log.read_text():
-        time.sleep(0.02)
-    pids = process.session_pids()
-    assert len(pids) == 2
-    process.stop(timeout=1)
-    assert not [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
+
+from schedule_misbehaviours import MISBEHAVIOURS, rules_of
 
 from airflow_openai_batch.emulator import Rule
 from airflow_openai_batch.engine.model import Policy, Status, Timing
@@ -117,6 +120,10 @@ DISTURBANCES = (
 )
 _SHARE_OF_DISTURBED = 0.6
 
+NEW = tuple(MISBEHAVIOURS)
+"""The misbehaviours that schedules draw beside the faults above."""
+_MOST_NEW = 4
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -143,10 +150,52 @@ class Plan:
     n_steps: int
     disturbances: tuple[str, ...]
     faults: tuple[str, ...] = ()
+    drawn: tuple[str, ...] = ()
+    """The misbehaviours that were drawn."""
+    misbehaviours: tuple[str, ...] = ()
+    """Those and what came along with them."""
+    traits: tuple[Rule, ...] = ()
+    """Rules that hold until the end."""
+
+    @property
+    def all_rules(self) -> tuple[Rule, ...]:
+        """The rules of the wild times."""
+        return self.traits + self.rules
+
+    @property
+    def held(self) -> str:
+        """With what reasons the job may be held for good; a regular expression."""
+        return "|".join(held for name in self.misbehaviours if (held := MISBEHAVIOURS[name].held)) or "(?!)"
+
+    @property
+    def hides(self) -> bool:
+        """Whether a batch may stay out of every listing for longer than the grace."""
+        return any(MISBEHAVIOURS[name].hides for name in self.misbehaviours)
 
 
-def draw(seed: int, *, is_frozen: bool) -> Plan:
-    """Return the plan of a seed."""
+def draw(seed: int, *, is_frozen: bool, new: Sequence[str] = NEW) -> Plan:
+    """Return the plan of a seed.
+
+    Args:
+        seed: The seed.
+        is_frozen: Whether a process may be frozen for longer than the grace period.
+        new: The misbehaviours of which a few are drawn; the rest of the plan does not depend on them.
+    """
+    plan = _draw_old(seed, is_frozen=is_frozen)
+    rng = random.Random(f"new:{seed}:{is_frozen}")
+    names = rng.sample(list(new), min(len(new), rng.randint(1, _MOST_NEW)))
+    drawn = [rules_of(rng, name, seed) for name in names]
+    wild = [rule for rules, _ in drawn for rule in rules]
+    return replace(
+        plan,
+        rules=(*wild, *plan.rules),
+        traits=tuple(rule for _, rules in drawn for rule in rules),
+        drawn=tuple(names),
+        misbehaviours=tuple(dict.fromkeys(n for name in names for n in (name, *MISBEHAVIOURS[name].also))),
+    )
+
+
+def _draw_old(seed: int, *, is_frozen: bool) -> Plan:
     rng = random.Random(f"plan:{seed}:{is_frozen}")
     n_rows = rng.randint(5, 40) if rng.random() < 0.4 else rng.randint(5, 14)
     has_schema = rng.random() < 0.25

@@ -6,19 +6,30 @@ import json
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
 from typing import Any
 
-from schedule_plan import Plan
+from schedule_plan import TIMING, Plan
 
 from airflow_openai_batch.emulator.backend import Backend
 from airflow_openai_batch.emulator.clock import ManualClock
 from airflow_openai_batch.emulator.ledger import Billed, body_hash
 from airflow_openai_batch.emulator.model import Batch, Status
-from airflow_openai_batch.engine.model import Job
+from airflow_openai_batch.engine.model import Job, State
 from airflow_openai_batch.engine.store.job_store import JobStore
 
 NONCE = "airflow_openai_batch"
-_SHARD = re.compile(r"[0-9a-f]+/\d+/(\d+-\d{5}(?:\.\d+)?)[^/]*/[^/]+")
+_SHARD = re.compile(r"[0-9a-f]+/\d+/(\d+-\d{5}(?:\.\d+)?)[^/]*/[^/]+(?:/[^/]*)?")
+_CUSTOM_ID = re.compile(rb'"custom_id": "([^"]*)"')
+_BATCH_ID = re.compile(r"batch_[0-9a-f]{32}")
+
+NOT_WHOLE = "not whole, or not all there"
+"""In the reason with which a job is held whose result files prove nothing."""
+_LATE_FILE_S = TIMING.late_file_s
+_EARLIER_EPOCH_S = 3600.0
+_MOST_CREATES = 10
+"""Batches of one shard that may run, per time that a person is asked."""
 
 
 class Violation(AssertionError):
@@ -56,10 +67,17 @@ def root_of(batch: Batch) -> str:
 class Witness:
     """Sees every snapshot and every batch."""
 
-    def __init__(self, plan: Plan, backend: Backend, clock: ManualClock) -> None:
+    def __init__(self, plan: Plan, backend: Backend, clock: ManualClock, store_folder: Path) -> None:
         self._plan = plan
         self._backend = backend
         self._clock = clock
+        self._store_folder = store_folder
+        self._is_new = bool(plan.misbehaviours)
+        self._accepted: set[str] = set()
+        """Batches whose missing rows a person has accepted."""
+        self._n_held = 0
+        self._failed_ids: dict[str, set[str]] = {}
+        """The rows that the error file of a batch names."""
         self.intents: set[str] = set()
         self.has_new_intent = False
         """Whether the newest snapshot announces a create."""
@@ -112,48 +130,169 @@ class Witness:
         for batch in self._backend.ledger.live_batches():
             by_shard[shard_of(batch)].append(batch.id)
         for shard, ids in by_shard.items():
-            if len(ids) > 1 and not self.late & set(ids):
+            if len(ids) > 1 and not self.late & set(ids) and not self._plan.hides:
                 raise Violation(f"Shard {shard} has {len(ids)} live batches: {ids}")
+
+    def check_hold(self, reason: str) -> None:
+        """The job is held: the reason must be true."""
+        self._n_held += 1
+        if "a defect" in reason or "please report" in reason:
+            raise Violation(reason)
+        if NOT_WHOLE in reason:
+            for batch in self._named(reason):
+                if not self._may_prove_nothing(batch):
+                    raise Violation(f"Nothing was wrong with the files of {batch.id}: {reason}")
+        if "does not know batch" in reason or "are gone at OpenAI" in reason:
+            self._require_status({404}, reason)
+        if "refused the credentials" in reason and not any(rule.name == "fail" for rule in self._plan.rules):
+            self._require_status({401, 403, 429, 400}, reason)
+        live = [batch.id for batch in self._backend.ledger.live_batches() if batch.id not in self.late]
+        if "Nothing runs at OpenAI" in reason and live and not self._plan.hides:
+            raise Violation(f"{live} run at OpenAI: {reason}")
+
+    def _require_status(self, statuses: set[int], reason: str) -> None:
+        answered = {rule.args.get("code", 500) for rule in self._plan.all_rules if rule.name == "status"}
+        # A file that was named and never written is answered with 404 without a rule for calls.
+        if 404 in statuses and {"unwritten_file", "edit"} & {rule.name for rule in self._plan.all_rules}:
+            return
+        if not statuses & answered:
+            raise Violation(f"OpenAI never answered {statuses}: {reason}")
+
+    def _named(self, reason: str) -> list[Batch]:
+        return [self._seen[name] for name in _BATCH_ID.findall(reason) if name in self._seen]
+
+    def _may_prove_nothing(self, batch: Batch) -> bool:
+        """Return whether the files of a batch, as they are or as they came, can leave a doubt about a row."""
+        quirks = batch.quirks
+        is_odd = quirks.file_faults or quirks.no_output_file or quirks.late_output_file_id_s or quirks.unwritten_file
+        rules = self._plan.all_rules
+        is_row_odd = any(rule.on == "row" and rule.name in ("missing", "malformed") for rule in rules)
+        is_called_oddly = any(rule.on.startswith(("GET /v1/files", "GET /v1/batches", "*")) for rule in rules)
+        return bool(is_odd or quirks.counts or quirks.relapse_s or is_row_odd or is_called_oddly)
+
+    def check_raw(self, reason: str) -> None:
+        """What arrived of files that prove nothing must be in the store, before a person gives their rows up."""
+        kept = {path.read_bytes() for path in self._store_folder.rglob("*") if path.is_file()}
+        for batch in self._named(reason):
+            self._accepted.add(batch.id)
+            for content in self._shown_files(batch):
+                if content and content not in kept:
+                    raise Violation(f"What arrived of {batch.id} is not in the store: {content[:200]!r}")
+
+    def _shown_files(self, batch: Batch) -> list[bytes]:
+        """Return the contents that the server gives of a batch's files, without those it does not name."""
+        result, now = batch.result, self._clock.now()
+        if result is None or now < batch.times.ended_at + batch.quirks.late_output_file_id_s:
+            return []
+        found = [self._backend.file_store.find(name) for name in (result.output_file_id, result.error_file_id) if name]
+        return [stored.shown_content(now) for stored in found if stored is not None]
 
     # -- in the end --------------------------------------------------------------------------------------------
 
-    def check_paid(self) -> None:
+    def is_cancelling_for_ever(self, batch: Batch) -> bool:
+        """Return whether a batch never leaves `cancelling`."""
+        return batch.times.cancelling_at is not None and batch.times.cancelled_at == inf
+
+    def _is_obscured(self, batch: Batch, within_s: float = inf) -> bool:
+        """Return whether the answers of a batch may not be readable within so many seconds of its end."""
+        quirks = batch.quirks
+        is_spoilt = any(f.seconds >= within_s and f.form != "as_is" for f in quirks.file_faults)
+        is_unnamed = quirks.no_output_file or quirks.late_output_file_id_s >= within_s
+        return is_spoilt or is_unnamed or self.is_cancelling_for_ever(batch)
+
+    def _is_given_up(self, batch: Batch, job: Job) -> bool:
+        """Return whether a batch belongs to an earlier epoch, which is waited for only so long."""
+        return epoch_of(batch) < job.epoch and self._is_obscured(batch, _EARLIER_EPOCH_S)
+
+    def _is_denied(self, batch: Batch) -> bool:
+        """Return whether OpenAI says of an unfinished batch, in all ways that it has, that it answered nothing."""
+        quirks = batch.quirks
+        is_named_too_late = quirks.late_output_file_id_s > _LATE_FILE_S
+        says_zero = quirks.counts is not None or (quirks.has_zero_counts_meanwhile and is_named_too_late)
+        is_early = batch.status in (Status.EXPIRED, Status.CANCELLED)
+        is_spoilt = any(f.form != "as_is" for f in quirks.file_faults)
+        return is_early and says_zero and (is_spoilt or is_named_too_late or quirks.no_output_file)
+
+    def _is_failed(self, row: Billed, batch: Batch) -> bool:
+        """Return whether the error file says that a row failed, and its answer is in a file that may be unreadable."""
+        if not self._is_obscured(batch) or batch.result is None or batch.result.error_file_id is None:
+            return False
+        if batch.id not in self._failed_ids:
+            stored = self._backend.file_store.find(batch.result.error_file_id)
+            content = stored.read() if stored is not None else b""
+            self._failed_ids[batch.id] = {name.decode() for name in _CUSTOM_ID.findall(content)}
+        return row.custom_id in self._failed_ids[batch.id]
+
+    def check_creates(self) -> None:
+        """No shard was sent again and again."""
+        n = Counter((epoch_of(b), shard_of(b)) for b in self._seen.values() if b.status is not Status.FAILED)
+        bound = _MOST_CREATES * (1 + self._n_held)
+        if many := {shard: times for shard, times in n.items() if times > bound}:
+            raise Violation(f"Batches were made again and again: {many}")
+
+    def check_paid(self, job: Job) -> None:
         """No request was paid for twice, and none that is wrong for ever was asked again."""
         late_roots = {root_of(self._seen[batch_id]) for batch_id in self.late}
         paid: dict[tuple[str, int, int], set[str]] = defaultdict(set)
         for row, batch in self._good_rows():
-            if root_of(batch) not in late_roots:
+            # What an earlier epoch's batch answers where nobody can read it has to be asked again.
+            is_gone = self._is_given_up(batch, job)
+            if root_of(batch) not in late_roots and not is_gone and not self._plan.hides:
                 paid[row.custom_id, row.body_hash, self.epochs[epoch_of(batch)].group].add(batch.id)
         twice = {key: ids for key, ids in paid.items() if len(ids) > 1}
         if twice:
             raise Violation(f"{len(twice)} rows were paid for twice: {next(iter(twice.items()))}")
         for body, n in self.poison.items():
             n_epochs = sum(body in epoch.bodies.values() for epoch in self.epochs.values())
-            if n > n_epochs and not late_roots:
+            if n > n_epochs and not late_roots and not self._is_new:
                 raise Violation(f"A row that OpenAI refuses for ever was asked {n} times in {n_epochs} epochs")
 
     def check_results(self, job: Job, rows: list[dict[str, Any]]) -> None:
         """No good answer was lost, and none is older than a person's command to start over."""
         now = self.epochs[job.epoch]
         status = {row["custom_id"]: row["status"] for row in rows}
-        answered: set[tuple[str, str]] = set()
         for row, batch in self._good_rows():
             epoch = epoch_of(batch)
-            answered.add((row.custom_id, batch.id))
-            if batch.id in self.late or self.epochs[epoch].group != now.group or row.custom_id not in now.bodies:
+            is_asked_now = epoch == job.epoch or row.body_hash == now.bodies.get(row.custom_id)
+            if self.epochs[epoch].group != now.group or row.custom_id not in now.bodies or not is_asked_now:
                 continue
-            is_asked_now = epoch == job.epoch or row.body_hash == now.bodies[row.custom_id]
-            if is_asked_now and status[row.custom_id] != "succeeded":
+            if status[row.custom_id] != "succeeded" and not self._is_lost_by_others(row, batch, job):
                 raise Violation(f"The answer to {row.custom_id} in {batch.id} is lost: it is {status[row.custom_id]}")
+        answered = {(row.custom_id, row.batch_id) for row in self._backend.ledger.rows() if row.delivered == "ok"}
         for row_ in rows:
             if row_["status"] == "succeeded" and (row_["custom_id"], row_["batch_id"]) not in answered:
                 raise Violation(f"{row_['custom_id']} succeeded in {row_['batch_id']}, which never answered it")
             if row_["status"] == "succeeded" and self._group(row_["batch_id"]) != now.group:
                 raise Violation(f"{row_['custom_id']} has an answer from before a person started over")
 
-    def check_ended(self) -> None:
-        """Nothing runs at OpenAI but what is being cancelled."""
-        live = [b for b in self._backend.ledger.live_batches() if b.status is not Status.CANCELLING]
+    def _is_lost_by_others(self, row: Billed, batch: Batch, job: Job) -> bool:
+        """Return whether nobody could know of an answer, or read it, or a person gave it up."""
+        if batch.id in self.late:
+            return True
+        known = {name for s in job.all_shards if s.batch is not None for name in (s.batch.id, *s.past_batches)}
+        if self._plan.hides and batch.id not in known:
+            return True
+        if batch.id in self._accepted or self._is_given_up(batch, job):
+            return row.custom_id not in self._readable_ids(batch)
+        return False
+
+    def _readable_ids(self, batch: Batch) -> set[str]:
+        """Return the ids of the lines that the server gives as they were written."""
+        if self.is_cancelling_for_ever(batch) or batch.result is None or batch.result.output_file_id is None:
+            return set()
+        stored = self._backend.file_store.find(batch.result.output_file_id)
+        if stored is None:
+            return set()
+        shown = {line for content in self._shown_files(batch) for line in content.split(b"\n")[:-1]}
+        return {
+            json.loads(line)["custom_id"] for line in stored.read().split(b"\n") if line in shown and b"{" in line[:1]
+        }
+
+    def check_ended(self, job: Job) -> None:
+        """Nothing runs at OpenAI but what is being cancelled, and what no look could find for an earlier epoch."""
+        doubtful = {s.id for s in job.earlier if s.state is State.CREATING}
+        ledger = self._backend.ledger
+        live = [b for b in ledger.live_batches() if b.status is not Status.CANCELLING and shard_of(b) not in doubtful]
         known = [b for b in live if b.id not in self.late]
         if known:
             raise Violation(f"{len(known)} batches still run: {[(b.id, shard_of(b)) for b in known]}")
@@ -168,6 +307,8 @@ class Witness:
         return self.epochs[epoch_of(self._seen[batch_id])].group
 
     def _good_rows(self) -> list[tuple[Billed, Batch]]:
-        """Return the rows that were billed and whose answer could be fetched."""
-        found = ((row, self._seen[row.batch_id]) for row in self._backend.ledger.rows() if row.delivered == "ok")
+        """Return the rows that were billed and whose answer could be fetched, sooner or later, or is known to exist."""
+        found = [(row, self._seen[row.batch_id]) for row in self._backend.ledger.rows() if row.delivered == "ok"]
+        if self._is_new:
+            return [(row, b) for row, b in found if not self._is_denied(b) and not self._is_failed(row, b)]
         return [(row, batch) for row, batch in found if not batch.quirks.no_output_file]

@@ -23,7 +23,7 @@ import httpx2
 from openai import DefaultHttpxClient, OpenAI
 from schedule_plan import PATIENCE_S, TIMING, Plan
 from schedule_wire import Lazily, Wire, make_loop
-from schedule_witness import Witness
+from schedule_witness import Violation, Witness
 from upath import UPath
 
 from airflow_openai_batch.emulator.answers import Answered, HttpError, default_answer
@@ -40,6 +40,7 @@ from airflow_openai_batch.engine.store.job_store import JobStore
 KEY = JobKey(dag_id="labels", run_id="manual__2026-11-22", task_id="ask")
 NONCE = "airflow_openai_batch"
 _CREATE = "POST /v1/batches"
+_MOST_MOMENTS = 50_000
 
 _log = logging.getLogger("fault_schedules")
 
@@ -170,7 +171,7 @@ class World:
         """Says where a process is to be frozen, for stories that are told and not drawn."""
         self.trace: list[str] = []
         self.n_calls = 0
-        self._root = UPath(folder / "store")
+        self.store_folder = folder / "store"
         files = folder / "emulator"
         files.mkdir(parents=True)
         self._settings = Settings(answer=self._answer, duration=plan.duration_s, seed=plan.seed)
@@ -178,8 +179,8 @@ class World:
         # No threads: work that is due is done by whoever looks first.
         self.backend.progress._validators = Lazily()
         self.backend.progress._workers = Lazily()
-        self.backend.faults.add(*plan.rules)
-        self.witness = Witness(plan, self.backend, self.clock)
+        self.backend.faults.add(*plan.all_rules)
+        self.witness = Witness(plan, self.backend, self.clock, self.store_folder)
         loop, wire, self._client = _shared()
         wire.world = self
         self._wire = Wire(make_app(self.backend), loop)
@@ -210,7 +211,7 @@ class World:
 
     def store(self) -> DangerousStore:
         """Return the job's store, as a new process sees it."""
-        store = DangerousStore(self._root, KEY)
+        store = DangerousStore(UPath(self.store_folder), KEY)
         store.world = self
         return store
 
@@ -230,6 +231,8 @@ class World:
         if threading.current_thread().name.startswith(WRITE_BEHIND):
             return  # beside the main thread, so the order would not be the same at each replay
         process = self.running
+        if len(self.trace) > _MOST_MOMENTS:
+            raise Violation("It goes on for ever")
         self.trace.append(f"{self.clock.now() - 1.795e9:.0f} P{self._number(process)} {what}")
         if process is None:
             return
@@ -261,6 +264,14 @@ class World:
             since = [p.posting_since for p in self.processes if p.posting_since is not None]
             seconds = min([seconds, *(PATIENCE_S - (now - at) for at in since)])
         self.clock.advance(max(0.0, seconds))
+
+    def calm_down(self) -> list[dict[str, Any]]:
+        """Let no more go wrong but what the server always does wrong. Returns the rules that were, with their use."""
+        self.is_wild = False
+        rules = self.backend.faults.to_json()
+        self.backend.faults.clear()
+        self.backend.faults.add(*self.plan.traits)
+        return rules
 
     def next_change_s(self) -> float:
         """Return the seconds until something changes at OpenAI by itself."""

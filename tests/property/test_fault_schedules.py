@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from schedule_plan import LAG_S, TIMING, draw
+from schedule_plan import LAG_S, NEW, TIMING, draw
 from schedule_run import Schedule, run
 from schedule_witness import NONCE, Violation
 from schedule_world import World
@@ -41,8 +41,8 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     return memory if memory.is_dir() and os.access(memory, os.W_OK) else tmp_path
 
 
-def _fails(seeds: Any, folder: Path, *, is_frozen: bool) -> list[tuple[int, str]]:
-    reports = [run(seed, is_frozen=is_frozen, folder=folder) for seed in seeds]
+def _fails(seeds: Any, folder: Path, *, is_frozen: bool, new: Sequence[str] = NEW) -> list[tuple[int, str]]:
+    reports = [run(seed, is_frozen=is_frozen, folder=folder, new=new) for seed in seeds]
     return [(report.seed, report.violation + report.where) for report in reports if report.violation]
 
 
@@ -57,8 +57,8 @@ def test_a_process_frozen_past_the_grace_leaves_no_batch_running(first: int, fol
 
 
 def test_schedules_that_once_found_a_defect_find_none(folder: Path) -> None:
-    assert _fails(_PATIENT_FINDS, folder, is_frozen=False) == []
-    assert _fails(_FROZEN_FINDS, folder, is_frozen=True) == []
+    assert _fails(_PATIENT_FINDS, folder, is_frozen=False, new=()) == []
+    assert _fails(_FROZEN_FINDS, folder, is_frozen=True, new=()) == []
 
 
 @pytest.mark.parametrize("seed", [3, 17, 2543])
@@ -75,18 +75,17 @@ def test_a_seed_replays_exactly(seed: int, folder: Path) -> None:
 
 
 def _first_violation(seeds: range, folder: Path) -> str:
-    found = (run(seed, folder=folder).violation for seed in seeds)
+    found = (run(seed, folder=folder, new=()).violation for seed in seeds)
     return next((violation for violation in found if violation), "")
 
 
 def test_the_schedules_notice_a_store_that_overwrites(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    def overwrite(self: Any, name: str, data: bytes) -> bool:
+    def overwrite(self: Any, name: str, data: bytes) -> None:
         target = Path(self._at(name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        is_refused = name.startswith("probe") and target.exists()
-        if not is_refused:
-            target.write_bytes(data)
-        return not is_refused
+        if name.startswith("probe") and target.exists():
+            raise FileExistsError(name)
+        target.write_bytes(data)
 
     monkeypatch.setattr("airflow_openai_batch.engine.store.job_store.JobStore._link", overwrite)
     assert re.search("live batches|still run|paid for twice", _first_violation(range(80), folder))
@@ -125,7 +124,7 @@ def story(tmp_path: Path) -> Iterator[Callable[..., Schedule]]:
     def tell(*rules: Rule, **changes: Any) -> Schedule:
         calm = {"n_rows": 8, "n_poison": 0, "has_schema": False, "policy": Policy(), "queue_limit": None, "n_steps": 0}
         rates = dict.fromkeys(("wire_rate", "kill_rate", "pause_rate", "repeat_rate"), 0.0)
-        plan = replace(draw(1, is_frozen=False), **{"rules": rules, "per_shard": 8, **calm, **rates, **changes})
+        plan = replace(draw(1, is_frozen=False, new=()), **{"rules": rules, "per_shard": 8, **calm, **rates, **changes})
         told.append(Schedule(plan, tmp_path / str(len(told))))
         return told[-1]
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import threading
+import uuid
 
 import msgspec
 import pytest
 from openai import DefaultHttpxClient, OpenAI
+from upath import UPath
 
 from airflow_openai_batch.emulator import Emulator, ManualClock
 from airflow_openai_batch.engine.api.client import Api
@@ -19,6 +21,7 @@ from airflow_openai_batch.engine.job.submit import Request, submit
 from airflow_openai_batch.engine.model import JobKey, Policy
 from airflow_openai_batch.engine.results.sinks import FileSink
 from airflow_openai_batch.engine.results.writer import write_results
+from airflow_openai_batch.engine.store.job_store import FULL_SNAPSHOTS, JobStore
 
 
 def _at_once(n, act):
@@ -179,6 +182,49 @@ def test_commands_stand_until_they_are_acknowledged(storage, job):
     assert store.standing_commands(acknowledged).cancel is True
 
 
+def test_only_the_newest_snapshots_are_kept_whole(storage, job):
+    store = storage.store()
+    for number in range(FULL_SNAPSHOTS + 3):
+        store.commit(number, job(number), 5.0)
+    sizes = [storage.store().size(f"state/{number:06d}.json") for number in range(FULL_SNAPSHOTS + 3)]
+    assert [size > 0 for size in sizes] == [False] * 3 + [True] * FULL_SNAPSHOTS
+    with pytest.raises(CommitRefused):
+        storage.store().commit(1, job(99), 6.0)
+    assert storage.store().load()[1].n_rows == FULL_SNAPSHOTS + 2
+
+
+def test_an_s3_server_whose_refusal_s3fs_does_not_know_is_good(s3_options, job, monkeypatch):
+    """Seen: SeaweedFS answers 412 without the element that s3fs takes for "exists already"."""
+    import s3fs.core
+
+    translate = s3fs.core.translate_boto_error
+
+    def without_condition(error, *args, **more):
+        getattr(error, "response", {}).get("Error", {}).pop("Condition", None)
+        return translate(error, *args, **more)
+
+    monkeypatch.setattr(s3fs.core, "translate_boto_error", without_condition)
+    root = UPath(f"s3://jobs/{uuid.uuid4().hex}", **s3_options)
+    with pytest.raises(OSError, match="pre-condition"):
+        _twice(root / "x")
+    key = job().key
+    one, other = JobStore(root, key), JobStore(root, key)
+    one.check()
+    one.commit(0, job(1), 5.0)
+    with pytest.raises(CommitRefused):
+        other.commit(0, job(2), 6.0)
+    assert other.load()[1].n_rows == 1
+    found = _at_once(8, lambda i: JobStore(root, key).commit(1, job(i), 7.0))
+    assert sum(isinstance(result, tuple) for result in found) == 1
+    assert sum(isinstance(result, CommitRefused) for result in found) == 7
+
+
+def _twice(path):
+    for _ in range(2):
+        with path.fs.open(path.path, "xb") as file:
+            file.write(b"x")
+
+
 def test_an_unknown_command_is_refused(storage):
     with pytest.raises(ValueError, match="Unknown command"):
         storage.store().command("dance")
@@ -199,7 +245,7 @@ def test_jobs_have_folders_of_their_own(storage, job):
         for i in (-1, 0, 1)
     ]
     for i, key in enumerate(keys):
-        storage.store(key).commit(0, job(i), 5.0)
+        storage.store(key).commit(0, msgspec.structs.replace(job(i), key=key), 5.0)
     assert [storage.store(key).load()[1].n_rows for key in keys] == list(range(len(keys)))
 
 

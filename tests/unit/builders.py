@@ -159,6 +159,10 @@ class FakeApi:
         """An exception is raised instead of the call, ``Lost()`` after it; None lets a call pass."""
         self._scripts.setdefault(verb, deque()).extend(steps)
 
+    def forget_scripts(self) -> None:
+        """Let all calls pass from now on."""
+        self._scripts.clear()
+
     def _step(self, verb: str) -> bool:
         """Count the call and go wrong as scripted. Returns whether the answer is to be lost."""
         self.calls[verb] += 1
@@ -225,6 +229,10 @@ class FakeApi:
             raise Unclear("lost")
         return target.write(data)
 
+    def file_bytes(self, file_id: str) -> int | None:
+        self._step("file_bytes")
+        return len(self.files[file_id]) if file_id in self.files else None
+
     # -- what happens at OpenAI ------------------------------------------------------------------------------------
 
     def change(self, batch_id: str, **changes: Any) -> None:
@@ -245,11 +253,14 @@ class FakeApi:
         """End a batch: each custom_id gets what the functions say into the output and the error file."""
         ids = [request["custom_id"] for request in self.requests(batch_id)]
         named: dict[str, str | None] = {}
+        n_lines: dict[str, int] = {}
         for name, write in (("output_file_id", output), ("error_file_id", errors)):
             lines = [text for i in ids if (text := write(i)) is not None] if write is not None else []
             named[name] = f"{batch_id}-{name}" if lines else None
+            n_lines[name] = len(lines)
             self.files[f"{batch_id}-{name}"] = b"".join(text + b"\n" for text in lines)
-        self.change(batch_id, status=status, ended_at=self._clock(), **named)
+        counts = {"n_completed": n_lines["output_file_id"], "n_failed": n_lines["error_file_id"]}
+        self.change(batch_id, status=status, ended_at=self._clock(), n_total=len(ids), **counts, **named)
 
     @property
     def running(self) -> list[str]:

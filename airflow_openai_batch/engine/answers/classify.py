@@ -25,6 +25,8 @@ class Error(msgspec.Struct):
     code: str | int | None = None
     message: str | None = None
     type: str | None = None
+    error: Error | str | None = None
+    """The error itself, where a server nests it."""
 
 
 class _Details(msgspec.Struct):

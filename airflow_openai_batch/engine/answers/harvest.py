@@ -7,15 +7,20 @@ few blocks of outcomes.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, Literal, NamedTuple
 
 from airflow_openai_batch.engine.answers.line_files import Lines, add_unmatched
 from airflow_openai_batch.engine.answers.outcome_files import AnswerColumns, ClassifiedRow, PartWriter, Tally
 from airflow_openai_batch.engine.answers.parser import LineParser, custom_id_of
+from airflow_openai_batch.engine.answers.proof import Lines as FoundLines
+from airflow_openai_batch.engine.answers.proof import are_damaged, why_unproven
+from airflow_openai_batch.engine.answers.result_formats import as_json_lines
 from airflow_openai_batch.engine.answers.row_order import AnswerBlock, AnswerReader, Unordered
 from airflow_openai_batch.engine.api.client import Api
 from airflow_openai_batch.engine.errors import NotFound, Unavailable, Unclear
@@ -23,11 +28,12 @@ from airflow_openai_batch.engine.model import Job, Outcome, Shard, State, Status
 from airflow_openai_batch.engine.store.index import read_index_table
 from airflow_openai_batch.engine.store.job_store import JobStore
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-
 _DOWNLOAD_TRIES = 3
+_MAX_PAUSE_S = 30.0
+"""A longer pause is not slept through by a worker: the shard is looked at again later."""
+
+Accepted = Literal["missing", "ask_again"]
+"""What a person decided of rows that cannot be proven to have no answer: that is final, or they are asked again."""
 
 
 class Harvested(NamedTuple):
@@ -39,8 +45,40 @@ class Harvested(NamedTuple):
     tally: Tally
 
 
+class Unproven(Exception):
+    """Rows have no line, and nothing proves that they have no answer. No outcome was written.
+
+    Args:
+        reason: Why.
+        raw: The names under which the files were stored, verbatim.
+        digest: A digest of the files, by which a repeated download is told from a new one.
+    """
+
+    def __init__(self, reason: str, raw: tuple[str, ...], digest: str) -> None:
+        super().__init__(reason)
+        self.raw, self.digest = raw, digest
+
+
+class _Damaged(Exception):
+    """Rows without a line were answered and billed: their lines are there and cannot be read."""
+
+
+class _Downloads(NamedTuple):
+    files: list[IO[bytes]]
+    output_gone: NotFound | None
+    """The answer of OpenAI if it does not have the output file."""
+    is_error_file_gone: bool
+    is_size_wrong: bool
+
+
 def harvest(
-    store: JobStore, api: Api, job: Job, shard: Shard, parser: LineParser, sleep: Callable[[float], None] = time.sleep
+    store: JobStore,
+    api: Api,
+    job: Job,
+    shard: Shard,
+    parser: LineParser,
+    sleep: Callable[[float], None] = time.sleep,
+    accepted: Accepted | None = None,
 ) -> Harvested:
     """Write the outcome part of a shard whose batch has ended, was rejected, or was never created.
 
@@ -51,8 +89,11 @@ def harvest(
         shard: The shard.
         parser: Reads the lines.
         sleep: Waits so many seconds before a download is repeated.
+        accepted: What a person decided of rows that cannot be proven to have no answer.
 
     Raises:
+        Unproven: Rows have no line, and it is not certain that they have no answer.
+        NotFound: OpenAI does not have a file, and rows have no line in the other.
         ApiError: A file could not be downloaded. Nothing is lost: harvest again later.
         StoreError: The store cannot be read or written.
     """
@@ -60,81 +101,192 @@ def harvest(
     ids = index.column("custom_id").to_numpy(zero_copy_only=False).tolist()
     name = store.new_name("outcomes", shard.id)
     with contextlib.ExitStack() as stack:
-        files, is_gone = _files(stack, api, shard, sleep)
+        downloads = _download_all(stack, api, shard, sleep)
+        files = [as_json_lines(stack, file) for file in downloads.files]
+        # What arrived at an earlier look counts too: a server may give less the next time.
+        earlier = [stack.enter_context(_local_copy(store, raw)) for raw in shard.evidence.raw] if shard.evidence else []
+        lines = [Lines(file) for file in (*files, *(as_json_lines(stack, file) for file in earlier))]
         unmatched = stack.enter_context(tempfile.TemporaryFile(prefix="openai-batch-"))
-        lines = [Lines(file) for file in files]
         reader = AnswerReader(parser, AnswerColumns(job), ids, unmatched)
-        classifier = _RowClassifier(parser, shard, ids, job.policy.retry_on, unmatched, is_file_gone=is_gone)
-        try:
-            tally = _write(store, name, job, shard, index, reader.once(lines), classifier)
-        except Unordered:
-            unmatched.seek(0)
-            unmatched.truncate()
-            tally = _write(store, name, job, shard, index, reader.twice(lines), classifier)
+
+        def write(blocks: Iterable[AnswerBlock], *, is_absence_final: bool) -> Tally:
+            classifier = _RowClassifier(
+                parser,
+                shard,
+                ids,
+                job.policy.retry_on,
+                unmatched,
+                is_error_file_gone=downloads.is_error_file_gone,
+                is_absence_final=is_absence_final,
+            )
+            with _part_writer(store, name, job, shard) as writer:
+                for block in blocks:
+                    requests = index.slice(block.start, block.stop - block.start).to_batches()[0]
+                    writer.write(requests, block.answers, block.rows - block.start, block.places, classifier(block))
+                if accepted is None and not is_absence_final:
+                    _require_proof(store, shard, downloads, classifier.n_absent, writer.tally, unmatched)
+            return writer.tally
+
+        is_final = accepted == "missing"
+        tally: Tally | None = None
+        if not earlier:
+            with contextlib.suppress(Unordered, _Damaged):
+                tally = write(reader.once(lines), is_absence_final=is_final)
+        if tally is None:
+            try:
+                _empty(unmatched)
+                tally = write(reader.twice(lines), is_absence_final=is_final)
+            except _Damaged:
+                _empty(unmatched)
+                tally = write(reader.twice(lines), is_absence_final=True)
         unmatched_name = _store_unmatched(store, unmatched, shard.id)
     return Harvested(outcomes=name, unmatched=unmatched_name, tally=tally)
 
 
-def _write(
-    store: JobStore,
-    name: str,
-    job: Job,
-    shard: Shard,
-    index: pa.Table,
-    blocks: Iterable[AnswerBlock],
-    classifier: _RowClassifier,
-) -> Tally:
-    """Write all outcomes of a shard, in row order."""
+@contextlib.contextmanager
+def _part_writer(store: JobStore, name: str, job: Job, shard: Shard) -> Iterator[PartWriter]:
+    """Write an outcome part; it appears in the store only if the block ends without an error."""
     batch_id = shard.batch.id if shard.batch is not None else None
     with store.writing(name) as file, PartWriter(file, job, batch_id, shard.round) as writer:
-        for block in blocks:
-            requests = index.slice(block.start, block.stop - block.start).to_batches()[0]
-            writer.write(requests, block.answers, block.rows - block.start, block.places, classifier(block))
-    return writer.tally
+        yield writer
 
 
-def _file_ids(shard: Shard) -> list[str]:
-    if shard.state is State.REJECTED or shard.batch is None:
-        return []
-    # OpenAI's guide: successes are in the output file, other requests in the error file. Seen: completed, expired and
-    # cancelled batches can have both files, and each can be absent.
-    return [file_id for file_id in (shard.batch.output_file_id, shard.batch.error_file_id) if file_id]
+_ANSWERED = frozenset({Status.INVALID, Status.REFUSED, Status.TRUNCATED})
 
 
-def _files(
-    stack: contextlib.ExitStack, api: Api, shard: Shard, sleep: Callable[[float], None]
-) -> tuple[list[IO[bytes]], bool]:
-    """Download both files. Returns them, and whether the error file is gone (some servers name one they never wrote).
+def _require_proof(
+    store: JobStore, shard: Shard, downloads: _Downloads, n_absent: int, tally: Tally, unmatched: IO[bytes]
+) -> None:
+    """Raise an error if rows have no line and may have an answer all the same."""
+    if shard.state is State.REJECTED or shard.batch is None or not n_absent:
+        return  # nothing ran, or every row has a line
+    if downloads.output_gone is not None:
+        raise downloads.output_gone
+    n_unreadable, n_foreign = _count_unmatched(unmatched)
+    lines = FoundLines(
+        n_rows=shard.n_requests,
+        n_seen=shard.n_requests - n_absent,
+        n_answered=sum(tally.by_status[status] for status in (Status.SUCCEEDED, *_ANSWERED)),
+        n_unreadable=n_unreadable,
+        n_foreign=n_foreign,
+        is_size_wrong=downloads.is_size_wrong,
+    )
+    if are_damaged(shard.batch, lines):
+        raise _Damaged
+    reason = why_unproven(shard.batch, lines)
+    if reason is not None and not downloads.is_error_file_gone:
+        digest = _digest(downloads.files)
+        known = shard.evidence is not None and shard.evidence.digest == digest
+        raw = () if known else tuple(_store_raw(store, file, shard.id) for file in downloads.files if _size(file))
+        raise Unproven(reason, raw, digest)
 
-    Raises:
-        NotFound: The output file is gone, or the error file is gone and there is no output file.
+
+def _count_unmatched(unmatched: IO[bytes]) -> tuple[int, int]:
+    """Return how many unmatched lines cannot be read, and how many name a row that was not asked."""
+    unmatched.seek(0)
+    has_id = [custom_id_of(line) is not None for line in unmatched]
+    return has_id.count(False), has_id.count(True)
+
+
+def _empty(file: IO[bytes]) -> None:
+    file.seek(0)
+    file.truncate()
+
+
+def _download_all(stack: contextlib.ExitStack, api: Api, shard: Shard, sleep: Callable[[float], None]) -> _Downloads:
+    """Download both files.
+
+    OpenAI's guide: successes are in the output file, other requests in the error file. Seen: completed, expired and
+    cancelled batches can have both, each can be absent, and a server can name one that it never wrote.
     """
     files: list[IO[bytes]] = []
-    is_gone = False
-    for file_id in _file_ids(shard):
+    output_gone: NotFound | None = None
+    is_error_file_gone = is_size_wrong = False
+    if shard.state is State.REJECTED or shard.batch is None:
+        return _Downloads(files, None, is_error_file_gone=False, is_size_wrong=False)
+    for is_output, file_id in ((True, shard.batch.output_file_id), (False, shard.batch.error_file_id)):
+        if not file_id:
+            continue
         try:
-            files.append(stack.enter_context(_downloaded(api, file_id, sleep)))
-        except NotFound:
-            if not files:  # the output file comes first: without it, answers that were paid for would be given up
-                raise
-            is_gone = True
-    return files, is_gone
+            file, is_whole = stack.enter_context(_downloaded(api, file_id, sleep))
+            files.append(file)
+            is_size_wrong |= not is_whole
+        except NotFound as error:
+            if is_output:
+                output_gone = error
+            else:
+                is_error_file_gone = True
+    if output_gone is not None and not files:
+        raise output_gone
+    return _Downloads(files, output_gone, is_error_file_gone, is_size_wrong)
 
 
 @contextlib.contextmanager
-def _downloaded(api: Api, file_id: str, sleep: Callable[[float], None]) -> Iterator[IO[bytes]]:
+def _downloaded(api: Api, file_id: str, sleep: Callable[[float], None]) -> Iterator[tuple[IO[bytes], bool]]:
+    """Download a file. Yields it, and whether it has the size that the files route says.
+
+    What arrives counts, whatever size another route gives: a wrong size only makes a file be fetched again that
+    plainly ends in the middle of a line.
+    """
     with tempfile.TemporaryFile(prefix="openai-batch-") as file:
         for n_retries in range(_DOWNLOAD_TRIES - 1, -1, -1):
             try:
-                api.download(file_id, file)
-                break
+                n_bytes = api.download(file_id, file)
+                expected = api.file_bytes(file_id)
+                is_whole = expected is None or n_bytes == expected
+                if is_whole or not n_retries or not _is_cut(file):
+                    break
             except (NotFound, Unclear, Unavailable) as error:
                 # A first 404 may be a replica that lags.
                 if not n_retries or (isinstance(error, NotFound) and n_retries < _DOWNLOAD_TRIES - 1):
                     raise
-                file.seek(0)
-                file.truncate()
+                if (error.retry_after_s or 0.0) > _MAX_PAUSE_S:
+                    raise
                 sleep(error.retry_after_s or 2.0)
+            _empty(file)
+        yield file, is_whole
+
+
+def _is_cut(file: IO[bytes]) -> bool:
+    """Return whether a file is empty or ends in the middle of a line."""
+    file.flush()
+    size = _size(file)
+    tail = os.pread(file.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES))
+    if tail.endswith(b"\n"):
+        return False
+    return custom_id_of(tail.rpartition(b"\n")[2]) is None
+
+
+_TAIL_BYTES = 1024 * 1024
+
+
+def _size(file: IO[bytes]) -> int:
+    file.flush()
+    return os.fstat(file.fileno()).st_size
+
+
+def _digest(files: list[IO[bytes]]) -> str:
+    content = hashlib.sha256()
+    for file in files:
+        file.seek(0)
+        content.update(hashlib.file_digest(file, "sha256").digest())  # type: ignore[arg-type]
+    return content.hexdigest()[:32]
+
+
+def _store_raw(store: JobStore, file: IO[bytes], shard: str) -> str:
+    """Keep a downloaded file, verbatim."""
+    file.seek(0)
+    name = store.new_name("unmatched", shard, "raw")
+    with store.writing(name) as target:
+        shutil.copyfileobj(file, target)
+    return name
+
+
+@contextlib.contextmanager
+def _local_copy(store: JobStore, name: str) -> Iterator[IO[bytes]]:
+    with tempfile.TemporaryFile(prefix="openai-batch-") as file:
+        with store.open(name) as stored:
+            shutil.copyfileobj(stored, file)
         yield file
 
 
@@ -160,10 +312,14 @@ class _RowClassifier:
         retry_on: frozenset[Status],
         unmatched: IO[bytes],
         *,
-        is_file_gone: bool,
+        is_error_file_gone: bool,
+        is_absence_final: bool,
     ) -> None:
         self._parser, self._shard, self._ids = parser, shard, custom_ids
-        self._retry_on, self._unmatched, self._is_file_gone = retry_on, unmatched, is_file_gone
+        self._retry_on, self._unmatched = retry_on, unmatched
+        self._is_error_file_gone, self._is_absence_final = is_error_file_gone, is_absence_final
+        self.n_absent = 0
+        """Rows without a line so far."""
 
     def __call__(self, block: AnswerBlock) -> dict[int, ClassifiedRow]:
         """Return the outcome of each row without a good answer, by its number counted from the block's first row."""
@@ -192,17 +348,15 @@ class _RowClassifier:
                 best_line = line  # it names the row, but nothing else can be read: kept verbatim
         if best is None:
             best = _absent(custom_id, self._shard)
-            if self._is_file_gone:
+            if self._is_error_file_gone:
                 best = _failed(custom_id, Status.MISSING, "file_gone", "A result file of the batch is gone at OpenAI.")
+            self.n_absent += best_line is None
             # A row that has a line, however damaged, was billed: it is not sent again.
-            best.retryable = best.retryable and best_line is None
+            best.retryable = best.retryable and best_line is None and not self._is_absence_final
         if best.status is Status.SUCCEEDED:
             return ClassifiedRow(best, None)
         best.retryable = best.retryable or best.status in self._retry_on
         return ClassifiedRow(best, best_line)
-
-
-_ANSWERED = frozenset({Status.INVALID, Status.REFUSED, Status.TRUNCATED})
 
 
 def _beats(later: Outcome, earlier: Outcome) -> bool:

@@ -32,7 +32,7 @@ class _Response(msgspec.Struct):
 
 
 class _Line(msgspec.Struct):
-    custom_id: str | None = None
+    custom_id: str | int | None = None
     response: _Response | None = None
     error: Error | str | None = None
 
@@ -71,9 +71,9 @@ class LineParser:
         A line that `read_fast` accepts is read alike.
         """
         decoded = _read_line(line, _decode_line)
-        if decoded is None or not decoded.custom_id:
+        if decoded is None or decoded.custom_id in (None, ""):
             return None
-        outcome = Outcome(custom_id=decoded.custom_id, status=Status.FAILED)
+        outcome = Outcome(custom_id=str(decoded.custom_id), status=Status.FAILED)
         response = decoded.response
         if response is not None:
             outcome.request_id = str(response.request_id) if response.request_id is not None else None
@@ -130,11 +130,12 @@ def _fields_of(schema: ResponseSchema | None, check: Check | None) -> Fields | N
 def custom_id_of(line: bytes) -> str | None:
     """Return the custom_id of a line, or None if it has none or cannot be decoded. Cheaper than parsing the line."""
     decoded = _read_line(line, _decode_id)
-    return decoded.custom_id if decoded is not None else None
+    return str(decoded.custom_id) if decoded is not None and decoded.custom_id is not None else None
 
 
 class _Id(msgspec.Struct):
-    custom_id: str | None = None
+    custom_id: str | int | None = None
+    """Some compatible servers write an id of digits as a number."""
 
 
 _decode_id = msgspec.json.Decoder(_Id).decode
@@ -184,11 +185,23 @@ def _error_in(response: _Response | None) -> Error | str | None:
         return None
 
 
+_STATUS_IN_TEXT = re.compile(r"\b(?:error code|http(?: status)?|status(?: code)?)[:= ]+([1-5]\d\d)\b", re.IGNORECASE)
+"""Seen: some compatible servers tell the status of a failed request in words only ("Error code: 429 - …")."""
+
+
+def _unnested(error: Error | str | None) -> Error:
+    """Return an error as one value. Seen: vLLM nests it (``{"error": {"error": {"message": …}}}``)."""
+    depth = 0
+    while isinstance(error, Error) and error.error is not None and error.message is None and depth < 3:
+        error, depth = error.error, depth + 1
+    return Error(message=error) if isinstance(error, str) else error or Error()
+
+
 def _read_failure(outcome: Outcome, status: int | None, error: Error | str | None) -> None:
     """Fill in the error of an outcome, and whether a retry may succeed."""
-    if isinstance(error, str):
-        error = Error(message=error)
-    error = error or Error()
+    error = _unnested(error)
+    if status is None and (match := _STATUS_IN_TEXT.search(error.message or "")):
+        status = int(match[1])
     code = str(error.code or error.type or (f"http_{status}" if status is not None else "no_answer"))
     outcome.error_code = code
     outcome.error_message = error.message or (f"HTTP {status}" if status is not None else None)

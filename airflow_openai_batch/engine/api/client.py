@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import Iterator
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from itertools import pairwise
+from math import inf
+from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
 from airflow_openai_batch.engine import errors
-from airflow_openai_batch.engine.api.batch_json import BRIEF, BRIEF_PAGE, batch_of, id_of, json_object, parse_batch
+from airflow_openai_batch.engine.api.batch_json import (
+    Page,
+    batch_of,
+    brief_batch_of,
+    brief_page_of,
+    file_id_of,
+    json_object,
+    page_of,
+)
+from airflow_openai_batch.engine.api.bounds import OBJECT_BYTES, PAGE_BYTES, bounds_of_call, within
 from airflow_openai_batch.engine.api.errors import translated
+from airflow_openai_batch.engine.api.text import clean, number_of
 from airflow_openai_batch.engine.model import Batch
 
 if TYPE_CHECKING:
@@ -18,6 +33,26 @@ if TYPE_CHECKING:
 
 _PAGE = 100
 """OpenAI's API reference: the largest page of the listing."""
+
+_MAX_PAGES = 50
+
+_SMALL_PAGE = 20
+"""OpenAI's API reference: the size of a page if none is asked for. A shorter page that comes again and again is all."""
+
+_FRUITLESS_PAGES = 2
+"""Pages in a row without a new batch after which a listing is over."""
+
+_NOTHING_AFTER = frozenset({400, 404, 405, 422})
+"""Statuses of the page after the last, which is asked for although there should be none."""
+
+_PAST_S = 86_400.0
+"""How much older than what is searched for a page must be to end the search: clocks may disagree."""
+
+_CALL_S, _CANCEL_S = 60.0, 45.0
+"""Longest duration of a call in seconds, and of a cancel that a trigger makes."""
+
+_UPLOAD_S, _FILE_S = 3600.0, 120.0
+"""Longest duration of an upload (200 MB at half a megabit per second), and until a download begins, in seconds."""
 
 
 class Api:
@@ -31,7 +66,9 @@ class Api:
     """
 
     def __init__(self, client: OpenAI) -> None:
-        self._client = client.with_options(max_retries=0)
+        from airflow_openai_batch.engine.api.transport import bounded
+
+        self._client: OpenAI = bounded(client)
 
     @property
     def host(self) -> str:
@@ -50,10 +87,14 @@ class Api:
         """
         # The SDK streams a file in a tuple, and reads a path into memory.
         with translated():
-            raw = self._client.files.with_raw_response.create(
-                file=(name, file, "application/jsonl"), purpose="batch", timeout=600
+            return within(
+                _UPLOAD_S,
+                lambda: file_id_of(
+                    self._client.files.with_raw_response.create(
+                        file=(name, file, "application/jsonl"), purpose="batch", timeout=600
+                    ).content
+                ),
             )
-            return id_of(json_object(raw.content))
 
     def create(
         self, *, file_id: str, endpoint: str, completion_window: str, metadata: dict[str, str], timeout_s: float
@@ -65,21 +106,28 @@ class Api:
             endpoint: The endpoint of all its requests.
             completion_window: OpenAI's API reference: only ``24h``; compatible servers have others.
             metadata: At most 16 pairs of strings, with the nonce.
-            timeout_s: Longest time to wait for the response, in seconds.
+            timeout_s: Longest duration of the whole call, in seconds.
 
         Raises:
-            Unclear: The batch may exist: look for its nonce before another call.
+            Accepted: The batch exists, most likely, but its id cannot be read.
+            Unclear: The batch may exist: look for it before another call.
             QueueFull: The organization's queue for the model is full.
+            FilePending: The input file is still being processed.
             ApiError: The batch was not created.
         """
         with translated():
-            raw = self._client.with_options(timeout=timeout_s).batches.with_raw_response.create(
-                input_file_id=file_id,
-                endpoint=endpoint,  # type: ignore[arg-type] # the SDK's list of endpoints is only a type; any string is sent
-                completion_window=completion_window,  # type: ignore[arg-type] # likewise
-                metadata=metadata,
+            return within(
+                timeout_s,
+                lambda: _created(
+                    self._client.batches.with_raw_response.create(
+                        input_file_id=file_id,
+                        endpoint=endpoint,  # type: ignore[arg-type] # the SDK's list of endpoints is only a type; any string is sent
+                        completion_window=completion_window,  # type: ignore[arg-type] # likewise
+                        metadata=metadata,
+                        timeout=_timeout(timeout_s),
+                    ).content
+                ),
             )
-            return batch_of(raw.content)
 
     def retrieve(self, batch_id: str) -> Batch:
         """Return the current batch object.
@@ -89,31 +137,59 @@ class Api:
             ApiError: The call failed.
         """
         with translated():
-            return batch_of(self._client.batches.with_raw_response.retrieve(batch_id, timeout=60).content)
+            return within(
+                _CALL_S,
+                lambda: batch_of(
+                    self._client.batches.with_raw_response.retrieve(batch_id, timeout=_timeout(_CALL_S)).content
+                ),
+            )
 
     def batches(self, since: float) -> Iterator[Batch]:
-        """Yield the account's batches, newest first, down to those created before ``since`` (epoch seconds).
+        """Yield the account's batches, each once, at least those created after ``since`` (epoch seconds).
 
-        OpenAI's API reference: the listing has a cursor and no filter. Seen: the newest batch comes first.
+        OpenAI's API reference: the listing has a cursor and no filter. Seen: the newest batch comes first. Other
+        servers list in another order, ignore the cursor, repeat pages or tell ``has_more`` wrongly. So a search ends
+        early only where the server's own times show that the newest come first, and that a page is a day older than
+        what is searched for. At most 50 pages are read.
 
         Raises:
+            Unclear: The listing was not read to its end: what it did not show may exist all the same.
             ApiError: A call failed.
         """
+        order = _Order(since)
         after: str | None = None
+        has_more = True
         seen: set[str] = set()
-        while True:
-            with translated():
-                args: dict[str, Any] = {"limit": _PAGE} | ({"after": after} if after else {})
-                page = json_object(self._client.batches.with_raw_response.list(**args, timeout=60).content)
-            batches = [parse_batch(entry) for entry in page.get("data") or []]
-            # Some compatible servers ignore the cursor and send the same page for ever: each batch is yielded once.
-            fresh = [batch for batch in batches if batch.id not in seen]
+        n_fruitless = 0
+        for _ in range(_MAX_PAGES):
+            try:
+                page = self._page(after)
+            except errors.ApiError as error:
+                if has_more or error.status not in _NOTHING_AFTER:
+                    raise
+                return
+            fresh = [batch for batch in page.batches if batch.id not in seen]
             seen.update(batch.id for batch in fresh)
             yield from fresh
-            is_past = bool(batches) and all(b.created_at is not None and b.created_at < since for b in batches)
-            if not fresh or is_past or not page.get("has_more"):
+            order.add(fresh)
+            n_fruitless = 0 if fresh else n_fruitless + 1
+            is_over = not page.batches or (n_fruitless > 0 and not page.has_more)
+            if is_over or order.is_past or (n_fruitless and len(page.batches) < _SMALL_PAGE):
                 return
-            after = batches[-1].id
+            if n_fruitless == _FRUITLESS_PAGES:
+                break
+            after, has_more = page.batches[-1].id, page.has_more
+        if not order.is_old_enough:
+            raise errors.Unclear(f"The listing of batches could not be read to its end; {len(seen)} were read.")
+
+    def _page(self, after: str | None) -> Page:
+        args: dict[str, Any] = {"limit": _PAGE} | ({"after": after} if after else {})
+        with translated():
+            return within(
+                _CALL_S,
+                lambda: page_of(self._client.batches.with_raw_response.list(**args, timeout=_timeout(_CALL_S)).content),
+                max_bytes=PAGE_BYTES,
+            )
 
     def cancel(self, batch_id: str) -> Batch | None:
         """Request the cancellation of a batch. Returns the batch, or None if it has ended or is unknown.
@@ -125,46 +201,156 @@ class Api:
         """
         try:
             with translated():
-                return batch_of(self._client.batches.with_raw_response.cancel(batch_id, timeout=60).content)
+                return within(
+                    _CALL_S,
+                    lambda: batch_of(
+                        self._client.batches.with_raw_response.cancel(batch_id, timeout=_timeout(_CALL_S)).content
+                    ),
+                )
         except errors.ApiError as error:
-            if error.status in (404, 409):
+            if isinstance(error, errors.NotFound) or error.status == 409:
                 return None
             raise
 
     def download(self, file_id: str, target: IO[bytes]) -> int:
         """Write the content of a file to ``target`` as a stream. Returns the number of bytes.
 
+        A file may have any size; one of more than 1 GB that unpacks to over 200 times what was transferred is not a
+        result file and is stopped, and so is a transfer of less than 10 kB per second after its first 10 minutes.
+
         Raises:
-            Unclear: The download broke or is shorter than the file: empty the target and start again.
+            Unclear: The download broke: empty the target and start again.
             NotFound: There is no such file. OpenAI's guide: it is deleted 30 days after the batch completed.
+            Refused: The id is an address or a path.
             ApiError: The call failed.
         """
+        _check_file_id(file_id)
         n = 0
-        with translated(), self._client.files.with_streaming_response.content(file_id, timeout=600) as response:
-            for chunk in response.iter_bytes():  # the default size is the fastest: larger buffers need new memory pages
-                n += target.write(chunk)
-        expected = self.file_bytes(file_id)
-        if expected is not None and n != expected:
-            raise errors.Unclear(f"File {file_id} has {expected} bytes, {n} arrived.")
+        with translated():
+            manager = self._client.files.with_streaming_response.content(file_id, timeout=600)
+            response = within(
+                _FILE_S, manager.__enter__, is_file=True, undo=lambda _: manager.__exit__(None, None, None)
+            )
+            try:
+                # The default size is the fastest: larger buffers need new memory pages.
+                for chunk in response.iter_bytes():
+                    n += target.write(chunk)
+            finally:
+                manager.__exit__(None, None, None)
         return n
 
     def file_bytes(self, file_id: str) -> int | None:
         """Return the size of a file at OpenAI in bytes, or None if the server does not report it."""
         try:
+            _check_file_id(file_id)
             with translated():
-                size = json_object(self._client.files.with_raw_response.retrieve(file_id, timeout=60).content).get(
-                    "bytes"
+                size = within(
+                    _CALL_S,
+                    lambda: json_object(
+                        self._client.files.with_raw_response.retrieve(file_id, timeout=_timeout(_CALL_S)).content
+                    ).get("bytes"),
                 )
-        except errors.NotFound:
-            return None  # some compatible servers lack this route
-        return size if isinstance(size, int) and size > 0 else None
+        except errors.ApiError:
+            return None  # seen: compatible servers lack this route (404, 405), or answer 500 or 403 for a result file
+        size = number_of(size)
+        return int(size) if size is not None and 0 < size < _MAX_FILE_BYTES else None
 
 
-class Page(NamedTuple):
-    """One page of the account's batches."""
+_MAX_FILE_BYTES = 2**53
 
-    batches: list[Batch]
-    has_more: bool
+
+def _created(content: bytes) -> Batch:
+    try:
+        return batch_of(content)
+    except (errors.Unclear, msgspec.MsgspecError, ValueError) as error:
+        raise errors.Accepted(f"The batch was created, but the answer cannot be read: {error}") from error
+
+
+_ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://|[/\\.]|[A-Za-z]:[/\\]")
+
+
+def _check_file_id(file_id: str) -> None:
+    """Refuse what is not the id of a file.
+
+    Azure's documentation: a batch whose files are in blob storage has addresses in place of ids.
+
+    Raises:
+        Refused: It is an address or a path.
+    """
+    if _ADDRESS.match(file_id):
+        raise errors.Refused(
+            f"The server names {clean(file_id, 200)!r} as a file of the batch. That is an address or a path, not the "
+            "id of a file that can be fetched with the connection's key: fetch it by other means. Nothing is lost."
+        )
+
+
+def _timeout(seconds: float) -> Any:
+    """Return the timeouts of one step each: connecting is given half, so that its failure is told as such."""
+    import httpx2
+
+    return httpx2.Timeout(seconds, connect=seconds / 2)
+
+
+class _Order:
+    """Whether a listing is sorted by the server's own times, the newest first, and how far it was read.
+
+    Args:
+        since: Creation time of the oldest batch that is searched for, in epoch seconds.
+    """
+
+    def __init__(self, since: float) -> None:
+        self._since = since
+        self._is_sorted = True
+        self._newest = self._page_newest = self._oldest = -inf
+
+    def add(self, batches: list[Batch]) -> None:
+        """Record the batches that a page shows and none before it did."""
+        times = [-inf if batch.created_at is None or batch.is_local_time else batch.created_at for batch in batches]
+        if not times:
+            return
+        before = [] if self._newest == -inf else [self._oldest]
+        in_order = [*before, *times]
+        self._is_sorted = self._is_sorted and -inf not in times and all(a >= b for a, b in pairwise(in_order))
+        self._newest, self._page_newest, self._oldest = in_order[0] if not before else self._newest, times[0], times[-1]
+
+    @property
+    def is_past(self) -> bool:
+        """Whether the last page is older by a day than what is searched for, also if the server's clock is slow."""
+        return self._is_newest_first and self._page_newest < min(self._since, self._newest) - _PAST_S
+
+    @property
+    def is_old_enough(self) -> bool:
+        """Whether what is searched for must have been shown, if the server's clock is right."""
+        return self._is_newest_first and self._oldest < self._since
+
+    @property
+    def _is_newest_first(self) -> bool:
+        return self._is_sorted and self._newest > self._oldest
+
+
+def check_access(client: OpenAI) -> None:
+    """Check that batches and files can be read, by asking for some that do not exist.
+
+    That the server itself does not know them shows that it would answer. A listing, which would show it too, is missing
+    on some servers and forbidden to some keys.
+
+    Args:
+        client: The client.
+
+    Raises:
+        ApiError: They cannot be read; its message says which.
+    """
+    from airflow_openai_batch.engine.api.transport import bounded
+
+    once: OpenAI = bounded(client)
+    for what, retrieve in (("batch", once.batches.with_raw_response), ("file", once.files.with_raw_response)):
+        try:
+            with translated():
+                within(_CALL_S, partial(retrieve.retrieve, f"{what}_connection_test", timeout=_timeout(_CALL_S)))
+        except errors.Refused:
+            continue  # of all refusals, those for a lack of rights come first
+        except errors.ApiError as error:
+            raise type(error)(f"No {what} can be read: {error}", status=error.status, code=error.code) from error
 
 
 async def retrieve_async(client: AsyncOpenAI, batch_id: str, timeout_s: float) -> Batch:
@@ -176,14 +362,14 @@ async def retrieve_async(client: AsyncOpenAI, batch_id: str, timeout_s: float) -
     Args:
         client: A client without retries.
         batch_id: The batch.
-        timeout_s: Longest time to wait for the response, in seconds.
+        timeout_s: Longest time between two reads of the response, in seconds; ``asyncio.timeout`` bounds the whole.
 
     Raises:
         ApiError: The call failed.
     """
-    with translated():
+    with translated(), bounds_of_call(OBJECT_BYTES):
         raw = await client.batches.with_raw_response.retrieve(batch_id, timeout=timeout_s)
-        return parse_batch(msgspec.structs.asdict(BRIEF.decode(raw.content)))
+        return brief_batch_of(raw.content)
 
 
 async def list_async(client: AsyncOpenAI, after: str | None, timeout_s: float) -> Page:
@@ -192,16 +378,15 @@ async def list_async(client: AsyncOpenAI, after: str | None, timeout_s: float) -
     Args:
         client: A client without retries.
         after: The id of the last batch of the page before; None for the first page.
-        timeout_s: Longest time to wait for the response, in seconds.
+        timeout_s: Longest time between two reads of the response, in seconds; ``asyncio.timeout`` bounds the whole.
 
     Raises:
         ApiError: The call failed.
     """
-    with translated():
-        args: dict[str, Any] = {"limit": _PAGE} | ({"after": after} if after else {})
+    args: dict[str, Any] = {"limit": _PAGE} | ({"after": after} if after else {})
+    with translated(), bounds_of_call(PAGE_BYTES):
         raw = await client.batches.with_raw_response.list(**args, timeout=timeout_s)
-        page = BRIEF_PAGE.decode(raw.content)
-        return Page([parse_batch(msgspec.structs.asdict(brief)) for brief in page.data or []], bool(page.has_more))
+        return brief_page_of(raw.content)
 
 
 async def cancel_async(client: AsyncOpenAI, batch_id: str) -> None:
@@ -212,7 +397,8 @@ async def cancel_async(client: AsyncOpenAI, batch_id: str) -> None:
     """
     try:
         with translated():
-            await client.batches.with_raw_response.cancel(batch_id, timeout=30)
+            async with asyncio.timeout(_CANCEL_S):
+                await client.batches.with_raw_response.cancel(batch_id, timeout=30)
     except errors.ApiError as error:
-        if error.status not in (404, 409):
+        if not isinstance(error, errors.NotFound) and error.status != 409:
             raise

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import email.utils
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from airflow_openai_batch.engine import errors
+from airflow_openai_batch.engine.api.text import MAX_MESSAGE, MAX_NAME, clean, decoded, number_of, text_of
+
+MAX_RETRY_AFTER_S = 3600.0
+"""The longest pause that a server may ask for. Seen: days, and `inf`."""
 
 QUEUE_CODES = frozenset({"token_limit_exceeded"})
 """Seen as the error of a failed batch: the organization's queue for the model is full."""
@@ -16,13 +21,22 @@ QUEUE_CODES = frozenset({"token_limit_exceeded"})
 ACCOUNT_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 """OpenAI's error codes for an account that is out of money. None was seen in a batch so far."""
 
-# Seen: "Enqueued token limit reached for <model> in organization <org>. Limit: 2,000,000 enqueued tokens."
-_QUEUE_MESSAGE = re.compile(r"enqueued token", re.IGNORECASE)
+# Seen: "Enqueued token limit reached for <model> in organization <org>. Limit: 2,000,000 enqueued tokens.", and for
+# embeddings "Enqueued request limit reached for <model> … Limit: 1,000,000 enqueued requests."
+_QUEUE_MESSAGE = re.compile(r"enqueued (token|request limit)", re.IGNORECASE)
 
-_LIMIT = re.compile(r"Limit:\s*([\d,]+)\s*enqueued tokens", re.IGNORECASE)
+_LIMIT = re.compile(r"Limit:\s*(\d[\d,]{0,20})\s*enqueued (token|request)s", re.IGNORECASE)
 
 # Seen: "Cannot find file <id>, or organization <org> does not have access to it.", also for a file that exists.
 _FILE_MESSAGE = re.compile(r"cannot find file", re.IGNORECASE)
+
+# Seen (Azure): "The input file is in 'pending' state. Only files with status 'Processed' are accepted for batch
+# inferencing.", "The file is not ready".
+_PENDING_MESSAGE = re.compile(
+    r"\bfile\b.{0,80}\b(pending|not (yet )?(been )?(processed|ready)|(still )?being processed)\b"
+    r"|status .?processed.? are accepted",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def is_queue_message(code: str | None, message: str) -> bool:
@@ -35,10 +49,24 @@ def is_file_message(message: str) -> bool:
     return bool(_FILE_MESSAGE.search(message))
 
 
-def queue_limit(message: str) -> int | None:
-    """Return the limit of enqueued tokens that an error message states, or None."""
+def is_file_pending(message: str) -> bool:
+    """Return whether an error means that the input file is still being processed."""
+    return bool(_PENDING_MESSAGE.search(message))
+
+
+class QueueLimit(NamedTuple):
+    """How much may be in OpenAI's queue for a model at once."""
+
+    n: int
+    unit: Literal["tokens", "requests"]
+
+
+def queue_limit(message: str) -> QueueLimit | None:
+    """Return the limit of the queue that an error message states, or None."""
     match = _LIMIT.search(message)
-    return int(match[1].replace(",", "")) if match else None
+    if match is None:
+        return None
+    return QueueLimit(int(match[1].replace(",", "")), "tokens" if match[2].lower() == "token" else "requests")
 
 
 PASSING_CODES = frozenset(
@@ -65,59 +93,164 @@ class translated:
             return
         api_error = translate(error)
         if api_error is not None:
-            raise api_error from error
+            # A traceback prints the cause too, and it may quote the key.
+            raise api_error from (None if _quotes_secret(error) else error)
 
 
 def translate(error: Exception) -> errors.ApiError | None:
-    """Return the engine's exception for one of the SDK or its HTTP library; None for any other."""
+    """Return the engine's exception for one of the SDK or its HTTP library; None for any other.
+
+    Its texts are those of the server, cleaned and without the key that the request was signed with.
+    """
     import httpx2
     import openai
 
     if isinstance(error, openai.APIStatusError):
         return _of_status(error)
+    secrets = _secrets(error)
     cause = error.__cause__ if isinstance(error, openai.APIConnectionError) else error
+    if isinstance(cause, errors.ApiError):  # raised inside the HTTP library, by the bounds of a call
+        return cause
     if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout):
-        return errors.Unavailable(f"No connection to OpenAI: {cause!r}")
+        return errors.Unavailable(f"No connection to OpenAI: {_scrubbed(repr(cause), secrets)}")
+    if _is_bad_header(cause):
+        return errors.Denied(BAD_KEY)
     if isinstance(error, openai.APIConnectionError | openai.APIResponseValidationError | httpx2.HTTPError):
-        return errors.Unclear(f"The answer of OpenAI was lost: {cause!r}")
+        return errors.Unclear(f"The answer of OpenAI was lost: {_scrubbed(repr(cause), secrets)}")
     if isinstance(error, openai.OpenAIError):  # raised before any request: missing key, failed token exchange
-        return errors.Denied(f"The OpenAI client cannot sign in: {error}")
-    if isinstance(error, msgspec.MsgspecError | ValueError):
-        return errors.Unclear(f"The answer of OpenAI was not the expected JSON: {error}")
+        return errors.Denied(f"The OpenAI client cannot sign in: {_scrubbed(str(error), secrets)}")
+    if isinstance(error, TimeoutError):
+        return errors.Unclear("The answer of OpenAI took too long.")
+    if isinstance(error, msgspec.MsgspecError | ValueError | RecursionError):
+        return errors.Unclear(f"The answer of OpenAI was not the expected JSON: {_scrubbed(str(error), secrets)}")
     return None
+
+
+def _is_bad_header(error: BaseException | None) -> bool:
+    """Return whether the HTTP library refused to send a header. Its message may quote the key."""
+    import httpx2
+
+    if isinstance(error, UnicodeEncodeError):
+        return error.encoding == "ascii"  # bodies are UTF-8
+    return isinstance(error, httpx2.LocalProtocolError) and "header" in str(error).lower()
+
+
+BAD_KEY = (
+    "The API key in the connection, or another of its values that is sent as a header, holds a space, a line end or "
+    "another character that cannot be sent, perhaps copied along with it: enter it again without. Nothing was sent."
+)
+
+_MAX_EXCERPT = 200
+
+_REFUSING_STATUSES = frozenset({400, 405, 413, 415, 422})
+"""Statuses with which OpenAI refuses a call itself, if it says so in its own form; 404 is apart."""
 
 
 def _of_status(error: Any) -> errors.ApiError:
     status = int(error.status_code)
-    body = error.body if isinstance(error.body, Mapping) else {}
-    code = body.get("code") or getattr(error, "code", None)
-    code = str(code) if code else None
-    message = str(body.get("message") or "")[:2000] or f"HTTP {status}"
-    return _error_class(status, code, message)(
-        f"HTTP {status}: {message}" if not message.startswith("HTTP") else message,
+    secrets = _secrets(error)
+    envelope = _envelope(error.response)
+    headers = error.response.headers
+    code = None
+    if envelope is None:
+        message = _scrubbed(f"not an answer of OpenAI itself: {_excerpt(error.response)}", secrets)
+    else:
+        code = _scrubbed(text_of(envelope.get("code")) or "", secrets) or None
+        message = _scrubbed(str(envelope["message"]), secrets)
+    kind = errors.Unclear if envelope is None else _error_class(status, code, message)
+    return kind(
+        clean(f"HTTP {status}: {message}", MAX_MESSAGE),
         status=status,
         code=code,
-        request_id=getattr(error, "request_id", None),
-        retry_after_s=_retry_after(error.response.headers),
+        request_id=_scrubbed(headers.get("x-request-id", ""), secrets)[:MAX_NAME] or None,
+        retry_after_s=retry_after_s(headers),
     )
 
 
+def _excerpt(response: Any) -> str:
+    try:
+        return response.text[:_MAX_EXCERPT] or "it is empty"
+    except RuntimeError:  # not read
+        return "it was not read"
+
+
+def _envelope(response: Any) -> Mapping[str, Any] | None:
+    """Return the error in OpenAI's form: an object with an object ``error`` that holds a message.
+
+    Only with it is an answer OpenAI's own, or of a server that speaks for itself; a proxy, a firewall or a broken
+    route answers with HTML, nothing, or JSON of another form, and knows nothing of what the call did.
+    """
+    try:
+        body = decoded(response.content)
+    except (errors.Unclear, RuntimeError):  # not JSON, or not read
+        return None
+    error = body.get("error") if isinstance(body, dict) else None
+    return error if isinstance(error, dict) and text_of(error.get("message")) is not None else None
+
+
 def _error_class(status: int, code: str | None, message: str) -> type[errors.ApiError]:
+    """Return what an error in OpenAI's own form means."""
     if status in (400, 429) and is_queue_message(code, message):  # both statuses were seen
         return errors.QueueFull
     if status in (401, 403) or code in ACCOUNT_CODES or (code or "").endswith("_spend_limit_exceeded"):
         return errors.Denied
+    if status < 500 and is_file_pending(message):
+        return errors.FilePending
     if status == 404:
         return errors.NotFound
     if status == 429:
         return errors.Unavailable
-    if status in (408, 409) or status >= 500:
-        return errors.Unclear
-    return errors.Refused
+    return errors.Refused if status in _REFUSING_STATUSES else errors.Unclear
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Return the pause that a response asks for in seconds, 0 to 3600; None if it asks for none that can be read.
+
+    RFC 9110: a number of seconds, or a date. The date is compared with the server's own clock, if the response has it.
+    """
+    value = headers.get("retry-after", "")
+    seconds = number_of(value)
+    if seconds is None:
+        until = _http_date(value)
+        now = _http_date(headers.get("date", "")) or _http_date(email.utils.formatdate())
+        seconds = until - now if until is not None and now is not None else None
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S) if seconds is not None else None
+
+
+def _http_date(value: str) -> float | None:
+    """Return a date of HTTP as epoch seconds."""
     try:
-        return max(0.0, float(headers.get("retry-after", "")))
-    except ValueError:
+        parts = email.utils.parsedate_tz(value)
+        return float(email.utils.mktime_tz(parts)) if parts is not None else None
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
+
+
+_SECRET_HEADERS = ("authorization", "api-key", "x-api-key", "proxy-authorization")
+
+_KEY_LIKE = re.compile(r"\bsk-[\w-]{16,}|(?<=\bBearer )[^\s'\"]{8,}")
+
+_MIN_SECRET = 4
+
+
+def _secrets(error: Any) -> list[str]:
+    """Return what the request of an error was signed with, as it would stand in a message."""
+    try:
+        headers = error.request.headers
+    except (AttributeError, RuntimeError):  # there is none, or the HTTP library has not set it
+        return []
+    parts = [part for name in _SECRET_HEADERS for part in re.split(r"[^\x21-\x7e]+", headers.get(name, ""))]
+    return sorted({part for part in parts if len(part) >= _MIN_SECRET and part.lower() != "bearer"}, key=len)[::-1]
+
+
+def _scrubbed(text: str, secrets: list[str]) -> str:
+    """Return a text without secrets, control characters and half surrogate pairs, of bounded length."""
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return clean(_KEY_LIKE.sub("***", text), MAX_MESSAGE)
+
+
+def _quotes_secret(error: Exception) -> bool:
+    secrets = _secrets(error)
+    texts = [f"{e!r} {e}" for e in (error, error.__cause__, error.__context__) if e is not None]
+    return any(_KEY_LIKE.search(text) or any(secret in text for secret in secrets) for text in texts)

@@ -6,19 +6,21 @@ from collections.abc import Callable
 
 import msgspec
 
-from airflow_openai_batch.engine.answers.harvest import harvest
+from airflow_openai_batch.engine.answers.harvest import Accepted, Unproven, harvest
 from airflow_openai_batch.engine.answers.parser import LineParser
+from airflow_openai_batch.engine.api.batch_json import is_known_status
 from airflow_openai_batch.engine.errors import ApiError, Denied, NotFound, Refused
 from airflow_openai_batch.engine.identity import file_name
 from airflow_openai_batch.engine.job.context import Engine, Learned, Stop
-from airflow_openai_batch.engine.job.create_batch import look
-from airflow_openai_batch.engine.job.failures import back_in_line, denied, postponed, queue_full, rejected
+from airflow_openai_batch.engine.job.create_batch import find_again, look
+from airflow_openai_batch.engine.job.failures import back_in_line, denied, is_believed, postponed, queue_full, rejected
 from airflow_openai_batch.engine.job.retry import carry, reshard
-from airflow_openai_batch.engine.job.state_machine import Fact, ShardUpdate, fact_of, one_more_miss
+from airflow_openai_batch.engine.job.state_machine import Fact, ShardUpdate, backoff_s, fact_of, one_more_miss
 from airflow_openai_batch.engine.model import (
     ENDED_STATUSES,
     Backoff,
     Batch,
+    Evidence,
     Job,
     LineError,
     OutcomePart,
@@ -28,7 +30,6 @@ from airflow_openai_batch.engine.model import (
 from airflow_openai_batch.engine.schema.validation import ResponseSchema
 from airflow_openai_batch.engine.store.index import read_index
 
-_RECHECK_S = 2.0
 _UPLOAD_TRIES = 2
 
 
@@ -54,7 +55,7 @@ def _try(engine: Engine, job: Job, shard: Shard, verb: str) -> Learned | Stop:
     try:
         return ACTIONS[verb](engine, job, shard)
     except Denied as error:
-        return Stop(denied(error))
+        return Stop(denied(error)) if is_believed(engine, job, shard, error) else postponed(engine, shard, error)
     except ApiError as error:  # a refusal too: none of these calls costs money, and a proxy can answer anything once
         return postponed(engine, shard, error)
     except Stop as stop:
@@ -113,18 +114,18 @@ def _check_whole(engine: Engine, shard: Shard) -> None:
 
 def _refresh(engine: Engine, job: Job, shard: Shard) -> Learned:
     assert shard.batch is not None  # noqa: S101
-    try:
-        batch = engine.api.retrieve(shard.batch.id)
-    except NotFound:
-        engine.sleep(_RECHECK_S)  # a first 404 may be a replica that lags
-        batch = _retrieve_again(engine, shard.batch.id)
-    return _learn_batch(engine, shard, batch)
+    return _learn_batch(engine, shard, _retrieved(engine, job, shard, shard.batch.id))
 
 
-def _retrieve_again(engine: Engine, batch_id: str) -> Batch:
+def _retrieved(engine: Engine, job: Job, shard: Shard, batch_id: str) -> Batch:
     try:
         return engine.api.retrieve(batch_id)
-    except Refused as error:
+    except NotFound as error:
+        # A create can be answered with an id that is none: the listing tells the batch's own.
+        if shard.refused_at is not None and (batch := find_again(engine, job, shard)) is not None:
+            return batch
+        if not is_believed(engine, job, shard, error):
+            raise
         raise Stop(
             f"OpenAI does not know batch {batch_id} ({error}). Either the key belongs to another project, or the batch "
             "is older than OpenAI keeps them. Nothing was sent again; clearing this task looks once more.",
@@ -151,7 +152,7 @@ def _learn_batch(engine: Engine, shard: Shard, batch: Batch) -> Learned:
     if fact is Fact.STILL_RUNNING and batch.status in ENDED_STATUSES:
         # Nothing to watch for but a file id.
         backoff = msgspec.structs.replace(backoff, not_before=now + engine.timing.backoff_s)
-    update = ShardUpdate(batch=batch, problem=None, backoff=backoff)
+    update = ShardUpdate(batch=batch, problem=_unknown_status(batch), backoff=backoff)
     if fact is Fact.LINES_REJECTED:
         update["rejections"] = _with_custom_ids(engine, shard, batch.errors)
         engine.log.error("Shard %s: OpenAI refused the batch, nothing was billed: %s", shard.id, batch.errors)
@@ -159,7 +160,17 @@ def _learn_batch(engine: Engine, shard: Shard, batch: Batch) -> Learned:
 
 
 def _no_waits(shard: Shard) -> Backoff:
-    return msgspec.structs.replace(shard.backoff, n_waits=0)
+    return msgspec.structs.replace(shard.backoff, n_waits=0, n_full=0)
+
+
+def _unknown_status(batch: Batch) -> str | None:
+    """Return what to tell of a status that may mean that the batch has ended, if only somebody knew it."""
+    if is_known_status(batch.status) or batch.status == "unknown":
+        return None
+    return (
+        f"Batch {batch.id} has the status {batch.status!r}, which OpenAI's API does not have. It counts as running, "
+        "until it has a known one or the deadline passes."
+    )
 
 
 def _with_custom_ids(engine: Engine, shard: Shard, errors: tuple[LineError, ...]) -> tuple[LineError, ...]:
@@ -188,9 +199,21 @@ def _call_off(engine: Engine, job: Job, shard: Shard) -> Learned:
 def _harvest(engine: Engine, job: Job, shard: Shard) -> Learned:
     schema = ResponseSchema(job.spec.schema, job.spec.schema_name or "") if job.spec.schema is not None else None
     parser = LineParser(job.spec.endpoint, schema, engine.check)
+    accepted: Accepted | None = None
+    if all(s.id != shard.id for s in job.shards):
+        accepted = "missing"  # of an earlier epoch only good answers count, and none of its rows is asked again
+    elif shard.evidence is not None and shard.batch is not None:
+        accepted = engine.store.standing_commands(job).accepts(shard.evidence.since)
+        latest = _retrieved(engine, job, shard, shard.batch.id)  # it may name files by now that it did not name before
+        if latest.status in ENDED_STATUSES:
+            shard = msgspec.structs.replace(shard, batch=latest)
     try:
-        harvested = harvest(engine.store, engine.api, job, shard, parser, engine.sleep)
+        harvested = harvest(engine.store, engine.api, job, shard, parser, engine.sleep, accepted)
+    except Unproven as unproven:
+        return _look_again(engine, job, shard, unproven)
     except NotFound as error:
+        if not is_believed(engine, job, shard, error):
+            raise
         raise Stop(
             f"The result files of batch {shard.batch.id if shard.batch else '?'} are gone at OpenAI ({error}): they "
             "were deleted, or are older than OpenAI keeps them. Nothing was sent again; clearing this task looks once "
@@ -208,7 +231,34 @@ def _harvest(engine: Engine, job: Job, shard: Shard) -> Learned:
         retryable=tally.retryable,
         usage=tally.usage,
     )
-    return Learned(Fact.OUTCOMES_SAVED, ShardUpdate(outcomes=part, backoff=Backoff(), problem=None))
+    update = ShardUpdate(batch=shard.batch, outcomes=part, backoff=Backoff(), problem=None, evidence=None)
+    return Learned(Fact.OUTCOMES_SAVED, update)
+
+
+def _look_again(engine: Engine, job: Job, shard: Shard, unproven: Unproven) -> Learned:
+    """Fetch the result files again later; hold the job if they have proved nothing for hours."""
+    now = engine.clock()
+    before = shard.evidence or Evidence(since=now, reason="")
+    evidence = Evidence(
+        since=before.since, reason=str(unproven), raw=(*before.raw, *unproven.raw), digest=unproven.digest
+    )
+    batch_id = shard.batch.id if shard.batch is not None else "?"
+    problem = f"The result files of batch {batch_id} are not whole, or not all there: {unproven}."
+    if now - evidence.since >= engine.timing.proof_s and evidence == shard.evidence:
+        key = job.key
+        raise Stop(
+            f"{problem} They were fetched again and again for {engine.timing.proof_s / 3600:g} h; what arrived is in "
+            f"{engine.store} ({', '.join(evidence.raw) or 'no bytes'}). Nothing was asked again, as these rows may "
+            "have an answer that was paid for. To give them up, run `python -m airflow_openai_batch accept-missing "
+            f"{key.dag_id} {key.run_id} {key.task_id}` (or ask-missing, which pays for them once more), and clear this "
+            "task.",
+            is_local=True,
+        )
+    pause_s = backoff_s(shard.backoff.n_waits + 1, engine.timing)
+    engine.log.warning("Shard %s: %s Looking again in %.0f s; nothing is asked again.", shard.id, problem, pause_s)
+    backoff = msgspec.structs.replace(shard.backoff, not_before=now + pause_s, n_waits=shard.backoff.n_waits + 1)
+    update = ShardUpdate(batch=shard.batch, evidence=evidence, problem=problem[:500], backoff=backoff)
+    return Learned(Fact.POSTPONED, update)
 
 
 def _reshard(engine: Engine, job: Job, shard: Shard) -> Learned:

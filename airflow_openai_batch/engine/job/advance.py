@@ -15,12 +15,12 @@ import msgspec
 from airflow_openai_batch.engine.errors import CommitRefused, StoreError
 from airflow_openai_batch.engine.job.actions import execute, observed
 from airflow_openai_batch.engine.job.context import Change, Engine, Learned, Stop
-from airflow_openai_batch.engine.job.create_batch import cancel_extra, cancel_strangers, intend, post
-from airflow_openai_batch.engine.job.planner import Action, plan
+from airflow_openai_batch.engine.job.create_batch import adopt, cancel_extra, cancel_strangers, intend, post
+from airflow_openai_batch.engine.job.planner import Action, needs_manual_create, plan
 from airflow_openai_batch.engine.job.state_machine import Fact, ShardUpdate, learn
 from airflow_openai_batch.engine.job.status import Done, Held, Wait, rest
 from airflow_openai_batch.engine.job.summary import summarize
-from airflow_openai_batch.engine.model import Job, Shard, State
+from airflow_openai_batch.engine.model import Backoff, Job, Shard, State
 from airflow_openai_batch.engine.store.job_store import Snapshot
 
 # What gets work to OpenAI comes before what takes it home: its queue should not run dry while we parse.
@@ -44,8 +44,10 @@ def advance(engine: Engine) -> Wait | Done | Held:
     fresh: set[str] = set()
     stuck: dict[str, str] = {}  # shards that only a person can help, and why
     refusals = 0
+    has_adopted = False
     while True:
         job = snapshot.job
+        stuck |= {s.id: _hidden_create(s) for s in job.shards if needs_manual_create(s)}
         commands = engine.store.standing_commands(job)
         now = engine.clock()
         planned = plan(job, now, commands, engine.timing, frozenset(fresh))
@@ -57,6 +59,11 @@ def advance(engine: Engine) -> Wait | Done | Held:
         if group[0].verb == "refresh":
             fresh.update(action.shard for action in group)
         try:
+            if group[0].verb in ("upload", "create") and not has_adopted:
+                has_adopted = True
+                if adopted := adopt(engine, job):
+                    snapshot, _ = _commit(engine, snapshot, adopted)
+                    continue
             snapshot, hold = _step(engine, snapshot, group, stuck)
         except Stop as stop:
             return Held(reason=str(stop), summary=summarize(job), job=job)
@@ -71,6 +78,14 @@ def advance(engine: Engine) -> Wait | Done | Held:
         refusals = 0
         if hold is not None:
             return Held(reason=hold, summary=summarize(snapshot.job), job=snapshot.job)
+
+
+def _hidden_create(shard: Shard) -> str:
+    return (
+        f"Shard {shard.id}: {shard.n_absent} creates in a row had no clear answer ({shard.problem or 'no reason'}), "
+        "and no batch of theirs is listed. A server that hides what it creates would be paid again and again: look at "
+        "its batches, cancel those of this job, and clear the submitting task to try anew."
+    )
 
 
 def load(engine: Engine) -> Snapshot:
@@ -190,11 +205,23 @@ def _commit(engine: Engine, snapshot: Snapshot, learned: list[tuple[Shard, Learn
         if after != shard or result.child is not None:
             job = _replaced(job, after, result.child)
             changes.append(Change(result.fact, shard, after, result.child))
+    if any(result.fact is Fact.BATCH_KNOWN for _, result in learned):
+        job = _relieved(job)
     if changes:
         snapshot = engine.store.commit(snapshot.number + 1, _with_work(job, engine.work_s), engine.clock())
         engine.work_s.clear()
         engine.observer.committed(snapshot.job, changes)
     return snapshot, next((result.hold for _, result in learned if result.hold is not None), None)
+
+
+def _relieved(job: Job) -> Job:
+    """Return the job with no pause for what is to be sent, as OpenAI creates batches again. A full queue stays so."""
+
+    def relieve(shard: Shard) -> Shard:
+        is_held_up = shard.state is State.UPLOADED and shard.backoff.n_waits and not shard.backoff.n_full
+        return msgspec.structs.replace(shard, backoff=Backoff()) if is_held_up else shard
+
+    return msgspec.structs.replace(job, shards=tuple(map(relieve, job.shards)))
 
 
 def _with_work(job: Job, work_s: dict[str, float]) -> Job:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import PurePosixPath
 
 import msgspec
 
 from airflow_openai_batch.engine.api.errors import is_file_message
-from airflow_openai_batch.engine.errors import ApiError, Denied, NotFound, QueueFull, Refused, Unavailable, Unclear
+from airflow_openai_batch.engine.errors import (
+    Accepted,
+    ApiError,
+    Denied,
+    NotFound,
+    QueueFull,
+    Refused,
+    Unavailable,
+    Unclear,
+)
 from airflow_openai_batch.engine.identity import NONCE_KEY, nonce, parse_nonce
-from airflow_openai_batch.engine.job.context import Engine, Learned
-from airflow_openai_batch.engine.job.failures import denied, not_created, problem_of, queue_full, rejected
+from airflow_openai_batch.engine.job.context import Engine, Learned, Stop
+from airflow_openai_batch.engine.job.failures import denied, is_believed, not_created, problem_of, queue_full, rejected
+from airflow_openai_batch.engine.job.planner import MAX_ABSENT
 from airflow_openai_batch.engine.job.state_machine import (
     FRUITLESS_STATUSES,
     Fact,
@@ -18,11 +29,15 @@ from airflow_openai_batch.engine.job.state_machine import (
     fact_of_missing_file,
     one_more_miss,
 )
-from airflow_openai_batch.engine.model import ENDED_STATUSES, Batch, Intent, Job, Shard, describe
+from airflow_openai_batch.engine.model import ENDED_STATUSES, Batch, Intent, Job, Shard, State, describe
+from airflow_openai_batch.engine.store.index import read_index
+from airflow_openai_batch.engine.store.job_store import JobStore
 
 _LOOK_BACK_S = 900.0
 """How much older than our intent a batch may look, for clocks that disagree."""
 
+_WIPED_LOOK_BACK_S = 26 * 3600.0
+"""How old a batch may be that a wiped store has forgotten. OpenAI: it ends after 24 h at the latest."""
 _CANCEL_TRIES = 5
 
 _CANCEL_PAUSE_S = 2.0
@@ -38,13 +53,15 @@ def intend(engine: Engine, job: Job, shard: Shard) -> Learned:
     """
     now = engine.clock()
     # By the index file, whose name is unique: a job built anew must not adopt what another build had asked.
-    name = nonce(job.key, job.epoch, PurePosixPath(shard.index).stem, engine.unique())
+    stem, content = PurePosixPath(shard.index).stem, content_of(engine.store, shard)
+    name = nonce(job.key, job.epoch, stem, engine.unique(), content, job.owner)
     return Learned(
         Fact.INTENT_SAVED,
         ShardUpdate(
             intent=Intent(nonce=name, at=now),
             backoff=msgspec.structs.replace(shard.backoff, not_before=now + engine.timing.grace_s),
             n_creates=shard.n_creates + 1,
+            refused_at=shard.refused_at,
         ),
     )
 
@@ -75,12 +92,18 @@ def post(engine: Engine, job: Job, shard: Shard) -> Learned:
     except Unclear as error:
         engine.log.warning("Shard %s: %s It is not known whether a batch was created; looking for it.", shard.id, error)
         # From now on: the call may have taken long, and the listing has its lag after it.
-        look_at = max(shard.not_before, engine.clock() + engine.timing.grace_s - engine.timing.post_timeout_s)
+        pause_s = max(engine.timing.grace_s - engine.timing.post_timeout_s, error.retry_after_s or 0.0)
+        look_at = max(shard.not_before, engine.clock() + pause_s)
         backoff = msgspec.structs.replace(shard.backoff, not_before=look_at)
-        return Learned(Fact.POSTPONED, ShardUpdate(problem=problem_of(error), backoff=backoff))
+        update = ShardUpdate(problem=problem_of(error), backoff=backoff)
+        if isinstance(error, Accepted):  # if it cannot be found, another create would be paid for once more
+            update["n_absent"] = MAX_ABSENT - 1
+        return Learned(Fact.POSTPONED, update)
     except QueueFull as error:
         return queue_full(engine, shard, str(error), None)
     except Denied as error:
+        if not is_believed(engine, job, shard, error):
+            return Learned(Fact.NOT_CREATED, not_created(engine, shard, error))
         return Learned(Fact.NOT_CREATED, not_created(engine, shard, error, pause_s=0.0), hold=denied(error))
     except Unavailable as error:
         return Learned(Fact.NOT_CREATED, not_created(engine, shard, error))
@@ -105,7 +128,10 @@ def _refused_create(engine: Engine, shard: Shard, error: ApiError) -> Learned:
 
 def _known(shard: Shard, batch: Batch) -> Learned:
     backoff = msgspec.structs.replace(shard.backoff, not_before=0.0)
-    return Learned(Fact.BATCH_KNOWN, ShardUpdate(batch=batch, backoff=backoff, problem=None, cancel_asked_at=None))
+    return Learned(
+        Fact.BATCH_KNOWN,
+        ShardUpdate(batch=batch, backoff=backoff, problem=None, cancel_asked_at=None, n_absent=0),
+    )
 
 
 def look(engine: Engine, job: Job, shard: Shard) -> Learned:
@@ -118,15 +144,26 @@ def look(engine: Engine, job: Job, shard: Shard) -> Learned:
     """
     assert shard.intent is not None  # noqa: S101
     is_last = engine.clock() >= shard.not_before
-    listed = engine.api.batches(shard.intent.at - _LOOK_BACK_S)
+    listed, lost = _listed(engine, shard.intent.at - _LOOK_BACK_S)
     mine = {batch.id: batch for batch in listed if _is_mine(batch, job, shard)}.values()
     if not mine:
+        if lost is not None:  # what was not shown may be ours
+            if engine.clock() - shard.intent.at >= engine.timing.proof_s:
+                raise Stop(
+                    f"It is not known whether a batch runs for shard {shard.id}: its create had no clear answer, and "
+                    f"the listing of batches cannot be read to its end ({lost}). Nothing was sent again. Where the "
+                    "listing works, clearing this task finds the batch; else look for one with this job's metadata, "
+                    "cancel it, and start over.",
+                    is_local=True,
+                ) from lost
+            raise lost
         if not is_last:
             intent = msgspec.structs.replace(shard.intent, n_looks=shard.intent.n_looks + 1)
             return Learned(Fact.POSTPONED, ShardUpdate(intent=intent))
         engine.log.info("Shard %s: no batch was created; creating it again costs nothing extra.", shard.id)
         backoff = msgspec.structs.replace(shard.backoff, not_before=0.0)
-        return Learned(Fact.BATCH_ABSENT, ShardUpdate(intent=None, doubt=shard.intent, backoff=backoff))
+        update = ShardUpdate(intent=None, doubt=shard.intent, backoff=backoff, n_absent=shard.n_absent + 1)
+        return Learned(Fact.BATCH_ABSENT, update)
     adopted, *extras = sorted(mine, key=lambda b: (b.status in FRUITLESS_STATUSES, b.created_at or 0.0))
     for extra in extras:
         if extra.status not in ENDED_STATUSES:
@@ -134,6 +171,36 @@ def look(engine: Engine, job: Job, shard: Shard) -> Learned:
             engine.api.cancel(extra.id)
     engine.log.info("Shard %s: adopted %s.", shard.id, describe(adopted))
     return _known(shard, adopted)
+
+
+def _listed(engine: Engine, since: float) -> tuple[list[Batch], ApiError | None]:
+    """Return the account's batches, and why there may be more, if the listing could not be read to its end.
+
+    Args:
+        engine: The engine.
+        since: Creation time of the oldest batch that is searched for, epoch seconds.
+    """
+    batches: list[Batch] = []
+    try:
+        batches.extend(engine.api.batches(since))  # what comes before an error is kept
+    except ApiError as error:
+        return batches, error
+    return batches, None
+
+
+def find_again(engine: Engine, job: Job, shard: Shard) -> Batch | None:
+    """Return the batch of a shard that the listing shows under another id than the one we have, if there is one.
+
+    Args:
+        engine: The engine.
+        job: The shard's job.
+        shard: A shard whose batch the server does not know by its id.
+    """
+    if shard.intent is None or shard.batch is None:
+        return None
+    listed, _ = _listed(engine, shard.intent.at - _LOOK_BACK_S)
+    mine = [batch for batch in listed if batch.id != shard.batch.id and _is_mine(batch, job, shard)]
+    return min(mine, key=lambda b: (b.status in FRUITLESS_STATUSES, b.created_at or 0.0), default=None)
 
 
 def cancel_extra(engine: Engine, batch_id: str) -> None:
@@ -174,15 +241,61 @@ def cancel_strangers(engine: Engine, job: Job) -> None:
 def _owner(text: str | None) -> tuple[str, int, str] | None:
     """Return job, epoch and shard of a nonce: what all tries of a shard have in common."""
     parsed = parse_nonce(text) if text is not None else None
-    return parsed[:3] if parsed is not None else None
+    return (parsed.job, parsed.epoch, parsed.shard) if parsed is not None else None
 
 
 def _is_mine(batch: Batch, job: Job, shard: Shard) -> bool:
-    """Match the nonce up to its unique part: a batch of an earlier try of the same shard is ours as well."""
-    if batch.nonce is None or shard.intent is None or batch.id in shard.past_batches:
+    """Return whether a batch was created for a shard: by its nonce, or by its input file, which is no other shard's.
+
+    The nonce counts up to its unique part: a batch of an earlier try of the same shard is ours as well. Seen: gateways
+    drop metadata; times are of no help, as servers write them in other zones and by other clocks.
+    """
+    if shard.intent is None or batch.id in shard.past_batches:
         return False
-    # The store of a run may have been deleted and the run submitted again: a batch older than the job is not its own.
-    born_at = min(job.created_at, shard.intent.at)
-    if batch.created_at is not None and batch.created_at < born_at - _LOOK_BACK_S:
-        return False
+    if batch.nonce is None:
+        return batch.input_file_id is not None and batch.input_file_id == shard.upload.file_id
     return _owner(batch.nonce) is not None and _owner(batch.nonce) == _owner(shard.intent.nonce)
+
+
+def content_of(store: JobStore, shard: Shard) -> str:
+    """Return a digest of a shard's requests: ids and bodies, in the order of the request file."""
+    content = hashlib.sha256()
+    index = read_index(store, shard.index)
+    for custom_id, digest in zip(index.custom_ids, index.digests, strict=True):
+        content.update(custom_id.encode() + b"\0" + digest)
+    return content.hexdigest()[:32]
+
+
+def adopt(engine: Engine, job: Job) -> list[tuple[Shard, Learned]]:
+    """Find batches of shards that are about to be sent: of a store that was wiped, or set back by a restored backup.
+
+    They are told by their nonce: job, epoch and index file, or the same job with the same requests. A batch of an
+    epoch before this one is not taken: a person may have asked to start over.
+    """
+    unsent = [shard for shard in job.shards if shard.state in (State.PLANNED, State.UPLOADED)]
+    known = {batch_id for s in job.all_shards for batch_id in (*s.past_batches, *([s.batch.id] if s.batch else ()))}
+    listed, lost = _listed(engine, min(job.created_at - _LOOK_BACK_S, engine.clock() - _WIPED_LOOK_BACK_S))
+    if lost is not None:
+        engine.log.debug("Could not look for all batches of this job that its store does not know: %s", lost)
+    who = parse_nonce(nonce(job.key, job.epoch, "", "", owner=job.owner))
+    candidates = [
+        (batch, parsed)
+        for batch in listed
+        if batch.nonce is not None
+        and batch.id not in known
+        and batch.status not in FRUITLESS_STATUSES
+        and (parsed := parse_nonce(batch.nonce)) is not None
+        and who is not None
+        and parsed.job == who.job
+        and parsed.epoch >= job.epoch
+    ]
+    adopted: list[tuple[Shard, Learned]] = []
+    for shard in unsent if candidates else ():
+        stem, content = PurePosixPath(shard.index).stem, content_of(engine.store, shard)
+        for batch, parsed in candidates:
+            if (parsed.epoch, parsed.shard) == (job.epoch, stem) or (parsed.content and parsed.content == content):
+                engine.log.warning("Shard %s: its store did not know of %s; adopted.", shard.id, describe(batch))
+                adopted.append((shard, _known(shard, batch)))
+                candidates.remove((batch, parsed))
+                break
+    return adopted

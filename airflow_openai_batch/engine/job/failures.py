@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from airflow_openai_batch.engine.api.errors import queue_limit
-from airflow_openai_batch.engine.errors import ApiError, Denied
+from airflow_openai_batch.engine.api.errors import ACCOUNT_CODES, queue_limit
+from airflow_openai_batch.engine.errors import ApiError, Denied, NotFound
 from airflow_openai_batch.engine.job.context import Engine, Learned
 from airflow_openai_batch.engine.job.state_machine import Fact, ShardUpdate, account_problem, backoff_s
-from airflow_openai_batch.engine.model import Backoff, Batch, LineError, Shard
+from airflow_openai_batch.engine.model import Backoff, Batch, Job, LineError, Shard
 
 _UNFIT_FACTOR, _DOUBTFUL_FACTOR, _DOUBTFUL_WAITS = 4, 1.5, 6
 """A shard whose estimate exceeds OpenAI's limit four times will never fit. Below, the estimate may be off, the JSON
@@ -33,10 +33,43 @@ def postponed(engine: Engine, shard: Shard, error: ApiError) -> Learned:
     pause = _pause_s(engine, shard, error.retry_after_s)
     engine.log.warning("Shard %s: %s Trying again in %.0f s; nothing is lost.", shard.id, error, pause)
     not_before = max(shard.not_before, engine.clock() + pause)
-    update = ShardUpdate(backoff=_one_more_wait(shard, not_before), problem=problem_of(error))
+    update = ShardUpdate(
+        backoff=_one_more_wait(shard, not_before),
+        problem=problem_of(error),
+        refused_at=refused_at(engine, shard, error),
+    )
     if shard.intent is not None:
         update["intent"] = msgspec.structs.replace(shard.intent, n_looks=shard.intent.n_looks + 1)
     return Learned(Fact.POSTPONED, update)
+
+
+def refused_at(engine: Engine, shard: Shard, error: ApiError) -> float | None:
+    """Return since when OpenAI refuses to answer for a shard, if this error is such an answer; epoch seconds.
+
+    Args:
+        engine: The engine.
+        shard: The shard.
+        error: OpenAI's answer.
+    """
+    if not isinstance(error, Denied | NotFound):
+        return None
+    return shard.refused_at if shard.refused_at is not None else engine.clock()
+
+
+def is_believed(engine: Engine, job: Job, shard: Shard, error: ApiError) -> bool:
+    """Return whether a 401, 403 or 404 is to be believed: a replica, a proxy or a rotated key answers so for a while.
+
+    Args:
+        engine: The engine.
+        job: The shard's job. Of one that OpenAI has accepted nothing of, wrong credentials are believed at once.
+        shard: The shard.
+        error: OpenAI's answer. That an account is out of money is believed at once.
+    """
+    if isinstance(error, Denied):
+        is_new = all(s.upload.n_uploads == 0 for s in job.all_shards)
+        if is_new or error.code in ACCOUNT_CODES or (error.code or "").endswith("_spend_limit_exceeded"):
+            return True
+    return shard.refused_at is not None and engine.clock() - shard.refused_at >= engine.timing.belief_s
 
 
 def denied(error: ApiError) -> str:
@@ -77,7 +110,12 @@ def not_created(engine: Engine, shard: Shard, error: ApiError, pause_s: float | 
     """
     pause = _pause_s(engine, shard, error.retry_after_s) if pause_s is None else max(pause_s, error.retry_after_s or 0)
     engine.log.warning("Shard %s: no batch was created: %s", shard.id, error)
-    return ShardUpdate(intent=None, backoff=_one_more_wait(shard, engine.clock() + pause), problem=problem_of(error))
+    return ShardUpdate(
+        intent=None,
+        backoff=_one_more_wait(shard, engine.clock() + pause),
+        problem=problem_of(error),
+        refused_at=refused_at(engine, shard, error),
+    )
 
 
 def back_in_line(engine: Engine, shard: Shard, batch: Batch | None) -> ShardUpdate:
@@ -104,6 +142,7 @@ def queue_full(engine: Engine, shard: Shard, message: str, batch: Batch | None) 
     """
     update = back_in_line(engine, shard, batch)
     update["problem"] = problem_of(message)
+    update["backoff"] = msgspec.structs.replace(update["backoff"], n_full=shard.backoff.n_full + 1)
     engine.log.warning(
         "Shard %s: OpenAI's queue is full, nothing was billed; next try in %.0f s. %s",
         shard.id,
@@ -113,7 +152,8 @@ def queue_full(engine: Engine, shard: Shard, message: str, batch: Batch | None) 
     hold = None
     if batch is not None and (problem := account_problem(batch)):
         hold = denied(Denied(problem))
-    limit = queue_limit(message)
+    stated = queue_limit(message)
+    limit = stated.n if stated is not None and stated.unit == "tokens" else None
     factor = _UNFIT_FACTOR if shard.backoff.n_waits < _DOUBTFUL_WAITS else _DOUBTFUL_FACTOR
     if limit is not None and shard.n_tokens > factor * limit:
         hold = (
@@ -129,4 +169,4 @@ def _pause_s(engine: Engine, shard: Shard, asked_s: float | None = None) -> floa
 
 
 def _one_more_wait(shard: Shard, not_before: float) -> Backoff:
-    return Backoff(not_before=not_before, n_waits=shard.backoff.n_waits + 1)
+    return msgspec.structs.replace(shard.backoff, not_before=not_before, n_waits=shard.backoff.n_waits + 1)

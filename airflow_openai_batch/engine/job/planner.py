@@ -47,18 +47,39 @@ def plan(
         yield from _plan_earlier(shard, now, fresh)
     is_late = now >= deadline_at(job, timing)
     gate = Gate(job, now, is_closed=commands.cancel or is_late)
+    may_carry = not any(is_awaited(shard, now, timing) for shard in job.earlier)
     for shard in job.shards:
         if shard.not_before > now and shard.state is not State.CREATING:
             continue
-        verb = _verb(job, shard, now, commands, gate, fresh)
+        verb = _verb(job, shard, now, commands, gate, fresh, may_carry=may_carry)
         if verb is not None:
             yield Action(verb=verb, shard=shard.id)
 
 
-def _verb(job: Job, shard: Shard, now: float, commands: Commands, gate: Gate, fresh: frozenset[str]) -> str | None:
+def is_awaited(shard: Shard, now: float, timing: Timing) -> bool:
+    """Return whether a shard of an earlier epoch is still waited for, so that its answers can be carried over.
+
+    Args:
+        shard: The shard.
+        now: Epoch seconds.
+        timing: Durations: what should long have ended holds nothing back for ever.
+    """
+    if is_quiet(shard):
+        return False
+    since = shard.cancel_asked_at
+    if since is None and shard.state is State.CREATING and shard.intent is not None:
+        since = shard.intent.at
+    if since is None and shard.state in (State.ENDED, State.REJECTED) and shard.batch is not None:
+        since = shard.batch.ended_at
+    return since is None or now < since + timing.earlier_epoch_s
+
+
+def _verb(
+    job: Job, shard: Shard, now: float, commands: Commands, gate: Gate, fresh: frozenset[str], *, may_carry: bool
+) -> str | None:
     match shard.state:
         # Even of a job that is being cancelled: what was paid for must not be asked again when it is taken up.
-        case State.DRAFTED if all(is_quiet(s) for s in job.earlier):
+        case State.DRAFTED if may_carry:
             return "carry"
         case State.PLANNED | State.UPLOADED if commands.cancel:
             return "call_off"
@@ -108,11 +129,27 @@ def deserves_another_round(job: Job, shard: Shard) -> bool:
     )
 
 
-def is_done(job: Job, commands: Commands) -> bool:
-    """Return whether every row has its final outcome and nothing runs any more."""
+def is_done(job: Job, commands: Commands, now: float, timing: Timing) -> bool:
+    """Return whether every row has its final outcome, and nothing is waited for any more.
+
+    Args:
+        job: The newest snapshot's job.
+        commands: What a person asked for.
+        now: Epoch seconds.
+        timing: Durations.
+    """
     return all(
         s.state is State.SETTLED and (commands.cancel or not deserves_another_round(job, s)) for s in job.shards
-    ) and all(is_quiet(s) for s in job.earlier)
+    ) and not any(is_awaited(s, now, timing) for s in job.earlier)
+
+
+MAX_ABSENT = 3
+"""Creates of a shard in a row without a clear answer whose batch could not be found; the next one is for a person."""
+
+
+def needs_manual_create(shard: Shard) -> bool:
+    """Return whether a server seems to hide what it creates: another create might be one more paid batch."""
+    return shard.state is State.UPLOADED and shard.n_absent >= MAX_ABSENT
 
 
 class Watched(Value, frozen=True, kw_only=True):
@@ -161,7 +198,7 @@ class Gate:
         self._room = None if budget is None else budget - used
         self._is_empty = not used
         # Not those of earlier epochs: they are never sent again.
-        waiting = [s for s in job.shards if s.state is State.UPLOADED and s.backoff.n_waits]
+        waiting = [s for s in job.shards if s.state is State.UPLOADED and s.backoff.n_full]
         self._is_shut = any(s.not_before > now for s in waiting)
         # After a full queue one batch at a time tries the door: each refused try is a failed batch in the dashboard.
         self._is_probing = bool(waiting)

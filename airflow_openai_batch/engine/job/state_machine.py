@@ -19,6 +19,7 @@ from airflow_openai_batch.engine.model import (
     Backoff,
     Batch,
     CarriedAnswers,
+    Evidence,
     Intent,
     LineError,
     OutcomePart,
@@ -68,6 +69,8 @@ NEXT: dict[tuple[State, Fact], State] = {
     (S.CREATING, F.FILE_NOT_FOUND): S.UPLOADED,
     (S.CREATING, F.FILE_LOST): S.PLANNED,
     (S.CREATING, F.LINES_REJECTED): S.REJECTED,
+    (S.PLANNED, F.BATCH_KNOWN): S.RUNNING,  # a store that was wiped or set back finds its batch
+    (S.UPLOADED, F.BATCH_KNOWN): S.RUNNING,
     (S.RUNNING, F.STILL_RUNNING): S.RUNNING,
     (S.RUNNING, F.CANCEL_ASKED): S.RUNNING,
     (S.RUNNING, F.QUEUE_FULL): S.UPLOADED,  # failed and unbilled: the same file, later
@@ -83,6 +86,7 @@ NEXT: dict[tuple[State, Fact], State] = {
     (S.SETTLED, F.CHILD_MADE): S.SETTLED,
     (S.RUNNING, F.GIVEN_UP): S.SETTLED,  # of an earlier epoch, and OpenAI no longer knows it
     (S.ENDED, F.GIVEN_UP): S.SETTLED,
+    (S.CREATING, F.GIVEN_UP): S.SETTLED,
     **{(s, F.POSTPONED): s for s in (S.DRAFTED, S.PLANNED, S.UPLOADED, S.CREATING, S.RUNNING, S.ENDED, S.REJECTED)},
 }
 
@@ -115,6 +119,9 @@ class ShardUpdate(TypedDict, total=False):
     carried: CarriedAnswers | None
     outcomes: OutcomePart
     rejections: tuple[LineError, ...]
+    n_absent: int
+    refused_at: float | None
+    evidence: Evidence | None
     problem: str | None
 
 
@@ -129,7 +136,9 @@ def learn(shard: Shard, fact: Fact, update: ShardUpdate) -> Shard:
     Raises:
         KeyError: The table has no such transition. That is a defect of the engine, never the user's.
     """
-    return msgspec.structs.replace(shard, state=NEXT[shard.state, fact], **update)
+    # Whatever else becomes known ends a row of refusals.
+    state = NEXT[shard.state, fact]
+    return msgspec.structs.replace(shard, state=state, **{"refused_at": None, **update})
 
 
 def reset_for_resubmit(shard: Shard) -> Shard:
@@ -141,6 +150,8 @@ def reset_for_resubmit(shard: Shard) -> Shard:
         upload=Upload(),
         intent=None,
         n_creates=0,
+        n_absent=0,
+        evidence=None,
         backoff=Backoff(),
         batch=None,
         past_batches=past,
@@ -167,14 +178,20 @@ def fact_of(batch: Batch, shard: Shard, now: float, timing: Timing) -> Fact:
     if batch.status not in ENDED_STATUSES:
         return F.STILL_RUNNING
     if _lacks_file(batch) and now - (batch.ended_at or now) < timing.late_file_s:
-        return F.STILL_RUNNING  # the id can appear some time after the status
+        return F.STILL_RUNNING  # the id can appear some time after the status, and counts too
     return F.BATCH_ENDED
 
 
 def _lacks_file(batch: Batch) -> bool:
-    """Return whether an ended batch should have an output file and has none. Counts can lie, so they decide little."""
+    """Return whether an ended batch should have a file that it does not name. Counts can lie and decide little.
+
+    OpenAI's guide: requests without an answer are in the error file, so an ended batch has a file. Seen: file
+    ids and counts that come minutes after the status, whichever it is.
+    """
     if batch.output_file_id is not None:
         return False
+    if batch.error_file_id is None:
+        return True
     if batch.status == "completed":
         return not 0 < batch.n_total <= batch.n_failed
     return batch.n_completed > 0  # an expired or cancelled batch may well have answered nothing

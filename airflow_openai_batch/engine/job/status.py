@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from airflow_openai_batch.engine.job.context import Engine
-from airflow_openai_batch.engine.job.planner import deadline_at, deserves_another_round, is_done
+from airflow_openai_batch.engine.job.planner import deadline_at, deserves_another_round, is_awaited, is_done
+from airflow_openai_batch.engine.job.state_machine import is_quiet
 from airflow_openai_batch.engine.job.summary import Summary, summarize
-from airflow_openai_batch.engine.model import AT_OPENAI, ENDED_STATUSES, QUEUED, Job, State, Value
+from airflow_openai_batch.engine.model import ENDED_STATUSES, QUEUED, Job, Shard, State, Timing, Value
 
 
 class Wait(Value, frozen=True, kw_only=True):
     """Nothing can be done before one of these batches changes, or this time comes."""
 
     batch_ids: tuple[str, ...]
+    """Those of earlier epochs first."""
+    n_earlier: int = 0
+    """How many of them are of earlier epochs."""
     wake_at: float
     """Epoch seconds; at the latest the job's deadline."""
     is_queued: bool
@@ -45,42 +49,71 @@ def rest(engine: Engine, job: Job, now: float, stuck: dict[str, str]) -> Wait | 
         stuck: Why shards cannot go on, by id. They hold the job only when nothing else can be waited for.
     """
     summary = summarize(job)
-    if is_done(job, engine.store.standing_commands(job)):
+    if is_done(job, engine.store.standing_commands(job), now, engine.timing):
+        if unfinished := [s.batch.id for s in job.earlier if not is_quiet(s) and s.batch is not None]:
+            engine.log.warning(
+                "Batches from before starting over have not ended and are waited for no longer: %s. What they answer "
+                "may be billed.",
+                ", ".join(unfinished),
+            )
         return Done(summary=summary, job=job)
     deadline = deadline_at(job, engine.timing)
-    able = [s for s in job.all_shards if s.id not in stuck]
-    batches = [s.batch for s in able if s.state is State.RUNNING and s.batch is not None]
-    running = tuple(batch.id for batch in batches if batch.status not in ENDED_STATUSES)
     if now >= deadline:
-        return Held(reason=_late(job, running), summary=summary, job=job)
+        return Held(reason=_late(job), summary=summary, job=job)
+    able = [s for s in job.all_shards if s.id not in stuck]
+    watched = [s for s in able if _is_watched(s, now)]
     times = [s.not_before for s in able if s.not_before > now and s.state is not State.SETTLED]
-    if len(running) < len(batches) and not times:
+    times += [_not_awaited_at(s, engine.timing) for s in job.earlier if is_awaited(s, now, engine.timing)]
+    times = [at for at in times if at > now]
+    if not times and any(s.state is State.RUNNING and s not in watched for s in able):
         times = [now]  # the process was slow: a batch that nobody watches, as it has ended, is due for its next look
     is_queued = any(s.state in QUEUED for s in job.shards)
-    is_probing = any(s.state is State.UPLOADED and s.backoff.n_waits for s in job.shards)
+    is_probing = any(s.state is State.UPLOADED and s.backoff.n_full for s in job.shards)
     if is_probing:  # once a batch is admitted, the next may try; one that is stuck is looked at ever less often
-        ages = [now - (batch.created_at or now) for batch in batches if batch.status == "validating"]
-        times += [now + max(engine.timing.probe_s, age / 2) for age in ages]
-    if stuck and not running and not times:
-        return Held(reason=" ".join(stuck.values()), summary=summary, job=job)
-    if not running and not times:
+        validating = [s.batch for s in watched if s.batch is not None and s.batch.status == "validating"]
+        times += [now + max(engine.timing.probe_s, (now - (b.created_at or now)) / 2) for b in validating]
+    if not watched and not times:
         waiting = ", ".join(f"{s.id} {s.state}" for s in job.shards if s.state is not State.SETTLED)
-        return Held(
-            reason=f"Nothing runs and nothing can be done ({waiting}): a defect, please report it.",
-            summary=summary,
-            job=job,
-        )
-    return Wait(batch_ids=running, wake_at=min([deadline, *times]), is_queued=is_queued, summary=summary, job=job)
+        reason = " ".join(stuck.values()) or f"Nothing runs and nothing can be done ({waiting}): please report it."
+        return Held(reason=reason, summary=summary, job=job)
+    earlier = {s.id for s in job.earlier}
+    return Wait(
+        batch_ids=tuple(s.batch.id for s in watched if s.batch is not None),
+        n_earlier=sum(s.id in earlier for s in watched),
+        wake_at=min([deadline, *times]),
+        is_queued=is_queued,
+        summary=summary,
+        job=job,
+    )
 
 
-def _late(job: Job, running: tuple[str, ...]) -> str:
+def _is_watched(shard: Shard, now: float) -> bool:
+    """Return whether a change of the shard's batch is worth waking a worker: one that may look at it then."""
+    if shard.state is not State.RUNNING or shard.batch is None or shard.not_before > now:
+        return False
+    return shard.batch.status not in ENDED_STATUSES
+
+
+def _not_awaited_at(shard: Shard, timing: Timing) -> float:
+    """Return when a shard of an earlier epoch holds nothing back any more, epoch seconds; 0 if that is not known."""
+    return shard.cancel_asked_at + timing.earlier_epoch_s if shard.cancel_asked_at is not None else 0.0
+
+
+def _late(job: Job) -> str:
     hours = job.policy.deadline_s / 3600
-    still = f"Batches still at OpenAI: {', '.join(running)}." if running else "Nothing runs at OpenAI."
-    unsettled = sum(s.n_requests for s in job.shards if s.state in AT_OPENAI | QUEUED)
-    unsettled += sum(s.n_retryable for s in job.shards if deserves_another_round(job, s))
+    shards = job.all_shards
+    running = [s.batch.id for s in shards if s.state is State.RUNNING and s.batch is not None]
+    facts = [f"Batches still at OpenAI: {', '.join(running)}."] if running else []
+    if doubtful := [s.id for s in shards if s.state is State.CREATING]:
+        facts.append(f"It is not known whether a batch runs for {', '.join(doubtful)}.")
+    if unfetched := [s.batch.id for s in shards if s.state is State.ENDED and s.batch is not None]:
+        facts.append(f"Ended and not fetched: {', '.join(unfetched)}.")
+    n_open = sum(s.n_requests for s in job.shards if s.state is not State.SETTLED)
+    n_open += sum(s.n_retryable for s in job.shards if deserves_another_round(job, s))
     problem = next((f" Last problem: {s.problem}" for s in job.shards if s.problem), "")
     return (
-        f"The deadline of {hours:g} h has passed with {unsettled:,} requests open.{problem} {still} "
+        f"The deadline of {hours:g} h has passed with {n_open:,} requests open.{problem} "
+        f"{' '.join(facts) or 'Nothing runs at OpenAI.'} "
         "Nothing is lost: answers so far are in the job store, and clearing this task waits for the rest without "
         "paying again."
     )

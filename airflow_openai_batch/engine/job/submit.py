@@ -1,278 +1,349 @@
 """Make a job, or take up the one that is there.
 
-The plan is written down whole before anything is sent. The same request of the same source re-attaches; another one
+The plan is written down whole before anything is sent. An automatic retry takes it up as it is. When a person clears
+the task, what would be sent now is compared with the plan, request by request: if all is equal it re-attaches, else it
 starts a new epoch, which cancels what runs of the old one and keeps its answers to unchanged requests.
 """
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
-from airflow_openai_batch.engine.endpoints import Limits, check_endpoint
+from airflow_openai_batch.engine.encoding import canonical
 from airflow_openai_batch.engine.errors import CommitRefused, InputError
 from airflow_openai_batch.engine.identity import spec_digest
+from airflow_openai_batch.engine.job.compare import (
+    Difference,
+    compare_requests,
+    compare_shards,
+    frozen_rows,
+    in_row_order,
+    roots_of,
+)
 from airflow_openai_batch.engine.job.context import Engine
 from airflow_openai_batch.engine.job.planner import deadline_at
 from airflow_openai_batch.engine.job.policy import check_policy
+from airflow_openai_batch.engine.job.request import Request as Request
 from airflow_openai_batch.engine.job.state_machine import is_quiet, reset_for_resubmit
 from airflow_openai_batch.engine.job.summary import counted
-from airflow_openai_batch.engine.model import FORMAT_VERSION, UNSENT, Job, Policy, Shard, Spec, State
-from airflow_openai_batch.engine.requests.bodies import Bodies, bodies_of
+from airflow_openai_batch.engine.model import FORMAT_VERSION, UNSENT, Job, Policy, Shard, State
+from airflow_openai_batch.engine.requests.bodies import CALLABLE
 from airflow_openai_batch.engine.requests.sharding import Built, build
-from airflow_openai_batch.engine.requests.sources import places_of, source_of
-from airflow_openai_batch.engine.schema.response_format import response_schema, with_response_format
-from airflow_openai_batch.engine.store.index import read_index
+from airflow_openai_batch.engine.requests.sources import Source
 from airflow_openai_batch.engine.store.job_store import Snapshot
 
 _TRIES = 5
 
-ROWS_CHANGED = "the rows changed"
 
-
-class Request:
-    """What a user asks for: rows, and what to ask of each.
-
-    Args:
-        rows: See ``requests.sources.source_of``.
-        endpoint: One of the Batch API's endpoints.
-        body: A template (dict), a callable ``row -> body``, or None for ready-made request lines.
-        response_model: A Pydantic class or JSON Schema for strict structured output.
-        custom_id: Template of the request ids; by default row ordinal and a short digest.
-        limits: What one batch may hold.
-
-    Raises:
-        InputError: Something cannot be used. Nothing was read from the rows yet.
-    """
-
-    def __init__(
-        self,
-        rows: Any,
-        *,
-        endpoint: str,
-        body: Any,
-        response_model: Any = None,
-        custom_id: str | None = None,
-        limits: Limits | None = None,
-    ) -> None:
-        check_endpoint(endpoint)
-        schema = response_schema(response_model)
-        if schema is not None:
-            if not isinstance(body, dict):
-                raise InputError(
-                    "response_model needs body to be a template (a dict); a callable can set the format itself."
-                )
-            body = with_response_format(body, endpoint, schema)
-        self.bodies: Bodies = bodies_of(body, endpoint)
-        self.source = source_of(rows, endpoint=endpoint, ready=body is None)
-        self.sources = places_of(rows)
-        self.limits = limits or Limits()
-        self.spec = Spec(
-            endpoint=endpoint,
-            body=self.bodies.fingerprint,
-            custom_id=custom_id,
-            schema=schema.schema if schema is not None else None,
-            schema_name=schema.name if schema is not None else None,
-        )
-
-
-def submit(engine: Engine, request: Request, policy: Policy, *, start_over: str | None = None) -> Job:
+def submit(
+    engine: Engine,
+    request: Request | Callable[[], Request],
+    policy: Policy,
+    *,
+    start_over: str | None = None,
+    max_tries: int | None = None,
+    is_first_try: bool = False,
+    conn_id: str = "",
+) -> Job:
     """Write the job's plan to the store, or re-attach to the plan that is there. Sends nothing.
+
+    An automatic retry takes up the plan that is stored, with its policy, and looks at nothing else: no row is read and
+    no request made. Anybody else compares what would be sent with what was planned.
 
     Args:
         engine: The engine, with the job's store.
-        request: Rows and what to ask of each.
+        request: Rows and what to ask of each; or a function that returns them, which a retry does not call.
         policy: What is allowed and demanded.
         start_over: Whether to ask everything again, even what has an answer. Any text; a text is obeyed once,
             so that a retry of the task does not pay again.
+        max_tries: The task's ``max_tries``, which Airflow sets anew when a person clears the task and leaves when it
+            retries; None where nobody retries automatically, as in a notebook.
+        is_first_try: Whether the task never ran before, so that it cannot be a retry: its run may have been deleted
+            and made anew.
+        conn_id: The connection of the engine's client, for whoever cancels the job outside of its tasks.
 
     Raises:
         InputError: The rows or the request cannot be used.
         StoreError: The store cannot be written, or does not protect a job.
     """
-    check_policy(policy)
+    submission = _Submission(engine, request, policy, start_over, max_tries, is_first_try, conn_id)
     for _ in range(_TRIES):
         try:
-            return _submit_once(engine, request, policy, start_over)
+            return submission.once()
         except CommitRefused:
             engine.log.info("Another process wrote this job's plan; taking it up.")
     raise InputError(f"Other processes keep writing the job in {engine.store}; is the same task running many times?")
 
 
-def _submit_once(engine: Engine, request: Request, policy: Policy, start_over: str | None) -> Job:
-    snapshot = engine.store.load()
-    if snapshot is None:
-        engine.store.check()
-        return _write(engine, request, policy, number=0, acknowledged=_tokens(start_over))
-    number, job = snapshot
-    commands = engine.store.commands(job.acknowledged)
-    commands += tuple(token for token in _tokens(start_over) if token not in job.acknowledged)
-    is_requested = any(name.startswith("start_over-") for name in commands)
-    acknowledged = (*job.acknowledged, *commands)
-    reason = _why_new_epoch(engine, job, request, policy, is_requested)
-    if reason == ROWS_CHANGED:
-        same = _with_new_rows(engine, job, request)
-        job, reason = (job, reason) if same is None else (same, None)
-    if reason is None:
-        return _reattach(engine, snapshot, job, policy, acknowledged)
-    engine.log.warning("Starting over as epoch %d: %s. What runs is cancelled first.", job.epoch + 1, reason)
-    # Who asked for everything anew wants no old answer; otherwise what was paid for is used again where it fits.
-    earlier = tuple(
-        msgspec.structs.replace(shard, is_unwanted=shard.is_unwanted or is_requested)
-        for shard in job.all_shards
-        if not (is_quiet(shard) if is_requested else shard.state in UNSENT)
-    )
-    state = State.PLANNED if is_requested else State.DRAFTED
-    return _write(
-        engine,
-        request,
-        policy,
-        number=number + 1,
-        epoch=job.epoch + 1,
-        earlier=earlier,
-        acknowledged=acknowledged,
-        state=state,
-    )
+class _RowsNow(NamedTuple):
+    """The rows when a job is compared. Those of a source without a version stand as they were planned."""
+
+    to_compare: Source
+    to_plan: Source
+    """What a new epoch would be made of: not readable if the source is gone."""
+    version: str | None
 
 
-def _tokens(start_over: str | None) -> tuple[str, ...]:
-    return (f"start_over-{start_over}",) if start_over else ()
+@dataclass
+class _Submission:
+    """What a task wants of its job; see ``submit``."""
 
+    engine: Engine
+    given: Request | Callable[[], Request]
+    policy: Policy
+    start_over: str | None
+    max_tries: int | None
+    is_first_try: bool
+    conn_id: str
 
-def _why_new_epoch(engine: Engine, job: Job, request: Request, policy: Policy, is_requested: bool) -> str | None:
-    if is_requested:
-        return "a person asked for it"
-    if spec_digest(job.spec) != spec_digest(request.spec):
-        return "the request changed (endpoint, body, schema or custom_id)"
-    if _rows_changed(engine, job, request):
-        return ROWS_CHANGED
-    budget = policy.max_enqueued_tokens
-    if budget is not None and any(s.state in UNSENT and s.n_tokens > budget for s in job.shards):
-        return "shards that are not sent yet do not fit into max_enqueued_tokens"
-    return None
+    @functools.cached_property
+    def request(self) -> Request:
+        return self.given if isinstance(self.given, Request) else self.given()
 
+    def once(self) -> Job:
+        self.began_at = self.engine.clock()
+        snapshot = self.engine.store.load()
+        tokens = (f"start_over-{self.start_over}",) if self.start_over else ()
+        if snapshot is None:
+            check_policy(self.policy)
+            self.engine.store.check()
+            return self._write(number=0, acknowledged=tokens)
+        job = snapshot.job
+        commands = self.engine.store.commands(job.acknowledged)
+        commands += tuple(token for token in tokens if token not in job.acknowledged)
+        is_requested = any(name.startswith("start_over-") for name in commands)
+        if not is_requested and self._is_retry(job):
+            self._log_reattached(snapshot)
+            return job
+        check_policy(self.policy)
+        if is_requested:
+            return self._start_over(snapshot, (*job.acknowledged, *commands))
+        if any(name.startswith("cancel-") for name in commands):
+            self.engine.log.warning(
+                "This job was cancelled by a command, and stays cancelled: nothing more is sent. `python -m "
+                "airflow_openai_batch resume` takes that back, `start-over` asks everything again."
+            )
+            return self._reattach(snapshot, job)
+        return self._compared(snapshot)
 
-def _rows_changed(engine: Engine, job: Job, request: Request) -> bool:
-    try:
-        version = request.source.version
-    except InputError as error:
-        # The rows are in the store: what was paid for does not depend on their source any more.
-        engine.log.warning(
-            "The source of the rows cannot be read any more; going on with the rows as they were. %s", error
-        )
-        return False
-    return version is not None and version != job.source_version
+    def _is_retry(self, job: Job) -> bool:
+        return self.max_tries is not None and self.max_tries == job.compared_at and not self.is_first_try
 
+    # -- comparing -----------------------------------------------------------------------------------------------------
 
-def _with_new_rows(engine: Engine, job: Job, request: Request) -> Job | None:
-    """Return the job with its rows as they are now, if that changes no request: a file may only have been rewritten."""
-    version = request.source.version
-    built = _built(engine, request, job.policy, job.epoch, State.PLANNED)
-    roots = [shard for shard in job.shards if shard.parent is None]
-    if len(built.shards) != len(roots):
-        return None
-    fresh: dict[str, Shard] = {}
-    for new, old in zip(built.shards, roots, strict=True):
-        if read_index(engine.store, new.index) != read_index(
-            engine.store, old.carried.row_index if old.carried is not None else old.index
+    def _compared(self, snapshot: Snapshot) -> Job:
+        """Re-attach if the same would be sent; else begin a new epoch, which carries over what is the same."""
+        job, spec = snapshot.job, self.request.spec
+        now = self._rows_now(job)
+        if (spec.endpoint, canonical(spec.schema), spec.schema_name) != (
+            job.spec.endpoint,
+            canonical(job.spec.schema),
+            job.spec.schema_name,
         ):
-            return None
-        fresh[old.id] = msgspec.structs.replace(old, row_parts=new.row_parts)
-    shards = tuple(fresh.get(shard.id, shard) for shard in job.shards)
-    return msgspec.structs.replace(job, shards=shards, source_version=version)
+            return self._begin_epoch(snapshot, "the endpoint or the schema changed", now)
+        built: Built | None = None
+        difference = Difference.NONE
+        if now.version != job.source_version:
+            # Written at once: most often it is needed, and if only other columns changed, the results need those.
+            built = self._built(now.to_plan, job.epoch + 1, State.DRAFTED)
+            difference = compare_shards(self.engine.store, job, built.shards)
+        elif spec.body == CALLABLE or spec_digest(spec) != spec_digest(job.spec):
+            self.engine.log.info("Making the requests again, to compare them with those that were planned.")
+            difference = compare_requests(self.engine.store, job, now.to_compare, self.request.bodies, spec.custom_id)
+        if difference is Difference.IDS and not all(is_quiet(shard) for shard in job.shards):
+            self.engine.log.warning(
+                "Only the custom_ids changed. What runs at OpenAI keeps the ids it was sent with; clear this task "
+                "again when it has ended, and the results get the new ones for free."
+            )
+            return self._reattach(snapshot, job)
+        if difference is not Difference.NONE:
+            return self._begin_epoch(snapshot, "what would be sent changed", now, built)
+        budget = self.policy.max_enqueued_tokens
+        if budget is not None and any(s.state in UNSENT and s.n_tokens > budget for s in job.shards):
+            reason = "shards that are not sent yet do not fit into max_enqueued_tokens"
+            return self._begin_epoch(snapshot, reason, now)
+        if built is not None:
+            job = _with_rows_of(job, built)
+        if spec_digest(spec) != spec_digest(job.spec):
+            # Sends the same, so that the next comparison need not render it. The schema's columns are in outcome files.
+            job = msgspec.structs.replace(
+                job, spec=msgspec.structs.replace(job.spec, body=spec.body, custom_id=spec.custom_id)
+            )
+        shards = tuple(_retried(shard) for shard in job.shards)
+        return self._reattach(snapshot, msgspec.structs.replace(job, shards=shards, source_version=now.version))
+
+    def _rows_now(self, job: Job) -> _RowsNow:
+        source = self.request.source
+        try:
+            version = source.version
+        except InputError as error:
+            # The rows are in the store: what was paid for does not depend on their source any more.
+            self.engine.log.warning(
+                "The source of the rows cannot be read any more; going on with the rows as they were. %s", error
+            )
+            return _RowsNow(frozen_rows(self.engine.store, job) or source, source, job.source_version)
+        if version is None and job.source_version is None:
+            frozen = frozen_rows(self.engine.store, job) or source
+            return _RowsNow(frozen, frozen, None)
+        return _RowsNow(source, source, version)
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def _reattach(self, snapshot: Snapshot, job: Job) -> Job:
+        """Commit the job with what the task asks of it now, if that is anything new."""
+        self._log_reattached(snapshot)
+        now = self.engine.clock()
+        after = msgspec.structs.replace(
+            job,
+            policy=self.policy,
+            conn_id=self.conn_id or job.conn_id,
+            compared_at=job.compared_at if self.max_tries is None else self.max_tries,
+            deadline_from=now if now >= deadline_at(job, self.engine.timing) else job.deadline_from,
+        )
+        if after == snapshot.job:
+            return snapshot.job
+        return self.engine.store.commit(snapshot.number + 1, after, now).job
+
+    def _log_reattached(self, snapshot: Snapshot) -> None:
+        self.engine.log.info(
+            "Taking up the job in %s (epoch %d, snapshot %d); nothing is sent again.",
+            self.engine.store,
+            snapshot.job.epoch,
+            snapshot.number,
+        )
+
+    def _start_over(self, snapshot: Snapshot, acknowledged: tuple[str, ...]) -> Job:
+        """Begin an epoch in which everything is asked again. Who asked for that wants no old answer."""
+        job = snapshot.job
+        self._log_new_epoch(job, "a person asked for it")
+        return self._write(
+            number=snapshot.number + 1,
+            epoch=job.epoch + 1,
+            earlier=tuple(
+                msgspec.structs.replace(shard, is_unwanted=True) for shard in job.all_shards if not is_quiet(shard)
+            ),
+            acknowledged=acknowledged,
+        )
+
+    def _begin_epoch(self, snapshot: Snapshot, reason: str, now: _RowsNow, built: Built | None = None) -> Job:
+        """Begin an epoch that uses again what was paid for, where it fits."""
+        job = snapshot.job
+        self._log_new_epoch(job, reason)
+        return self._write(
+            number=snapshot.number + 1,
+            epoch=job.epoch + 1,
+            earlier=tuple(shard for shard in job.all_shards if shard.state not in UNSENT),
+            acknowledged=job.acknowledged,
+            plan=(built or self._built(now.to_plan, job.epoch + 1, State.DRAFTED), now.version),
+        )
+
+    def _log_new_epoch(self, job: Job, reason: str) -> None:
+        self.engine.log.warning("Starting over as epoch %d: %s. What runs is cancelled first.", job.epoch + 1, reason)
+
+    def _built(self, rows: Source, epoch: int, state: State) -> Built:
+        request = self.request
+        with self.engine.observer.acting("build") as act:
+            built = build(
+                self.engine.store,
+                rows,
+                request.bodies,
+                endpoint=request.spec.endpoint,
+                custom_id=request.spec.custom_id,
+                limits=msgspec.structs.replace(request.limits, max_tokens=self.policy.max_enqueued_tokens),
+                epoch=epoch,
+                state=state,
+            )
+            act.tell(rows=built.n_rows, shards=len(built.shards), bytes=sum(shard.n_bytes for shard in built.shards))
+        return built
+
+    def _write(
+        self,
+        *,
+        number: int,
+        epoch: int = 0,
+        earlier: tuple[Shard, ...] = (),
+        acknowledged: tuple[str, ...] = (),
+        plan: tuple[Built, str | None] | None = None,
+    ) -> Job:
+        """Commit a new plan: the given one and the version of its rows, or one of the source as it is now."""
+        began_at = self.began_at
+        if plan is None:
+            version = self.request.source.version
+            plan = self._built(self.request.source, epoch, State.PLANNED), version
+        built, version = plan
+        now = self.engine.clock()
+        job = Job(
+            format_version=FORMAT_VERSION,
+            key=self.engine.store.key,
+            owner=self.engine.store.owner,
+            spec=self.request.spec,
+            policy=self.policy,
+            source_version=version,
+            sources=self.request.sources,
+            created_at=now,
+            deadline_from=now,
+            shards=built.shards,
+            epoch=epoch,
+            n_rows=built.n_rows,
+            embeds_many=built.embeds_many,
+            earlier=earlier,
+            acknowledged=acknowledged,
+            conn_id=self.conn_id,
+            compared_at=self.max_tries,
+            work_s={"build": round(now - began_at, 3)} if now > began_at else {},
+        )
+        self.engine.log.info(
+            "Planned %s as %s in %s.",
+            counted(built.n_rows, "row"),
+            counted(len(built.shards), "shard"),
+            self.engine.store,
+        )
+        job = self.engine.store.commit(number, job, now).job
+        self.engine.observer.planned(job)
+        return job
 
 
-def extend_deadline(engine: Engine) -> None:
-    """Let a job whose deadline has passed wait again, from now. For a task that a person has cleared."""
-    snapshot = engine.store.load()
-    if snapshot is None:
-        return
-    now = engine.clock()
-    if now >= deadline_at(snapshot.job, engine.timing):
-        with contextlib.suppress(CommitRefused):  # then another process moves it
-            engine.store.commit(snapshot.number + 1, msgspec.structs.replace(snapshot.job, deadline_from=now), now)
+def _with_rows_of(job: Job, built: Built) -> Job:
+    """Return the job with its rows as they are now, which send the same: a file may only have been rewritten."""
+    parts = {old.id: new.row_parts for old, new in zip(roots_of(job), in_row_order(built.shards), strict=True)}
+    shards = [msgspec.structs.replace(shard, row_parts=parts.get(shard.id, shard.row_parts)) for shard in job.shards]
+    return msgspec.structs.replace(job, shards=tuple(shards))
 
 
 def _retried(shard: Shard) -> Shard:
-    """Return a shard that OpenAI refused as one to send again: a person has looked, and nothing was billed."""
-    return reset_for_resubmit(shard) if shard.rejections and shard.child is None else shard
+    """Return a shard that OpenAI refused, or seemed to hide, as one to send again: a person has looked."""
+    if shard.rejections and shard.child is None:
+        return reset_for_resubmit(shard)
+    return msgspec.structs.replace(shard, n_absent=0) if shard.n_absent else shard
 
 
-def _reattach(engine: Engine, snapshot: Snapshot, job: Job, policy: Policy, acknowledged: tuple[str, ...]) -> Job:
-    """Commit the job with what the task asks of it now, if that is anything new."""
-    engine.log.info(
-        "Taking up the job in %s (epoch %d, snapshot %d); nothing is sent again.",
-        engine.store,
-        job.epoch,
-        snapshot.number,
-    )
-    now = engine.clock()
-    is_late = now >= deadline_at(job, engine.timing)
-    after = msgspec.structs.replace(
-        job,
-        policy=policy,
-        acknowledged=acknowledged,
-        deadline_from=now if is_late else job.deadline_from,
-        shards=tuple(_retried(shard) for shard in job.shards),
-    )
-    if after == snapshot.job:
-        return snapshot.job
-    return engine.store.commit(snapshot.number + 1, after, now).job
+def extend_deadline(engine: Engine, task: str = "", max_tries: int | None = None) -> None:
+    """Let a job whose deadline has passed wait again, from now, if a person has cleared the task that waits.
 
-
-def _built(engine: Engine, request: Request, policy: Policy, epoch: int, state: State) -> Built:
-    with engine.observer.acting("build") as act:
-        built = build(
-            engine.store,
-            request.source,
-            request.bodies,
-            endpoint=request.spec.endpoint,
-            custom_id=request.spec.custom_id,
-            limits=msgspec.structs.replace(request.limits, max_tokens=policy.max_enqueued_tokens),
-            epoch=epoch,
-            state=state,
-        )
-        act.tell(rows=built.n_rows, shards=len(built.shards), bytes=sum(shard.n_bytes for shard in built.shards))
-    return built
-
-
-def _write(
-    engine: Engine,
-    request: Request,
-    policy: Policy,
-    *,
-    number: int,
-    epoch: int = 0,
-    earlier: tuple[Shard, ...] = (),
-    acknowledged: tuple[str, ...] = (),
-    state: State = State.PLANNED,
-) -> Job:
-    version = request.source.version
-    began_at = engine.clock()
-    built = _built(engine, request, policy, epoch, state)
-    now = engine.clock()
-    job = Job(
-        format_version=FORMAT_VERSION,
-        key=engine.store.key,
-        spec=request.spec,
-        policy=policy,
-        source_version=version,
-        sources=request.sources,
-        created_at=now,
-        deadline_from=now,
-        shards=built.shards,
-        epoch=epoch,
-        n_rows=built.n_rows,
-        embeds_many=built.embeds_many,
-        earlier=earlier,
-        acknowledged=acknowledged,
-        work_s={"build": round(now - began_at, 3)} if now > began_at else {},
-    )
-    engine.log.info(
-        "Planned %s as %s in %s.", counted(built.n_rows, "row"), counted(len(built.shards), "shard"), engine.store
-    )
-    job = engine.store.commit(number, job, now).job
-    engine.observer.planned(job)
-    return job
+    Args:
+        engine: The job's engine.
+        task: A text that names the task among those that wait for the job.
+        max_tries: The task's ``max_tries``, which Airflow sets anew when a person clears it, and leaves when it
+            retries or looks again. None: a person asks for it now.
+    """
+    for _ in range(_TRIES):
+        snapshot = engine.store.load()
+        if snapshot is None or (max_tries is not None and snapshot.job.waits.get(task) == max_tries):
+            return
+        job = snapshot.job
+        now = engine.clock()
+        waits = job.waits if max_tries is None else {**job.waits, task: max_tries}
+        is_late = now >= deadline_at(job, engine.timing)
+        after = msgspec.structs.replace(job, waits=waits, deadline_from=now if is_late else job.deadline_from)
+        if after == job:
+            return
+        try:
+            engine.store.commit(snapshot.number + 1, after, now)
+        except CommitRefused:
+            continue
+        return

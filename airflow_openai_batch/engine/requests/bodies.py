@@ -8,10 +8,7 @@ slots column by column.
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import CodeType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -37,6 +34,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+CALLABLE = "callable"
+"""Stands for a function in a job's spec: what it would send is only known by calling it."""
+
+
 class Bodies(Protocol):
     """Makes requests of rows."""
 
@@ -60,8 +61,8 @@ class Bodies(Protocol):
         """
 
     @property
-    def fingerprint(self) -> str:
-        """A text that identifies the bodies in the job's spec."""
+    def spec_body(self) -> str:
+        """What the job's spec keeps of the bodies: equal texts send equal requests, unless it is `CALLABLE`."""
 
 
 def bodies_of(body: Any, endpoint: str) -> Bodies:
@@ -113,7 +114,7 @@ class TemplateBodies:
         self._has_one_input = endpoint != EMBEDDINGS or (isinstance(embed_input, str) and not is_json_slot(embed_input))
 
     @property
-    def fingerprint(self) -> str:
+    def spec_body(self) -> str:
         """The canonical template."""
         return canonical(self._template).decode()
 
@@ -163,14 +164,11 @@ class CallableBodies:
         endpoint: The job's endpoint.
     """
 
+    spec_body = CALLABLE
+
     def __init__(self, function: Callable[[dict[str, Any]], Any], endpoint: str) -> None:
         self._function = function
         self._endpoint = endpoint
-
-    @property
-    def fingerprint(self) -> str:
-        """The source or code of the function: a changed prompt in it is a changed spec."""
-        return _fingerprint(self._function)
 
     def check(self, columns: Sequence[str]) -> None:
         """Check nothing: the columns that the function uses are not known."""
@@ -206,40 +204,6 @@ def _row_values(column: pa.Array) -> list[Any]:
     return [without_nulls(value) for value in values] if pa.types.is_nested(column.type) else values
 
 
-def _fingerprint(function: Any) -> str:
-    if isinstance(function, functools.partial):
-        values = [_value_text(value) for value in (function.func, *function.args)]
-        return f"partial({values}, {sorted((name, _value_text(value)) for name, value in function.keywords.items())})"
-    code = getattr(function, "__code__", None)
-    if code is not None and code.co_name == "<lambda>":
-        # Not its source line, which also holds the arguments around it.
-        return f"{_code_text(code)} {_value_text(function.__defaults__)} {_value_text(function.__kwdefaults__)}"
-    try:
-        return inspect.getsource(function)
-    except (OSError, TypeError):
-        return f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', type(function).__name__)}"
-
-
-def _code_text(code: CodeType) -> str:
-    constants = [_value_text(constant) for constant in code.co_consts]
-    return f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {constants}"
-
-
-def _value_text(value: Any) -> str:
-    """Return a text that is the same for equal values in every process: no addresses, no hash order."""
-    if isinstance(value, CodeType):
-        return _code_text(value)
-    if value is None or isinstance(value, str | bytes | int | float | complex):
-        return repr(value)
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(_value_text(entry) for entry in value)}]"
-    if isinstance(value, set | frozenset):
-        return f"{{{', '.join(sorted(_value_text(entry) for entry in value))}}}"
-    if isinstance(value, dict):
-        return str(sorted((_value_text(key), _value_text(entry)) for key, entry in value.items()))
-    return _fingerprint(value) if callable(value) else f"{type(value).__module__}:{type(value).__qualname__}"
-
-
 class ReadyBodies:
     """Bodies of ready-made request lines.
 
@@ -247,7 +211,7 @@ class ReadyBodies:
         endpoint: The job's endpoint.
     """
 
-    fingerprint = ""
+    spec_body = ""
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint

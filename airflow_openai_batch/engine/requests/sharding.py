@@ -82,21 +82,37 @@ def build(
         InputError: There are no rows, a column does not exist, a custom_id repeats, or a request exceeds a limit.
         StoreError: The store cannot be written.
     """
-    ids: TextTemplate | None = None
     with ShardBuilder(store, limits, epoch, state) as builder:
-        for batch in source.batches():
-            if not builder.n_rows and batch.num_rows:
-                bodies.check(batch.schema.names)
-                ids = _custom_ids(custom_id, batch.schema.names)
-            for rows in _pieces(batch):
-                first_row = builder.n_rows
-                custom_ids = list(ids.render(rows, first_row)) if ids is not None else None
-                builder.add(rows, bodies.render(rows, first_row, custom_ids))
+        for rows, requests in rendered(source, bodies, custom_id):
+            builder.add(rows, requests)
     if not builder.n_rows:
         raise InputError("There are no rows. Nothing was uploaded.")
-    if ids is not None:
+    if builder.id_hashes:
         _check_unique(store, builder)
     return Built(shards=builder.shards, n_rows=builder.n_rows, embeds_many=builder.embeds_many)
+
+
+def rendered(source: Source, bodies: Bodies, custom_id: str | None) -> Iterator[tuple[pa.RecordBatch, Requests]]:
+    """Yield rows and their requests, in order.
+
+    Args:
+        source: The rows.
+        bodies: Makes requests of them.
+        custom_id: The template of the custom_ids; None for row ordinal and a short digest.
+
+    Raises:
+        InputError: A column does not exist, or a request cannot be made.
+    """
+    ids: TextTemplate | None = None
+    first_row = 0
+    for batch in source.batches():
+        if not first_row and batch.num_rows:
+            bodies.check(batch.schema.names)
+            ids = _custom_ids(custom_id, batch.schema.names)
+        for rows in _pieces(batch):
+            custom_ids = list(ids.render(rows, first_row)) if ids is not None else None
+            yield rows, bodies.render(rows, first_row, custom_ids)
+            first_row += rows.num_rows
 
 
 def _custom_ids(custom_id: str | None, columns: list[str]) -> TextTemplate | None:

@@ -18,6 +18,7 @@ import msgspec
 
 from airflow_openai_batch.engine.concurrency import SerialExecutor
 from airflow_openai_batch.engine.errors import InputError, StoreError
+from airflow_openai_batch.engine.store.temporary import DEAD_LETTER, TABLE, remove_leftovers, work_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -88,8 +89,8 @@ class FileSink:
 
     def __enter__(self) -> Self:
         self._folder = _folder_for(self._path)
-        self._table = os.path.join(self._folder.name, "table")
-        self._dead = os.path.join(self._folder.name, "dead")
+        self._table = os.path.join(self._folder.name, TABLE)
+        self._dead = os.path.join(self._folder.name, DEAD_LETTER)
         self._dead_file: IO[bytes] = open(self._dead, "wb")
         return self
 
@@ -139,13 +140,16 @@ def _is_local(path: Any) -> bool:
 
 
 def _folder_for(path: Any) -> tempfile.TemporaryDirectory[str]:
-    """Return a temporary folder: beside the target if that is local, so that publishing is a rename."""
-    if not _is_local(path):
-        return tempfile.TemporaryDirectory(prefix="openai-batch-")
-    parent = os.path.dirname(str(path.path)) or "."
+    """Return a temporary folder: beside the target if that is local, so that publishing is a rename.
+
+    What killed processes have left where it is made is removed.
+    """
+    parent = (os.path.dirname(str(path.path)) or ".") if _is_local(path) else None
     try:
-        os.makedirs(parent, exist_ok=True)
-        return tempfile.TemporaryDirectory(prefix=".openai-batch-", dir=parent)
+        if parent is not None:
+            os.makedirs(parent, exist_ok=True)
+        remove_leftovers(parent)
+        return work_folder(parent)
     except OSError as error:
         raise _unwritable(path, error) from error
 

@@ -1,8 +1,10 @@
 """The job store: one directory a job, readable with ``ls`` and ``cat``. The only code that names its files.
 
 ``state/000017.json`` is a full snapshot; the highest number is the truth. A snapshot is made by exclusive create,
-so of two processes that want to move the job one wins. Everything else is write-once under a unique name; what no
-snapshot names is garbage. Nothing is renamed, overwritten or locked.
+so of two processes that want to move the job one wins. Snapshots that many others have followed are emptied, so that
+the store does not grow with every look. Their names stay for ever: a process that was frozen and wakes with an old
+number must find it taken, and never commit into a gap. Everything else is write-once under a unique name; what no
+snapshot names is garbage. Nothing is locked.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +20,11 @@ from typing import IO, Any, Literal, NamedTuple
 
 import msgspec
 
-from airflow_openai_batch.engine.errors import CommitRefused, StoreError, UnknownFormat
+from airflow_openai_batch.engine.errors import CommitRefused, ForeignJob, StoreError, UnknownFormat
 from airflow_openai_batch.engine.identity import job_path
 from airflow_openai_batch.engine.model import FORMAT_VERSION, Commands, Job, JobKey
 from airflow_openai_batch.engine.store.migrations import OLD_COMMANDS_FOLDER, upgraded
+from airflow_openai_batch.engine.store.temporary import new_file, remove_leftovers, spool_file
 
 FileKind = Literal["rows", "index", "requests", "outcomes", "unmatched"]
 """What a write-once file holds; also the name of its folder."""
@@ -33,9 +36,13 @@ _SUFFIXES: dict[FileKind, str] = {
     "outcomes": ".parquet",
     "unmatched": ".jsonl",
 }
-_SNAPSHOT = re.compile(r"(\d{6})\.json\Z")
+_SNAPSHOT = re.compile(r"(\d{6,})\.json\Z")
 
-_COMMAND = re.compile(r"(cancel|start_over)-[0-9a-f]+\.json\Z")
+FULL_SNAPSHOTS = 20
+"""How many of the newest snapshots keep their content: for a person to read, and for a reader that is slow."""
+
+_COMMAND = re.compile(r"(cancel|start_over|accept_missing|ask_missing)-[0-9a-f]+\.json\Z")
+_ACCEPTED: dict[str, Literal["missing", "ask_again"]] = {"accept_missing": "missing", "ask_missing": "ask_again"}
 
 _COPY_BYTES = 256 * 1024
 
@@ -55,13 +62,18 @@ class JobStore:
     Args:
         root: The storage root: any path object with universal-pathlib's interface.
         key: The job.
+        owner: The deployment that asks, which gets no job of another one; empty if it is not known. Whoever does not
+            know asks as the owner of the job that is loaded.
 
     Raises:
         StoreError: From every method, when the storage cannot be reached, with the setting to check.
     """
 
-    def __init__(self, root: Any, key: JobKey) -> None:
+    def __init__(self, root: Any, key: JobKey, owner: str = "") -> None:
         self.key = key
+        self.owner = owner
+        self._root = root
+        self._is_cleaned = False
         self._path = root.joinpath(*job_path(key))
         self._fs = self._path.fs
         protocol = self._fs.protocol
@@ -77,18 +89,48 @@ class JobStore:
 
         Raises:
             UnknownFormat: A newer version of this package wrote it.
+            ForeignJob: It is the job of another deployment, or another job.
+            StoreError: It cannot be read, and there is no newer one.
         """
-        numbers = [int(match[1]) for name in self._list("state") if (match := _SNAPSHOT.match(name))]
-        if not numbers:
+        number = self._newest()
+        if number is None:
             return None
-        number = max(numbers)
-        version, job = decode_snapshot(self.read(_snapshot(number)))
+        while True:
+            try:
+                version, job = decode_snapshot(self.read(_snapshot(number)))
+                break
+            except StoreError:
+                newer = self._newest()
+                if newer is None or newer <= number:
+                    raise
+                number = newer  # others have committed so often since the listing that it was emptied
+        self._check_owner(job)
         if version < FORMAT_VERSION:
             self._copy_old_commands()
         return Snapshot(number, job)
 
+    def _newest(self) -> int | None:
+        return max((int(match[1]) for name in self._list("state") if (match := _SNAPSHOT.match(name))), default=None)
+
+    def _check_owner(self, job: Job) -> None:
+        """Refuse a job that is not the one that was asked for: its batches are not ours to cancel or to fetch."""
+        if job.key != self.key:
+            raise ForeignJob(
+                f"{self} holds the job of {_told(job.key)}, and {_told(self.key)} was asked for. The folder was "
+                "copied, or the storage takes upper and lower case for the same. Nothing was sent, cancelled or "
+                "written. Move the folder away, or use another storage ([openai_batch] storage)."
+            )
+        if job.owner and self.owner and job.owner != self.owner:
+            raise ForeignJob(
+                f"The job in {self} belongs to the deployment {job.owner!r}, and this is {self.owner!r}. Nothing was "
+                f"sent, cancelled or written. Two deployments must not share the storage {self._root}: set "
+                "[openai_batch] storage to a place of its own for each. If it is one deployment, which was moved or "
+                f"restored or has a new URL, set [openai_batch] deployment = {job.owner} and clear this task."
+            )
+        self.owner = self.owner or job.owner
+
     def commit(self, number: int, job: Job, now: float) -> Snapshot:
-        """Make a snapshot.
+        """Make a snapshot, and empty the one that is now `FULL_SNAPSHOTS` behind it, if the storage allows that.
 
         Args:
             number: Its number: one more than that of the snapshot that the change was made from.
@@ -102,10 +144,12 @@ class JobStore:
             CommitRefused: Another process has made this snapshot: load again and go on from there.
         """
         job = msgspec.structs.replace(job, format_version=FORMAT_VERSION, writer=uuid.uuid4().hex, committed_at=now)
-        data = msgspec.json.format(msgspec.json.encode(job), indent=1)
-        # Refused with our own file there: the storage client repeated a request whose answer was lost.
-        if not self.create(_snapshot(number), data) and decode_job(self.read(_snapshot(number))).writer != job.writer:
+        if not self.create(_snapshot(number), msgspec.json.format(msgspec.json.encode(job), indent=1)):
             raise CommitRefused(f"Snapshot {number} of {self} was made by another process.")
+        if number >= FULL_SNAPSHOTS:
+            with contextlib.suppress(Exception):  # a bucket that lets nothing be overwritten keeps them all
+                self._empty(_snapshot(number - FULL_SNAPSHOTS))
+        self._clean()
         return Snapshot(number, job)
 
     def check(self) -> None:
@@ -130,12 +174,20 @@ class JobStore:
 
     # -- commands ----------------------------------------------------------------------------------------------
 
-    def command(self, what: Literal["cancel", "start_over"]) -> None:
-        """Leave a person's command for whoever advances the job."""
+    def command(
+        self, what: Literal["cancel", "start_over", "accept_missing", "ask_missing"], at: float | None = None
+    ) -> None:
+        """Leave a person's command for whoever advances the job.
+
+        Args:
+            what: To cancel everything; to ask everything again; to accept rows that cannot be proven to have no answer
+                as missing, or to ask those again.
+            at: When it was given, in epoch seconds; by default now.
+        """
         name = f"{what}-{uuid.uuid4().hex}.json"
         if not _COMMAND.match(name):
             raise ValueError(f"Unknown command {what!r}.")
-        self.create(f"commands/{name}", b"{}")
+        self.create(f"commands/{name}", msgspec.json.encode({"at": time.time() if at is None else at}))
 
     def commands(self, acknowledged: tuple[str, ...] = ()) -> tuple[str, ...]:
         """Return the names of the commands that were not acknowledged yet."""
@@ -143,7 +195,12 @@ class JobStore:
 
     def standing_commands(self, job: Job) -> Commands:
         """Return what was commanded and is not acknowledged."""
-        return Commands(cancel=any(name.startswith("cancel-") for name in self.commands(job.acknowledged)))
+        names = self.commands(job.acknowledged)
+        accepted = [(self._given_at(name), what) for name in names if (what := _ACCEPTED.get(name.partition("-")[0]))]
+        return Commands(cancel=any(name.startswith("cancel-") for name in names), accepted=tuple(accepted))
+
+    def _given_at(self, command: str) -> float:
+        return float(msgspec.json.decode(self.read(f"commands/{command}")).get("at", 0.0))
 
     def _copy_old_commands(self) -> None:
         """Bring commands to where they are looked for, of a job stored in an older format."""
@@ -153,7 +210,7 @@ class JobStore:
 
     def record_end(self, epoch: int, status: str) -> bool:
         """Record that a job ended, or is held. Returns whether this is the first to say so of this epoch."""
-        return self.create(f"told/e{epoch}-{status}.json", b"{}")
+        return self.create(f"told/e{epoch}-{status}.json", b'{"writer":"%s"}' % uuid.uuid4().hex.encode())
 
     # -- files -------------------------------------------------------------------------------------------------
 
@@ -169,15 +226,30 @@ class JobStore:
         return f"e{shard.partition('-')[0]}/{kind}/{stem}-{uuid.uuid4().hex[:12]}{_SUFFIXES[kind]}"
 
     def create(self, name: str, data: bytes) -> bool:
-        """Create a small file if it does not exist. Returns False, and changes nothing, if it does."""
+        """Create a small file if it does not exist.
+
+        What the storage did decides, not what its client says. Seen: SeaweedFS refuses with a 412 that s3fs does not
+        take for a file that exists; and a client repeats a request whose answer was lost, and finds its own file.
+
+        Args:
+            name: Its name.
+            data: Its content, which no other writer has, where the answer matters.
+
+        Returns:
+            Whether the file is there with this content. False: it has another, which was not changed.
+        """
         with self._guard("write to"):
-            if self.is_local:
-                return self._link(name, data)
             try:
-                with self._fs.open(self._at(name), "xb") as file:
-                    file.write(data)
-            except FileExistsError:
-                return False
+                if self.is_local:
+                    self._link(name, data)
+                else:
+                    with self._fs.open(self._at(name), "xb") as file:
+                        file.write(data)
+            except Exception as error:
+                try:
+                    return bytes(self._fs.cat_file(self._at(name))) == data
+                except Exception:  # not there, or out of reach
+                    raise error from None
         return True
 
     def read(self, name: str) -> bytes:
@@ -203,7 +275,8 @@ class JobStore:
             name: Its name.
             is_checked: Whether the size is checked before the file is used. Then a disk need not be waited for.
         """
-        spool = self._spool(name)
+        with self._guard("write to"):
+            spool = new_file(self._folder(name)) if self.is_local else spool_file()
         try:
             with spool:
                 yield spool
@@ -235,44 +308,62 @@ class JobStore:
             except FileNotFoundError:
                 return []
 
-    def _link(self, name: str, data: bytes) -> bool:
+    def _folder(self, name: str) -> str:
+        """Return the folder of a local file, made if need be."""
+        folder = Path(self._at(name)).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        return str(folder)
+
+    def _link(self, name: str, data: bytes) -> None:
         """Create a local file by hard link from a temporary one: exclusive, and never half-written."""
-        target = Path(self._at(name))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".new-")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
+        with new_file(self._folder(name)) as file:
+            try:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.link(temporary, target)
-        except FileExistsError:
-            return False
-        finally:
-            os.unlink(temporary)
-        return True
-
-    def _spool(self, name: str) -> Any:
-        """Open a file of this machine to write to: beside its place, where that is on this machine too."""
-        folder = None
-        if self.is_local:
-            folder = Path(self._at(name)).parent
-            with self._guard("write to"):
-                folder.mkdir(parents=True, exist_ok=True)
-        return tempfile.NamedTemporaryFile(prefix=".new-", dir=folder, delete=False)
+                os.link(file.name, self._at(name))
+            finally:
+                os.unlink(file.name)
 
     def _publish(self, source: str, name: str) -> None:
         if not self.is_local:
             self._fs.put_file(source, self._at(name))
             return
-        os.link(source, self._at(name))
+        try:
+            os.link(source, self._at(name))
+        except FileExistsError:
+            if not os.path.samefile(source, self._at(name)):  # NFS repeats a request whose answer was lost
+                raise
+
+    def _empty(self, name: str) -> None:
+        """Take a file's content away and leave its name, which is there at every moment."""
+        if not self.is_local:
+            self._fs.pipe_file(self._at(name), b"")
+            return
+        with new_file(self._folder(name)) as file:
+            try:
+                os.replace(file.name, self._at(name))
+            except OSError:
+                os.unlink(file.name)
+                raise
+
+    def _clean(self) -> None:
+        """Remove, once a process, what others left here, or on this machine's disk, when they were killed."""
+        if self._is_cleaned:
+            return
+        self._is_cleaned = True
+        if not self.is_local:
+            remove_leftovers()
+            return
+        for folder, _, _ in os.walk(str(self._path.path)):
+            remove_leftovers(folder)
 
     @contextlib.contextmanager
     def _guard(self, what: str) -> Iterator[None]:
         """Turn whatever a storage library raises into one error that names the setting."""
         try:
             yield
-        except (StoreError, FileExistsError):
+        except StoreError:
             raise
         except Exception as error:  # fsspec back ends raise botocore, aiohttp, google and OS errors alike
             raise StoreError(f"Cannot {what} the job store {self._path}: {error!r}. {_ADVICE}") from error
@@ -319,6 +410,11 @@ _decode_job = msgspec.json.Decoder(Job).decode
 
 def _convert_job(state: dict[str, Any]) -> Job:
     return msgspec.convert(state, Job)
+
+
+def _told(key: JobKey) -> str:
+    mapped = "" if key.map_index < 0 else f" {key.map_index}"
+    return f"{key.dag_id} {key.run_id} {key.task_id}{mapped}"
 
 
 def _snapshot(number: int) -> str:

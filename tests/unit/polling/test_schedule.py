@@ -142,12 +142,14 @@ def test_looks_that_fail_together_are_one_failure_of_the_connection() -> None:
     assert outage.n == 0
 
 
-def test_the_pause_that_the_server_asks_for_counts_from_the_first_failure() -> None:
+def test_the_pause_that_the_server_asks_for_holds_all_once_it_is_the_connections() -> None:
     outage = Outage()
-    assert not failed(outage, "a", at=0, asked_s=30)
-    assert outage.until == 30
+    assert not failed(outage, "a", at=0, asked_s=3600)
+    assert outage.until <= 0  # one batch holds no other
+    assert failed(outage, "b", at=1, asked_s=30)
+    assert outage.until == 31
     outage.succeeded()
-    assert outage.until == 30
+    assert outage.until == 31
 
 
 # -- pages of the listing ----------------------------------------------------------------------------------------------

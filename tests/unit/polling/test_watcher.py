@@ -458,24 +458,82 @@ def test_a_key_that_is_no_longer_accepted_is_told_to_all_after_few_requests() ->
         await until(lambda: all(wait.batches for wait in waits))
         account.keys, since = set(), now()
         assert set(await asyncio.gather(*waits)) == {"OpenAI refuses to answer"}
-        assert connection.n_read == 2
+        assert now() - since >= watcher.BELIEVED_AFTER_S
+        assert connection.n_read > 1
         assert account.n(since=since) <= 50
+        told = [str(update.failure.error) for update in waits[0].updates if update.failure]
+        assert told and all("believed if it lasts for 5 minutes" in text for text in told)
 
     run(act)
 
 
-def test_one_batch_that_is_denied_or_unknown_is_told_to_its_own_wait_after_a_second_look() -> None:
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_refusal_of_all_batches_that_passes_within_minutes_wakes_nobody(status: int) -> None:
+    async def act() -> None:
+        account = Account(20)
+        waits = [Wait(FakeConnection(account), batch_id) for batch_id in account.status]
+        await until(lambda: all(wait.batches for wait in waits))
+        account.down = status
+        await asyncio.sleep(200)
+        account.down = None
+        await intervals(10)
+        assert not any(update.refusal for wait in waits for update in wait.updates)
+        account.end(*account.status)
+        assert set(await asyncio.gather(*waits)) == {"ended"}
+
+    run(act)
+
+
+def test_one_batch_that_is_denied_or_unknown_is_told_to_its_own_wait_after_minutes() -> None:
     async def act() -> None:
         account = Account(10)
         account.failing = {"batch_1": 403}
         account.unlisted = {"batch_1"}
+        began_at = now()
         waits = {i: Wait(FakeConnection(account), i) for i in [*account.status, "batch_unknown"]}
         assert await waits["batch_1"] == await waits["batch_unknown"] == "OpenAI refuses to answer"
-        assert account.n("batch_unknown") == account.n(" batch_1") == 2
-        await intervals(3)
+        assert now() - began_at >= watcher.BELIEVED_AFTER_S
+        assert 3 <= account.n("batch_unknown") <= 12 and 3 <= account.n(" batch_1") <= 12
+        others = [waits[batch_id] for batch_id in account.status if batch_id != "batch_1"]
+        assert all(wait.batches for wait in others)
+        assert not any(update.failure for wait in others for update in wait.updates)
         account.end(*account.status)
-        del waits["batch_1"], waits["batch_unknown"]
+        assert set(await asyncio.gather(*others)) == {"ended"}
+
+    run(act)
+
+
+def test_a_refusal_that_is_interrupted_by_an_answer_begins_anew() -> None:
+    async def act() -> None:
+        account = Account(1)
+        wait = Wait(FakeConnection(account), "batch_0")
+        await until(lambda: wait.batches)
+        for _ in range(6):
+            account.failing = {"batch_0": 404}
+            await asyncio.sleep(200)
+            account.failing = {}
+            await asyncio.sleep(200)
+        assert not any(update.refusal for update in wait.updates)
+        account.end("batch_0")
+        assert await wait == "ended"
+
+    run(act)
+
+
+def test_one_batch_whose_server_asks_for_an_hour_holds_up_no_other() -> None:
+    async def act() -> None:
+        account = Account(30)
+        account.listing = 404
+        account.failing, account.headers = {"batch_3": 429}, {"retry-after": "86400"}
+        waits = {batch_id: Wait(FakeConnection(account), batch_id) for batch_id in account.status}
+        await intervals(30)
+        assert account.n(" batch_3") == 1
+        assert min(account.n(f" {batch_id}") for batch_id in account.status if batch_id != "batch_3") >= 20
+        account.failing.clear()
+        account.end(*account.status)
+        since = now()
         assert set(await asyncio.gather(*waits.values())) == {"ended"}
+        assert now() - since <= 3600
 
     run(act)
 

@@ -52,7 +52,7 @@ def render(body: dict[str, Any], rows: list[dict[str, Any]]) -> list[bytes]:
     return list(rows_of(bodies_of(body, RESPONSES).render(batch, 0).bodies, batch.num_rows))
 
 
-fields = st.lists(st.sampled_from(["{text}", "{b}", "x", "{", "}", '"', " {0} ", "{ b}"]), max_size=5).map("".join)
+fields = st.lists(st.sampled_from(["{text}", "{b}", "x.", "{", "}", '"', " {0} ", "{ b}"]), max_size=5).map("".join)
 rows = st.lists(st.fixed_dictionaries({"text": texts, "b": texts}), min_size=1, max_size=4)
 
 

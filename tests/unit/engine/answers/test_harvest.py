@@ -19,7 +19,7 @@ from builders import (
     rows,
 )
 
-from airflow_openai_batch.engine.answers.harvest import Harvested, harvest
+from airflow_openai_batch.engine.answers.harvest import Harvested, Unproven, harvest
 from airflow_openai_batch.engine.answers.outcome_files import read_part
 from airflow_openai_batch.engine.answers.parser import LineParser
 from airflow_openai_batch.engine.api.client import Api
@@ -50,16 +50,20 @@ def fetch(
     *,
     status: str = "completed",
     n: int = 4,
+    counted: dict[str, int] | None = None,
     **job_is: Any,
 ) -> tuple[Job, Harvested]:
-    """Harvest a batch whose files have the given bytes."""
+    """Harvest a batch whose files have the given bytes; OpenAI counts their lines, or as ``counted`` says."""
     of = draft(world.store, n, job_is.get("endpoint", RESPONSES))
     found: dict[str, Any] = {}
-    for name, data in (("output_file_id", output), ("error_file_id", errors)):
+    files = {"output_file_id": output, "error_file_id": errors}
+    for name, data in files.items():
         if data is not None:
             world.api.files[name] = data
             found[name] = name
-    return read(world, of, batch(status, **found), State.ENDED, **job_is)
+    n_lines = {name: len([line for line in (data or b"").split(b"\n") if line.strip()]) for name, data in files.items()}
+    counts = {"n_completed": n_lines["output_file_id"], "n_failed": n_lines["error_file_id"], "n_total": n}
+    return read(world, of, batch(status, **{**counts, **found, **(counted or {})}), State.ENDED, **job_is)
 
 
 def read(world: World, of: Shard, what: Batch | None, state: State, **job_is: Any) -> tuple[Job, Harvested]:
@@ -153,10 +157,20 @@ def test_rows_that_no_file_mentions_are_accounted_for_and_asked_again(world: Wor
     assert got.tally.retryable == {S(expected): 3}
 
 
+@pytest.mark.parametrize("counted", [{}, {"n_completed": 4}, {"n_completed": 3, "n_failed": 1}])
 @pytest.mark.parametrize("files", [(None, None), (b"", b""), (None, b"\n\n")])
-def test_files_that_are_absent_or_empty_leave_all_rows_missing(world: World, files: Any) -> None:
-    _, got = fetch(world, *files)
-    assert statuses(world, got) == ["missing"] * 4
+def test_files_that_are_absent_or_empty_prove_nothing_of_the_rows(
+    world: World, files: Any, counted: dict[str, int]
+) -> None:
+    with pytest.raises(Unproven, match="4 of 4 rows have no line"):
+        fetch(world, *files, counted=counted)
+    assert world.store._list("e0/outcomes") == []
+
+
+def test_rows_that_openai_counts_as_failed_and_does_not_list_are_asked_again(world: World) -> None:
+    _, got = fetch(world, text(answer("t0"), answer("t1")), counted={"n_failed": 2})
+    assert statuses(world, got) == ["succeeded", "succeeded", "missing", "missing"]
+    assert got.tally.retryable == {S.MISSING: 2}
 
 
 def test_a_refused_batch_fails_its_rows_for_good(world: World) -> None:

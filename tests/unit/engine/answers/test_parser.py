@@ -121,7 +121,7 @@ def test_no_character_is_lost(text: str) -> None:
         b"{",
         b"{}",
         b'{"custom_id":""}',
-        b'{"custom_id":1}',
+        b'{"custom_id":[1]}',
         b"\xff",
         b'{"custom_id":"c"',
     ],

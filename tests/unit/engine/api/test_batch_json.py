@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from airflow_openai_batch.engine.api.batch_json import batch_of
+from airflow_openai_batch.engine import errors
+from airflow_openai_batch.engine.api.batch_json import batch_of, brief_batch_of, file_id_of, is_known_status
 from airflow_openai_batch.engine.identity import NONCE_KEY
 from airflow_openai_batch.engine.model import LineError
 
@@ -60,6 +61,16 @@ def test_statuses_of_compatible_servers_are_understood(said: Any, status: str) -
         ("yesterday", None),
         (None, None),
         (True, None),
+        (1_786_400_000_000_000, 1_786_400_000.0),
+        ("1786400000", 1_786_400_000.0),
+        ("2026-08-10T05:30:00+05:30", 1_786_320_000.0),
+        (0, None),
+        (-1, None),
+        (1e300, None),
+        (10**400, None),
+        ("9999-12-31T00:00:00", None),
+        ("0001-01-01", None),
+        ([1], None),
     ],
 )
 def test_times_are_read_as_seconds(said: Any, seconds: float | None) -> None:
@@ -103,3 +114,103 @@ def test_many_kinds_of_errors_are_capped() -> None:
     data = [{"code": f"c{n}", "message": "x" * 5000} for n in range(1000)]
     found = batch(errors={"data": data}).errors
     assert len(found) == 50 and len(found[0].message) == 1000
+
+
+@pytest.mark.parametrize(
+    ("created_at", "is_local"),
+    [
+        ("2026-08-10T00:00:00", True),
+        ("2026-08-10T00:00:00Z", False),
+        ("2026-08-10T00:00:00+02:00", False),
+        (1_786_400_000, False),
+        ("1786400000", False),
+        ("yesterday", False),
+        (None, False),
+    ],
+)
+def test_a_time_without_its_zone_is_marked(created_at: Any, is_local: bool) -> None:
+    assert batch(created_at=created_at).is_local_time is is_local
+
+
+@pytest.mark.parametrize("read", [batch_of, brief_batch_of])
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        (7, "7"),
+        ("a/b+c==", "a/b+c=="),
+        ("x" * 1024, "x" * 1024),
+        ("x" * 1025, None),
+        ("", None),
+        ("a\nb", None),
+        (" a", None),
+        ("\ud800", None),
+        (["x"], None),
+        ({"id": "x"}, None),
+        (True, None),
+        (1.5, None),
+        (None, None),
+    ],
+)
+def test_ids_are_texts_and_never_changed(read: Any, said: Any, found: str | None) -> None:
+    content = json.dumps({"id": "batch_1", "output_file_id": said}).encode()
+    assert read(content).output_file_id == found
+    if found is None:
+        with pytest.raises(errors.Unclear):
+            read(json.dumps({"id": said}).encode())
+    else:
+        assert read(json.dumps({"id": said}).encode()).id == found
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [(3, 3), (3.0, 3), ("3", 3), (-1, 0), (10**30, 2**53), (1e30, 2**53), (None, 0), ("x", 0), (True, 0), ([3], 0)],
+)
+def test_counts_are_bounded_numbers(said: Any, found: int) -> None:
+    assert batch(request_counts={"total": said}).n_total == found
+    assert batch(request_counts=said).n_total == 0
+
+
+def test_numbers_that_are_no_json_are_read_all_the_same() -> None:
+    found = batch_of(b'{"id": "batch_1", "created_at": NaN, "expires_at": 1e999, "usage": Infinity, "x": "\\ud800"}')
+    assert (found.id, found.created_at, found.expires_at) == ("batch_1", None, None)
+
+
+@pytest.mark.parametrize("said", [["completed"], {"x": 1}, None, True, 1.5, "\x00"])
+def test_a_status_of_another_type_is_unknown(said: Any) -> None:
+    assert batch(status=said).status == "unknown"
+    assert len(batch(status="a" * 10**6).status) == 64
+
+
+@pytest.mark.parametrize("read", [batch_of, brief_batch_of])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"job": {"id": "batch_1", "status": "IN_PROGRESS"}, "warning": ""},
+        {"batch": {"id": "batch_1", "status": "in_progress"}},
+        {"batch_id": "batch_1", "status": "in_progress"},
+        {"job": {"batch_id": "batch_1", "status": "in_progress"}, "batch": None},
+    ],
+)
+def test_batches_in_the_forms_of_other_servers_are_read(read: Any, value: Any) -> None:
+    found = read(json.dumps(value).encode())
+    assert (found.id, found.status) == ("batch_1", "in_progress")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"job": {"id": "a"}, "batch": {"id": "b"}}, {"data": {"id": "a"}}, {"job": {"job": {"id": "a"}}}, {"job": []}],
+)
+def test_what_could_mean_several_batches_is_unclear(value: Any) -> None:
+    with pytest.raises(errors.Unclear):
+        batch_of(json.dumps(value).encode())
+
+
+def test_the_id_of_an_upload_is_read() -> None:
+    assert file_id_of(b'{"id": "file-1"}') == file_id_of(b'{"file": {"id": "file-1"}}') == "file-1"
+    with pytest.raises(errors.Unclear):
+        file_id_of(b'{"object": "file"}')
+
+
+def test_statuses_that_nobody_knows_are_told_apart() -> None:
+    assert all(is_known_status(status) for status in ("validating", "cancelling", "completed", "pre_schedule"))
+    assert not any(is_known_status(status) for status in ("finished", "ended", "unknown", ""))

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import json
+import traceback
+from typing import Any
+
 import httpx2
 import openai
 import pytest
 
 from airflow_openai_batch.engine import errors
 from airflow_openai_batch.engine.api.batch_json import batch_of
-from airflow_openai_batch.engine.api.errors import is_file_message, is_queue_message, queue_limit, translate, translated
+from airflow_openai_batch.engine.api.errors import (
+    QueueLimit,
+    is_file_message,
+    is_file_pending,
+    is_queue_message,
+    queue_limit,
+    translate,
+    translated,
+)
 
-REQUEST = httpx2.Request("POST", "https://api.openai.com/v1/batches")
+KEY = "sk-SECRET0123456789"
+REQUEST = httpx2.Request("POST", "https://api.openai.com/v1/batches", headers={"authorization": f"Bearer {KEY}"})
 
 
-def refusal(status: int, code: str | None = None, message: str = "no", **headers: str) -> errors.ApiError:
-    response = httpx2.Response(status, request=REQUEST, headers={"x-request-id": "req_9", **headers})
-    body = {"message": message, "code": code}
-    found = translate(openai.APIStatusError("x", response=response, body=body))
+def answered(status: int, content: bytes, **headers: str) -> errors.ApiError:
+    response = httpx2.Response(status, request=REQUEST, content=content, headers={"x-request-id": "req_9", **headers})
+    found = translate(openai.APIStatusError("x", response=response, body=None))
     assert found is not None
     return found
+
+
+def refusal(status: int, code: Any = None, message: Any = "no", **headers: str) -> errors.ApiError:
+    return answered(status, json.dumps({"error": {"message": message, "code": code}}).encode(), **headers)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +43,9 @@ def refusal(status: int, code: str | None = None, message: str = "no", **headers
         (400, "invalid_value", "bad endpoint", errors.Refused),
         (400, "token_limit_exceeded", "x", errors.QueueFull),
         (429, None, "Enqueued token limit reached for m", errors.QueueFull),
+        (429, None, "Enqueued request limit reached for text-embedding-3-small", errors.QueueFull),
         (429, "rate_limit_exceeded", "slow down", errors.Unavailable),
+        (429, None, "Batch queue is full", errors.Unavailable),
         (429, "insufficient_quota", "pay", errors.Denied),
         (400, "billing_hard_limit_reached", "pay", errors.Denied),
         (401, "incorrect_hostname", "region", errors.Denied),
@@ -35,8 +53,13 @@ def refusal(status: int, code: str | None = None, message: str = "no", **headers
         (403, None, "no", errors.Denied),
         (404, None, "No batch found", errors.NotFound),
         (413, None, "too large", errors.Refused),
+        (422, None, "no", errors.Refused),
+        (400, "invalidPayload", "The input file is in 'pending' state. Only files with …", errors.FilePending),
+        (409, None, "The file is not ready", errors.FilePending),
+        (402, None, "x", errors.Unclear),
         (408, None, "x", errors.Unclear),
         (409, None, "x", errors.Unclear),
+        (418, None, "x", errors.Unclear),
         (500, None, "x", errors.Unclear),
         (502, None, "x", errors.Unclear),
         (503, None, "x", errors.Unclear),
@@ -51,10 +74,54 @@ def test_every_http_status_says_what_is_known_of_its_effect(
     assert f"HTTP {status}" in str(found) and message in str(found)
 
 
-@pytest.mark.parametrize(("header", "seconds"), [("7", 7.0), ("-1", 0.0), ("soon", None), ("", None)])
-def test_retry_after_is_read(header: str, seconds: float | None) -> None:
-    found = refusal(429, **{"retry-after": header})
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 413, 418, 422, 425, 429, 451, 499, 500, 502])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"<html><body>Forbidden</body></html>",
+        b'{"detail": "Not Found"}',
+        b'{"error": "insufficient_quota"}',
+        b'{"error": {"code": "insufficient_quota"}}',
+        b'{"error": {"message": ""}}',
+        b'{"message": "Enqueued token limit reached", "code": "token_limit_exceeded"}',
+        b"[]",
+        b"null",
+    ],
+)
+def test_only_an_error_in_openais_form_is_a_refusal(status: int, content: bytes) -> None:
+    found = answered(status, content, **{"retry-after": "7"})
+    assert type(found) is errors.Unclear
+    assert (found.status, found.code, found.retry_after_s) == (status, None, 7.0)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("7", 7.0),
+        ("0.5", 0.5),
+        ("-1", 0.0),
+        ("99999999", 3600.0),
+        ("1e18", 3600.0),
+        ("soon", None),
+        ("", None),
+        ("inf", None),
+        ("-Infinity", None),
+        ("nan", None),
+        ("1e999", None),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", 480.0),
+        ("Wed, 21 Oct 2026 07:00:00 GMT", 0.0),
+        ("Fri, 21 Oct 9999 07:28:00 GMT", 3600.0),
+        ("Wed, Oct 2026 GMT", None),
+    ],
+)
+def test_retry_after_is_read_and_bounded(header: str, seconds: float | None) -> None:
+    found = refusal(429, **{"retry-after": header, "date": "Wed, 21 Oct 2026 07:20:00 GMT"})
     assert found.retry_after_s == seconds
+
+
+def test_retry_after_as_a_date_is_read_without_the_servers_clock() -> None:
+    assert refusal(429, **{"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}).retry_after_s == 0.0
 
 
 @pytest.mark.parametrize(
@@ -76,12 +143,10 @@ def test_only_a_connection_that_was_never_made_is_sure_to_have_had_no_effect(
     assert type(translate(cause)) is kind  # streaming raises the HTTP library's own
 
 
-def test_an_answer_that_is_no_json_may_have_had_an_effect() -> None:
-    with pytest.raises(errors.Unclear, match="not the expected JSON"), translated():
-        batch_of(b"<html>")
-    for content in (b"[]", b"{}", b'{"id":""}', b'{"id":5}'):
-        with pytest.raises(errors.Unclear), translated():
-            batch_of(content)
+@pytest.mark.parametrize("content", [b"<html>", b"", b"[]", b"{}", b'{"id":""}', b'{"id":[1]}', b"[" * 100_000])
+def test_an_answer_without_a_batch_may_have_had_an_effect(content: bytes) -> None:
+    with pytest.raises(errors.Unclear), translated():
+        batch_of(content)
 
 
 def test_a_client_that_cannot_sign_in_is_denied() -> None:
@@ -95,12 +160,51 @@ def test_errors_of_our_own_pass_unchanged() -> None:
         raise errors.StoreError("as it is")
 
 
+def _wrapped(cause: Exception) -> Exception:
+    error = openai.APIConnectionError(request=REQUEST)
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        _wrapped(httpx2.LocalProtocolError(f"Illegal header value b'Bearer {KEY}\\n'")),
+        _wrapped(httpx2.RemoteProtocolError(f"illegal header line: bytearray(b'x-echo {KEY}')")),
+        _wrapped(httpx2.ConnectError(f"http://proxy/?key={KEY}")),
+        openai.APIStatusError(
+            f"Error code: 401 - Incorrect API key provided: {KEY}",
+            response=httpx2.Response(
+                401, request=REQUEST, json={"error": {"message": f"Incorrect API key provided: {KEY}", "code": KEY}}
+            ),
+            body=None,
+        ),
+        openai.APIStatusError("x", response=httpx2.Response(403, request=REQUEST, text=f"<p>{KEY}</p>"), body=None),
+        openai.OpenAIError("Bad key sk-SECRET0123456789abcdef"),
+    ],
+)
+def test_the_key_stands_in_no_message_and_no_traceback(error: Exception) -> None:
+    with pytest.raises(errors.ApiError) as caught, translated():
+        raise error
+    told = "".join(traceback.format_exception(caught.value)) + repr(caught.value.code)
+    assert "SECRET" not in told
+
+
+def test_texts_of_a_server_are_cleaned_and_bounded() -> None:
+    content = b'{"error": {"message": "a\\ud800b\\u001b[31m\\nc' + b"x" * 5000 + b'", "code": 7}}'
+    found = answered(400, content)
+    assert str(found).startswith("HTTP 400: a\ufffdb [31m cxx") and len(str(found)) == 2000
+    assert found.code == "7"
+
+
 @pytest.mark.parametrize(
     ("code", "message", "is_queue"),
     [
         ("token_limit_exceeded", "x", True),
         (None, "Enqueued token limit reached for gpt", True),
+        (None, "Enqueued request limit reached for text-embedding-3-small", True),
         ("rate_limit_exceeded", "too many requests", False),
+        (None, "The queue is full", False),
         (None, "", False),
     ],
 )
@@ -108,7 +212,26 @@ def test_a_full_queue_is_told_by_code_or_words(code: str | None, message: str, i
     assert is_queue_message(code, message) is is_queue
 
 
+@pytest.mark.parametrize(
+    ("message", "is_pending"),
+    [
+        ("The input file is in 'pending' state. Only files with status 'Processed' are accepted.", True),
+        ("Only files with status 'Processed' are accepted for batch inferencing.", True),
+        ("File file-1 has not been processed yet.", True),
+        ("The file is not ready", True),
+        ("The file is still being processed.", True),
+        ("Cannot find file file-1, or organization org-1 does not have access to it.", False),
+        ("Invalid file format for Batch API. Must be .jsonl", False),
+        ("3 batches are pending", False),
+    ],
+)
+def test_a_file_that_is_not_processed_is_told_by_words(message: str, is_pending: bool) -> None:
+    assert is_file_pending(message) is is_pending
+
+
 def test_messages_are_read() -> None:
-    assert queue_limit("... Limit: 2,000,000 enqueued tokens. Please") == 2_000_000
+    assert queue_limit("... Limit: 2,000,000 enqueued tokens. Please") == QueueLimit(2_000_000, "tokens")
+    assert queue_limit("... Limit: 1,000,000 enqueued requests.") == QueueLimit(1_000_000, "requests")
     assert queue_limit("Limit: none") is None
+    assert queue_limit(f"Limit: {'9' * 5000} enqueued tokens") is None
     assert is_file_message("Cannot find file file-1") and not is_file_message("Cannot find model")

@@ -72,11 +72,43 @@ def test_pauses_grow_while_a_call_keeps_failing(world: World) -> None:
 @pytest.mark.parametrize("verb", FREE)
 def test_wrong_credentials_hold_the_job_and_lose_nothing(world: World, verb: str) -> None:
     before(world, verb)
-    world.api.script(verb, Denied("Incorrect API key", status=401))
+    if verb != "upload":  # of a job that OpenAI has accepted files of, a refusal is believed after minutes
+        world.api.script(verb, *[Denied("Incorrect API key", status=401)] * 20)
+        waits_until_held(world)
+    else:
+        world.api.script(verb, Denied("Incorrect API key", status=401))
     reason = world.held()
     assert "Incorrect API key" in reason and "without paying twice" in reason
+    world.api.forget_scripts()
     if verb != "cancel":
         world.ends_well()
+
+
+def waits_until_held(world: World) -> None:
+    """Let time pass until the refusals have agreed for as long as it takes to believe them."""
+    began_at = world.clock()
+    while world.clock() < began_at + TIMING.belief_s:
+        world.later(world.waits().wake_at - world.clock())
+
+
+@pytest.mark.parametrize("error", [Denied("no", status=401), Denied("no", status=403), NotFound("no", status=404)])
+@pytest.mark.parametrize("verb", ["retrieve", "download"])
+def test_a_refusal_of_some_minutes_is_a_blip(world: World, verb: str, error: ApiError) -> None:
+    before(world, verb)
+    world.api.script(verb, *[error] * 4)  # at 0, 30, 90 and 210 s
+    if verb == "download" and isinstance(error, NotFound):
+        world.api.script(verb, *[error] * 4)  # a 404 of a file is asked for once more in place
+    world.ends_well()
+    assert world.api.calls["create"] == 1
+
+
+def test_one_answer_between_refusals_begins_the_minutes_anew(world: World) -> None:
+    sent(world)
+    no = NotFound("no such batch", status=404)
+    world.api.script("retrieve", *[no] * 4, None, *[no] * 4)
+    for _ in range(12):
+        world.later(max(world.waits().wake_at - world.clock(), 1.0) if world.job.shards[0].refused_at else 60.0)
+    world.ends_well()
 
 
 def test_a_key_of_another_region_is_told_what_to_set(world: World) -> None:
@@ -98,15 +130,19 @@ def test_an_upload_that_is_refused_again_and_again_ends_the_shard_unpaid(world: 
 def test_one_404_may_be_a_lagging_replica(world: World) -> None:
     sent(world)
     world.api.script("retrieve", NotFound("no", status=404))
-    world.waits()
-    assert world.clock.slept == [2.0]
+    found = world.waits()
+    assert found.batch_ids == () and found.wake_at == world.clock() + TIMING.backoff_s
+    world.later(TIMING.backoff_s)
+    assert world.waits().batch_ids == ("batch_0",)
 
 
 def test_a_confirmed_404_holds_the_job_and_sends_nothing_again(world: World) -> None:
     sent(world)
-    world.api.script("retrieve", *[NotFound("no such batch", status=404)] * 2)
+    world.api.script("retrieve", *[NotFound("no such batch", status=404)] * 20)
+    waits_until_held(world)
     assert "does not know batch batch_0" in world.held()
     assert len(world.api.made) == 1
+    world.api.forget_scripts()
     world.ends_well()
 
 
@@ -115,6 +151,7 @@ def test_result_files_that_are_gone_hold_the_job(world: World) -> None:
     world.api.finish("batch_0")
     name = world.api.made["batch_0"].output_file_id or ""
     del world.api.files[name]
+    waits_until_held(world)
     assert "result files of batch batch_0 are gone" in world.held()
 
 

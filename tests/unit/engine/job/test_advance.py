@@ -10,6 +10,7 @@ from builders import TIMING, World, answer, cut, failure, line_error
 from airflow_openai_batch.engine.errors import StoreError, Unclear
 from airflow_openai_batch.engine.identity import NONCE_KEY
 from airflow_openai_batch.engine.job.advance import advance
+from airflow_openai_batch.engine.job.commands import resume
 from airflow_openai_batch.engine.job.status import Wait
 from airflow_openai_batch.engine.model import Policy, State, Status
 
@@ -217,13 +218,17 @@ def test_a_cancel_that_comes_too_late_harvests_everything(world: World) -> None:
     assert world.done().summary.by_status == {S.SUCCEEDED: 2}
 
 
-def test_a_cancelled_job_goes_on_when_a_person_takes_it_up_again(world: World) -> None:
+def test_a_cancelled_job_goes_on_when_a_person_takes_the_command_back(world: World) -> None:
     world.submit(2)
     world.waits()
     world.store.command("cancel")
     world.waits()
     world.api.finish("batch_0", lambda i: answer(i) if i == "t0" else None, status="cancelled")
     world.done()
+    world.submit(2)
+    world.done()
+    assert resume(world.store, world.clock)
+    assert not resume(world.store, world.clock)
     world.submit(2)
     world.waits()
     assert [r["custom_id"] for r in world.api.requests("batch_1")] == ["t1"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from builders import KEY, TIMING, Lost, World, answer, cut
 from upath import UPath
@@ -94,13 +96,17 @@ def test_a_create_that_did_not_happen_is_made_again_later(world: World) -> None:
     assert world.waits().wake_at == world.clock() + 90.0
     assert world.job.shards[0].state is State.UPLOADED
     world.ends_well()
-    assert world.api.calls["batches"] == 0  # nothing to look for
+    assert world.api.calls["batches"] == 2  # only once in each process for what its store does not know
 
 
 def test_credentials_that_may_not_create_hold_the_job(world: World) -> None:
     world.submit(2)
-    world.api.script("create", Denied("Missing scopes: api.batch.write", status=401))
+    world.api.script("create", *[Denied("Missing scopes: api.batch.write", status=401)] * 20)
+    began_at = world.clock()
+    while world.clock() < began_at + TIMING.belief_s:
+        world.later(world.waits().wake_at - world.clock())
     assert "Missing scopes" in world.held()
+    world.api.forget_scripts()
     world.ends_well()
 
 
@@ -233,7 +239,36 @@ def test_an_extra_batch_is_cancelled_though_the_first_tries_fail(world: World) -
     assert world.api.running == ["batch_1"]
 
 
-def test_a_batch_that_is_older_than_the_job_is_not_adopted(world: World) -> None:
+def test_a_wiped_store_adopts_the_batch_of_the_same_requests(world: World) -> None:
+    world.submit(2)
+    world.waits()
+    world.later(7200)
+    again = World(JobStore(UPath("memory://create-wiped"), KEY))
+    again.clock, again.api, again.engine.api, again.engine.clock = world.clock, world.api, world.api, world.clock  # type: ignore[assignment]
+    again.submit(2)
+    assert again.waits().batch_ids == ("batch_0",) and len(world.api.made) == 1
+    again.ends_well()
+
+
+def test_a_store_that_was_set_back_adopts_what_it_has_forgotten(world: World) -> None:
+    world.submit(4, limits=cut(2))
+    n_before = world.number
+    world.waits()
+    for number in range(n_before + 1, world.number + 1):  # a backup of before anything was sent
+        Path(str(world.store), f"state/{number:06d}.json").unlink()
+    assert world.waits().batch_ids == ("batch_0", "batch_1") and len(world.api.made) == 2
+    world.ends_well(4)
+
+
+def test_what_an_explicit_start_over_left_is_not_adopted(world: World) -> None:
+    world.submit(2)
+    world.waits()
+    world.submit(2, start_over="again")
+    world.advance()
+    assert world.api.calls["create"] == 2 and world.api.made["batch_0"].status == "cancelling"
+
+
+def test_the_batch_of_other_requests_is_not_adopted(world: World) -> None:
     """The store was deleted and the same run submitted again: what ran then answered other rows."""
     world.submit(2)
     world.waits()
@@ -241,7 +276,7 @@ def test_a_batch_that_is_older_than_the_job_is_not_adopted(world: World) -> None
     world.later(7200)
     again = World(JobStore(UPath("memory://create-again"), KEY))
     again.clock, again.api, again.engine.api, again.engine.clock = world.clock, world.api, world.api, world.clock  # type: ignore[assignment]
-    again.submit(2)
+    again.submit([{"id": "t0", "text": "another"}, {"id": "t1", "text": "one"}])
     world.api.script("create", Unclear("timeout"))
     again.waits()
     again.later(TIMING.grace_s)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from builders import TIMING, batch, job, shard
 
@@ -62,7 +63,7 @@ def test_rounds_are_limited(shard_round: int, max_rounds: int, expected: str | N
     of = shard(S.SETTLED, round=shard_round, retryable={Status.FAILED: 1})
     found = verbs(job(of, policy=Policy(max_rounds=max_rounds)))
     assert found == ([] if expected is None else [(of.id, expected)])
-    assert is_done(job(of, policy=Policy(max_rounds=max_rounds)), Commands()) is (expected is None)
+    assert is_done(job(of, policy=Policy(max_rounds=max_rounds)), Commands(), NOW, TIMING) is (expected is None)
 
 
 def test_a_batch_that_was_looked_at_just_now_is_left_alone() -> None:
@@ -106,7 +107,7 @@ def test_earlier_epochs_take_room_too() -> None:
 
 
 def waiting(name: str, not_before: float = 0.0) -> Shard:
-    return shard(S.UPLOADED, name, n_waits=1, not_before=not_before)
+    return shard(S.UPLOADED, name, n_waits=1, n_full=1, not_before=not_before)
 
 
 def test_while_the_queue_is_full_nothing_is_created() -> None:
@@ -128,6 +129,24 @@ def test_while_one_tries_the_door_the_others_wait() -> None:
 def test_what_an_earlier_epoch_left_waiting_does_not_hold_up_the_new_one() -> None:
     shards = [shard(S.UPLOADED, f"1-0000{i}") for i in range(3)]
     assert verbs(job(*shards, earlier=(waiting("0-00000", NOW + 30),))) == [(s.id, "create") for s in shards]
+
+
+def test_a_create_that_was_put_off_holds_up_no_other() -> None:
+    put_off = shard(S.UPLOADED, "0-00000", n_waits=1, not_before=NOW + 30)
+    what = job(put_off, shard(S.UPLOADED, "0-00001"), shard(S.UPLOADED, "0-00002"))
+    assert verbs(what) == [("0-00001", "create"), ("0-00002", "create")]
+
+
+def test_a_batch_of_before_that_never_ends_holds_the_new_epoch_up_for_an_hour_at_most() -> None:
+    stuck = running(status="cancelling")
+    stuck = msgspec.structs.replace(stuck, id="0-00000", cancel_asked_at=NOW)
+    draft = shard(S.DRAFTED, "1-00000")
+    what = job(draft, earlier=(stuck,))
+    assert ("1-00000", "carry") not in verbs(what, now=NOW + TIMING.earlier_epoch_s - 1)
+    assert ("1-00000", "carry") in verbs(what, now=NOW + TIMING.earlier_epoch_s)
+    settled = job(shard(S.SETTLED, "1-00000", tally={Status.SUCCEEDED: 2}), earlier=(stuck,))
+    assert not is_done(settled, Commands(), NOW + TIMING.earlier_epoch_s - 1, TIMING)
+    assert is_done(settled, Commands(), NOW + TIMING.earlier_epoch_s, TIMING)
 
 
 # -- commands, deadline, epochs ----------------------------------------------------------------------------------------
@@ -152,7 +171,7 @@ def test_a_command_to_cancel_is_obeyed_in_every_state(of: Shard, expected: str |
 
 def test_a_cancelled_job_is_done_though_rows_could_be_asked_again() -> None:
     what = job(shard(S.SETTLED, retryable={Status.CANCELLED: 2}))
-    assert (is_done(what, CANCEL), is_done(what, Commands())) == (True, False)
+    assert (is_done(what, CANCEL, NOW, TIMING), is_done(what, Commands(), NOW, TIMING)) == (True, False)
 
 
 def test_after_the_deadline_nothing_new_is_sent_but_what_is_paid_for_is_fetched() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from builders import TIMING, batch, shard
 
@@ -41,7 +42,9 @@ def test_an_ended_batch_may_get_its_file_later_but_not_for_ever() -> None:
     assert fact_of(late, shard(State.RUNNING), NOW + TIMING.late_file_s, TIMING) is Fact.BATCH_ENDED
     for status in ("expired", "cancelled"):
         unpaid, paid = batch(status, n_total=2, ended_at=NOW), batch(status, n_total=2, n_completed=1, ended_at=NOW)
-        assert fact_of(unpaid, shard(State.RUNNING), NOW, TIMING) is Fact.BATCH_ENDED
+        assert fact_of(unpaid, shard(State.RUNNING), NOW, TIMING) is Fact.STILL_RUNNING  # counts come late too
+        unanswered = msgspec.structs.replace(unpaid, error_file_id="f")
+        assert fact_of(unanswered, shard(State.RUNNING), NOW, TIMING) is Fact.BATCH_ENDED
         assert fact_of(paid, shard(State.RUNNING), NOW, TIMING) is Fact.STILL_RUNNING
         assert fact_of(paid, shard(State.RUNNING), NOW + TIMING.late_file_s, TIMING) is Fact.BATCH_ENDED
 

@@ -9,8 +9,10 @@ from builders import BODY, RESPONSES, SECRET, TIMING, World, cut, has_no_secret,
 
 from airflow_openai_batch.engine.errors import InputError, StoreError
 from airflow_openai_batch.engine.job.planner import deadline_at
-from airflow_openai_batch.engine.job.submit import Request, extend_deadline
+from airflow_openai_batch.engine.job.status import Held
+from airflow_openai_batch.engine.job.submit import Request, extend_deadline, submit
 from airflow_openai_batch.engine.model import Job, Policy, State
+from airflow_openai_batch.engine.store.job_store import Snapshot
 
 
 def test_the_plan_is_written_and_nothing_is_sent(world: World) -> None:
@@ -188,3 +190,84 @@ def test_an_extended_deadline_keeps_a_policy_that_is_not_the_default(world: Worl
     extend_deadline(world.engine)
     assert world.job.policy == policy
     assert world.job.deadline_from == world.clock.now
+
+
+HOUR = 3600.0
+
+
+def test_looking_again_does_not_extend_the_deadline_and_a_clear_does(world: World) -> None:
+    """A sensor with mode="reschedule" comes back every few minutes, with the same ``max_tries``."""
+    first = world.submit(2)
+    world.waits()
+    n_hours = 0
+    while not isinstance(world.advance(), Held):
+        world.later(HOUR)
+        n_hours += 1
+        extend_deadline(world.engine, "wait", 3)
+    assert n_hours == 72
+    assert world.job.deadline_from == first.deadline_from
+    extend_deadline(world.engine, "wait", 4)
+    assert world.job.deadline_from == world.clock.now
+    world.waits()
+    world.later(73 * HOUR)
+    for _ in range(3):
+        extend_deadline(world.engine, "wait", 4)
+    assert "deadline" in world.held()
+
+
+def test_looking_again_commits_nothing(world: World) -> None:
+    world.submit(2)
+    extend_deadline(world.engine, "wait", 0)
+    number = world.number
+    for _ in range(5):
+        world.later(HOUR)
+        extend_deadline(world.engine, "wait", 0)
+    assert world.number == number
+
+
+def test_each_task_that_waits_has_its_own_clears(world: World) -> None:
+    world.submit(2)
+    world.waits()
+    for task in ("first", "second"):
+        extend_deadline(world.engine, task, 0)
+    world.later(80 * HOUR)
+    for task in ("first", "second"):
+        extend_deadline(world.engine, task, 0)
+    assert "deadline" in world.held()
+    extend_deadline(world.engine, "second", 1)
+    world.waits()
+
+
+def test_a_retry_of_the_submitting_task_does_not_extend_the_deadline(world: World) -> None:
+    request = Request(rows(2), endpoint=RESPONSES, body=BODY, custom_id="{id}")
+    first = submit(world.engine, request, Policy(), max_tries=2)
+    world.waits()
+    world.later(80 * HOUR)
+    assert submit(world.engine, request, Policy(), max_tries=2).deadline_from == first.deadline_from
+    assert submit(world.engine, request, Policy(), max_tries=3).deadline_from == world.clock.now
+
+
+def test_a_clear_extends_the_deadline_although_another_process_moves_the_job(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.submit(2)
+    world.waits()
+    world.later(80 * HOUR)
+    commit = world.store.commit
+    rivals: list[Job] = []
+
+    def beaten(number: int, job: Job, now: float) -> Snapshot:
+        if not rivals:
+            rivals.append(commit(number, msgspec.structs.replace(world.job, work_s={"look": 1.0}), now).job)
+        return commit(number, job, now)
+
+    monkeypatch.setattr(world.store, "commit", beaten)
+    extend_deadline(world.engine, "wait", 1)
+    assert (world.job.deadline_from, world.job.work_s) == (world.clock.now, {"look": 1.0})
+
+
+def test_the_connection_of_the_submission_is_in_the_store(world: World) -> None:
+    request = Request(rows(2), endpoint=RESPONSES, body=BODY)
+    assert submit(world.engine, request, Policy(), conn_id="mine").conn_id == "mine"
+    assert submit(world.engine, request, Policy()).conn_id == "mine"
+    assert submit(world.engine, request, Policy(), conn_id="moved").conn_id == "moved"

@@ -1,11 +1,7 @@
-"""Bodies of requests: what a dict or a function makes of a row, and the fingerprint by which a change is noticed."""
+"""Bodies of requests: what a dict or a function makes of a row."""
 
 from __future__ import annotations
 
-import functools
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pyarrow as pa
@@ -15,95 +11,6 @@ from rendering import first, render
 
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.requests.bodies import bodies_of
-
-
-def _make(prompt: str, row: dict[str, Any], tone: str = "kind") -> dict[str, Any]:
-    return {"model": "m", "input": f"{prompt} {row} {tone}"}
-
-
-def _shout(prompt: str, row: dict[str, Any], tone: str = "kind") -> dict[str, Any]:
-    return {"model": "m", "input": f"{prompt} {row} {tone}!"}
-
-
-def fingerprint(body: Any, **_others: Any) -> str:
-    return bodies_of(body, RESPONSES).fingerprint
-
-
-def test_partials_with_other_arguments_are_other_bodies() -> None:
-    found = [
-        fingerprint(functools.partial(_make, "a")),
-        fingerprint(functools.partial(_make, "b")),
-        fingerprint(functools.partial(_shout, "a")),
-        fingerprint(functools.partial(_make, "a", tone="rude")),
-        fingerprint(functools.partial(functools.partial(_make, "c"), tone="rude")),
-    ]
-    assert len(set(found)) == len(found)
-
-
-def test_partials_with_the_same_arguments_are_the_same_body() -> None:
-    assert fingerprint(functools.partial(_make, "a", tone="x")) == fingerprint(functools.partial(_make, "a", tone="x"))
-
-
-def test_the_other_arguments_of_a_call_are_no_part_of_a_lambda() -> None:
-    one = fingerprint(lambda row: {"model": "m", "input": row["t"]}, max_rounds=1)
-    two = fingerprint(lambda row: {"model": "m", "input": row["t"]}, max_rounds=2, output="s3://b/x.parquet")
-    three = fingerprint(
-        body=lambda row: {"model": "m", "input": row["t"]},
-        max_rounds=7,
-    )
-    four = fingerprint(
-        body=lambda row: {"model": "m", "input": row["t"]},
-        output="elsewhere",
-        task_id="ask",
-    )
-    assert one == two
-    assert three == four
-
-
-def test_a_changed_default_of_a_lambda_is_a_changed_body() -> None:
-    one = fingerprint(lambda row, prompt="Label": {"input": f"{prompt} {row}"})
-    two = fingerprint(lambda row, prompt="Classify": {"input": f"{prompt} {row}"})
-    assert one != two
-
-
-FINGERPRINTS = """
-import functools
-from airflow_openai_batch.engine.requests.bodies import bodies_of
-def pick(choose, row): return {"input": choose(row)}
-def first(row): return row["t"]
-print(bodies_of(EXPRESSION, "/v1/responses").fingerprint)
-"""
-
-
-@pytest.mark.parametrize(
-    "expression",
-    [
-        'lambda row: {"input": "a" if row["t"] in {"one", "two", "three", "four", "five"} else "b"}',
-        'lambda row: {"input": [x for x in row["t"] if x in {"one", "two", "three", "four", "five"}]}',
-        "functools.partial(pick, first)",
-        "functools.partial(pick, lambda row: row['t'])",
-    ],
-    ids=["set_in_a_lambda", "set_inside_a_comprehension", "partial_of_a_function", "partial_of_a_lambda"],
-)
-def test_a_fingerprint_is_the_same_in_every_process(expression: str) -> None:
-    """A retry runs in another process; a new fingerprint would cancel what runs."""
-    code = FINGERPRINTS.replace("EXPRESSION", expression)
-    # Something in memory first, so that addresses differ.
-    found = [
-        subprocess.run(
-            [sys.executable, "-c", f"x = [object() for _ in range({seed} * 1000)]{code}"],
-            env={**os.environ, "PYTHONHASHSEED": str(seed)},
-            capture_output=True,
-            check=True,
-        ).stdout
-        for seed in (1, 2, 3)
-    ]
-    assert len(set(found)) == 1
-
-
-def test_two_lambdas_of_one_line_are_told_apart() -> None:
-    one, two = (fingerprint(f) for f in (lambda row: {"input": "a"}, lambda row: {"input": "b"}))
-    assert one != two
 
 
 def test_the_model_may_differ_from_row_to_row() -> None:
@@ -186,7 +93,9 @@ def test_what_is_wrong_in_a_callable_names_the_row(function: Any, message: str) 
         render(function, first_row=3, n=[0])
 
 
-def test_a_changed_function_is_a_changed_spec() -> None:
-    one = bodies_of(lambda row: {"model": "m", "input": "a"}, RESPONSES).fingerprint
-    other = bodies_of(lambda row: {"model": "m", "input": "b"}, RESPONSES).fingerprint
-    assert one != other
+def test_a_function_has_the_same_mark_whatever_it_does() -> None:
+    """What it would send is compared by calling it, never by its source."""
+    one = bodies_of(lambda row: {"model": "m", "input": "a"}, RESPONSES).spec_body
+    other = bodies_of(lambda row: {"model": "m", "input": "b"}, RESPONSES).spec_body
+    template = bodies_of({"model": "m", "input": "callable"}, RESPONSES).spec_body
+    assert one == other != template

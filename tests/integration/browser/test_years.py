@@ -22,8 +22,8 @@ DAG_ID = "review_sentiment"
 @pytest.fixture(scope="module")
 def years(night: Night) -> Night:
     """The night's jobs, and those of many nights before."""
-    seed(night.stack.postgres.url, DAG_ID, night.runs[DAG_ID], N_JOBS // 2)
-    seed(night.stack.postgres.url, "ticket_labels", night.runs["ticket_labels"], N_JOBS // 2)
+    seed(night.stack.database_url, DAG_ID, night.runs[DAG_ID], N_JOBS // 2)
+    seed(night.stack.database_url, "ticket_labels", night.runs["ticket_labels"], N_JOBS // 2)
     return night
 
 
@@ -40,18 +40,19 @@ def can_sort(years: Night) -> bool:
 @pytest.fixture
 def page(years: Night, view: Callable[..., Viewer]) -> Viewer:
     """The page as it opens."""
-    viewer = view(years.stack.base_url, PAGE)
+    viewer = view(years.stack.url, PAGE)
     viewer.wait_for_rows()
     viewer.wait_until_looked()
     return viewer
 
 
+@pytest.mark.oldest
 def test_the_first_page_takes_few_requests(years: Night, view: Callable[..., Viewer]) -> None:
     # Where XComs cannot be sorted, the page asks for the runs of the last day, and so on.
     most = 2 + 1 + STEP if can_sort(years) else 2 + 5 + 1 + STEP
     times: dict[str, list[float]] = {"anew": [], "again": []}
     for _ in range(N_TIMES):
-        viewer = view(years.stack.base_url, None)
+        viewer = view(years.stack.url, None)
         viewer.log_in_as_anybody()
         for when, seconds in times.items():
             viewer.forget()
@@ -111,7 +112,7 @@ def test_an_airflow_that_cannot_sort_shows_the_newest_first_all_the_same(
     years: Night, view: Callable[..., Viewer]
 ) -> None:
     # Airflow 3.1 ignores order_by here and sorts by Dag, task and run: 3.3 does the same when it is not given.
-    viewer = view(years.stack.base_url, None)
+    viewer = view(years.stack.url, None)
     viewer.log_in_as_anybody()
 
     def without_order(route: Route) -> None:

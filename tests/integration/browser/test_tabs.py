@@ -21,7 +21,7 @@ def tab(night: Night, view: See) -> See:
 
     def open_tab(dag_id: str, task: str = "", **how: object) -> Viewer:
         path = f"/dags/{dag_id}/runs/{quote(night.runs[dag_id], safe='')}" + (f"/tasks/{task}" if task else "")
-        return view(night.stack.base_url, f"{path}/plugin/{ROUTES[bool(task)]}", **how)
+        return view(night.stack.url, f"{path}/plugin/{ROUTES[bool(task)]}", **how)
 
     return open_tab
 
@@ -56,6 +56,7 @@ def test_a_card_opens_into_the_job_and_goes_back(tab: See) -> None:
     expect(viewer.frame.locator("article")).to_have_count(1)
 
 
+@pytest.mark.oldest
 @pytest.mark.parametrize("task", ["submit", "wait"])
 def test_each_task_of_a_job_shows_the_job(tab: See, task: str) -> None:
     viewer = tab("ticket_labels", task)

@@ -19,9 +19,10 @@ See = Callable[..., Viewer]
 @pytest.fixture
 def see(night: Night, view: See) -> See:
     """Return a function that opens a path of the Airflow with the night's jobs."""
-    return lambda path=NAV, **how: view(night.stack.base_url, path, **how)
+    return lambda path=NAV, **how: view(night.stack.url, path, **how)
 
 
+@pytest.mark.oldest
 @pytest.mark.parametrize("dark", [False, True])
 def test_all_jobs_are_listed_with_state_progress_and_outcomes(see: See, dark: bool) -> None:
     viewer = see(dark=dark)
@@ -46,6 +47,7 @@ def test_progress_moves_on_without_a_reload(see: See, night: Night) -> None:
     assert before < int(bar.get_attribute("aria-valuenow") or 0) < 2400
 
 
+@pytest.mark.oldest
 @pytest.mark.skipif(can_refresh(), reason="triggers of this Airflow write progress")
 def test_says_why_progress_stands_still_where_triggers_cannot_write_it(see: See) -> None:
     viewer = see()
@@ -56,6 +58,7 @@ def test_says_why_progress_stands_still_where_triggers_cannot_write_it(see: See)
     expect(viewer.main).to_contain_text("the counts stand still: triggers can write them from Airflow 3.3 on")
 
 
+@pytest.mark.oldest
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_running_job_opens_into_batches_and_shards(see: See, night: Night, dark: bool) -> None:
     viewer = see(dark=dark)
@@ -207,6 +210,7 @@ def test_says_when_airflow_does_not_answer_and_recovers(see: See, night: Night, 
     viewer.errors.clear()  # the browser logs each failed call
 
 
+@pytest.mark.oldest
 def test_cancelling_asks_first_and_cancels_the_batches_of_this_job_alone(see: See, night: Night) -> None:
     night.start("eval_answers")
     night.wait_until_parked("eval_answers")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +12,9 @@ import pytest
 from night import Night
 from people import HIDDEN_DAG, PASSWORD, SEEN_DAG
 from playwright.sync_api import expect
-from sessions import SessionProcess, free_ports
 from viewer import NAV, PAGE, Viewer
+
+from airflow_openai_batch.local_airflow.processes import SessionProcess, free_ports
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).resolve().parent
@@ -32,18 +32,9 @@ def guarded(night: Night) -> Iterator[str]:
     env = {**stack.env, "AIRFLOW__CORE__AUTH_MANAGER": FAB, "AIRFLOW__API__PORT": str(port)}
     env |= {"AIRFLOW__API__BASE_URL": url, "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False"}
     for command in (["-m", "airflow", "db", "migrate"], [str(HERE / "people.py")]):
-        done = subprocess.run(
-            [sys.executable, *command],
-            env=env,
-            cwd=stack.home,
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        stack.run(*command, env=env)
     command = [sys.executable, "-m", "airflow", "api-server"]
-    server = SessionProcess("guarded", command, env, stack.home / "guarded.log", stack.home)
+    server = SessionProcess("guarded", command, env, stack.logs / "guarded.log")
     server.start()
     try:
         stack.wait_until(lambda: b"startup complete" in server.log.read_bytes(), "the guarded API server", 120)

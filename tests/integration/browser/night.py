@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass, field
 
-from stack import AirflowStack
-
 from airflow_openai_batch.emulator import Emulator, Rule
 from airflow_openai_batch.emulator.model import Batch
+from airflow_openai_batch.emulator.settings import Settings
+from airflow_openai_batch.local_airflow.stack import AirflowStack
 
 DURATION_S = 6000
 """How long a batch takes, by the emulator's clock."""
@@ -25,12 +26,16 @@ class Night:
 
     stack: AirflowStack
     emulator: Emulator
+    settings: Settings
+    """OpenAI's, from before."""
     runs: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, stack: AirflowStack, emulator: Emulator) -> Night:
         """Run a good job and a bad one to their ends, and leave one half done."""
-        night = cls(stack, emulator)
+        emulator.reset()
+        night = cls(stack, emulator, settings=dataclasses.replace(emulator.settings))
+        emulator.settings.duration, emulator.settings.finalizing = DURATION_S, 10
         emulator.faults.add(
             Rule(on="row", do="invalid", probability=0.03, match={"custom_id": "product"}, seed=3),
             Rule(on="row", do={"http_error": {"status": 400, "code": "context_length_exceeded", "message": "too long"}},
@@ -47,6 +52,13 @@ class Night:
         night.wait_until_parked("ticket_labels")
         emulator.clock.advance(DURATION_S * 0.5)
         return night
+
+    def end(self) -> None:
+        """Leave nothing that waits, and OpenAI as it was."""
+        for dag_id in self.runs:
+            self.stack.api.fail_unfinished_runs(dag_id)
+        for setting in dataclasses.fields(self.settings):
+            setattr(self.emulator.settings, setting.name, getattr(self.settings, setting.name))
 
     def start(self, dag_id: str) -> str:
         """Start a run of the Dag and return its id."""
@@ -70,12 +82,12 @@ class Night:
     def finish(self, dag_id: str, state: str) -> None:
         """Move OpenAI's clock until the run has ended, and check how."""
         deadline = time.monotonic() + 120
-        while (run := self.stack.api.run(dag_id, self.runs[dag_id]))["state"] in ("queued", "running"):
+        while (ended := self.stack.api.run_state(dag_id, self.runs[dag_id])) in ("queued", "running"):
             assert time.monotonic() < deadline, self.stack.tails()
             if self.batches(dag_id):
                 self.emulator.clock.advance(DURATION_S / 4)
             time.sleep(0.5)
-        assert run["state"] == state, self.stack.tails()
+        assert ended == state, self.stack.tails()
 
     def batches(self, dag_id: str) -> list[Batch]:
         """Return the batches of the Dag's run."""

@@ -1,0 +1,65 @@
+"""What proves that a row has no answer. Pure.
+
+A result file that is not whole proves nothing: the answers of its missing rows were paid for, and asking again pays
+twice. Rows without a line are missing only where the lines agree with OpenAI's own counts, or where OpenAI says that it
+dropped the rest (a batch that expired or was cancelled).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from airflow_openai_batch.engine.model import Batch
+
+
+class Lines(NamedTuple):
+    """What the result files hold of a batch's rows.
+
+    Attributes:
+        n_rows: The rows that were asked.
+        n_seen: Those with a line.
+        n_answered: Those with an answer, good or not; failed requests have none.
+        n_unreadable: Lines that cannot be read.
+        n_foreign: Lines that name a row which was not asked.
+        is_size_wrong: Whether a file has another size than the files route says.
+    """
+
+    n_rows: int
+    n_seen: int
+    n_answered: int
+    n_unreadable: int
+    n_foreign: int
+    is_size_wrong: bool
+
+
+def are_damaged(batch: Batch, lines: Lines) -> bool:
+    """Return whether the rows without a line are those of lines that cannot be read: answered, billed, and spoilt.
+
+    So it is in a file that is whole by OpenAI's counts, and good for the most part.
+    """
+    n_counted = batch.n_completed + batch.n_failed
+    is_whole = n_counted > 0 and lines.n_seen + lines.n_unreadable >= n_counted and not lines.is_size_wrong
+    return is_whole and lines.n_unreadable > 0 and not lines.n_foreign and 2 * lines.n_seen >= lines.n_rows
+
+
+def why_unproven(batch: Batch, lines: Lines) -> str | None:
+    """Return why rows without a line may have an answer all the same, or None if they certainly have none.
+
+    OpenAI's guide: completed requests are in the output file, other requests in the error file. Seen: an expired batch
+    of 10 rows counted 1 completed and 0 failed, so counts say how many lines there are at least, not how many rows.
+    """
+    if lines.n_seen >= lines.n_rows:
+        return None
+    n_absent = lines.n_rows - lines.n_seen
+    rows = f"{n_absent:,} of {lines.n_rows:,} rows have no line"
+    if lines.n_unreadable or lines.n_foreign:
+        n_odd = lines.n_unreadable + lines.n_foreign
+        return f"{rows}, and {n_odd:,} lines name no row or cannot be read"
+    if lines.is_size_wrong:
+        return f"{rows}, and a file has another size than OpenAI says"
+    n_counted = batch.n_completed + batch.n_failed
+    if lines.n_seen < n_counted and lines.n_answered < batch.n_completed:
+        return f"{rows}, but OpenAI counts {batch.n_completed:,} completed and {batch.n_failed:,} failed requests"
+    if batch.status not in ("expired", "cancelled") and not n_counted:
+        return f"{rows}, and OpenAI gives no counts that agree with it"
+    return None

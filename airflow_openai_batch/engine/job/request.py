@@ -1,0 +1,58 @@
+"""What a user asks for: rows, and what to ask of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow_openai_batch.engine.endpoints import Limits, check_endpoint
+from airflow_openai_batch.engine.errors import InputError
+from airflow_openai_batch.engine.model import Spec
+from airflow_openai_batch.engine.requests.bodies import Bodies, bodies_of
+from airflow_openai_batch.engine.requests.sources import places_of, source_of
+from airflow_openai_batch.engine.schema.response_format import response_schema, with_response_format
+
+
+class Request:
+    """What a user asks for: rows, and what to ask of each.
+
+    Args:
+        rows: See ``requests.sources.source_of``.
+        endpoint: One of the Batch API's endpoints.
+        body: A template (dict), a callable ``row -> body``, or None for ready-made request lines.
+        response_model: A Pydantic class or JSON Schema for strict structured output.
+        custom_id: Template of the request ids; by default row ordinal and a short digest.
+        limits: What one batch may hold.
+
+    Raises:
+        InputError: Something cannot be used. Nothing was read from the rows yet.
+    """
+
+    def __init__(
+        self,
+        rows: Any,
+        *,
+        endpoint: str,
+        body: Any,
+        response_model: Any = None,
+        custom_id: str | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        check_endpoint(endpoint)
+        schema = response_schema(response_model)
+        if schema is not None:
+            if not isinstance(body, dict):
+                raise InputError(
+                    "response_model needs body to be a template (a dict); a callable can set the format itself."
+                )
+            body = with_response_format(body, endpoint, schema)
+        self.bodies: Bodies = bodies_of(body, endpoint)
+        self.source = source_of(rows, endpoint=endpoint, ready=body is None)
+        self.sources = places_of(rows)
+        self.limits = limits or Limits()
+        self.spec = Spec(
+            endpoint=endpoint,
+            body=self.bodies.spec_body,
+            custom_id=custom_id,
+            schema=schema.schema if schema is not None else None,
+            schema_name=schema.name if schema is not None else None,
+        )
