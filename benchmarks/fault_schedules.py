@@ -2,11 +2,12 @@
 
     python benchmarks/fault_schedules.py [--schedules 2000] [--first 0] [--processes 2] [--new NAME ...] [--each]
 
-`--new` draws only these misbehaviours of `tests/property/schedule_misbehaviours.py` beside the old faults (`none` for
-none); `--each` runs so many schedules with each of them, one after the other, and counts the broken promises.
+`--new` draws only these misbehaviours of `tests/property/schedule_misbehaviours.py` beside the old faults, or `none`, or
+`all`; by default those that `schedule_plan.py` has switched on. `--each` runs so many schedules with each of them, one
+after the other, and counts the broken promises.
 
 Two thirds of the schedules freeze no process for longer than the grace period, one third does. Each is replayed by
-`python tests/property/schedule_run.py SEED [frozen] [NAME ...]`. Exits with 1 if a promise was broken.
+`python tests/property/schedule_run.py SEED [frozen] [all] [NAME ...]`. Exits with 1 if a promise was broken.
 """
 
 from __future__ import annotations
@@ -93,9 +94,10 @@ def _named(report: Any) -> str:
 
 
 def _misbehaviours(names: list[str]) -> tuple[str, ...]:
+    from schedule_misbehaviours import MISBEHAVIOURS
     from schedule_plan import NEW
 
-    return () if names == ["none"] else tuple(names) or NEW
+    return {("none",): (), ("all",): tuple(MISBEHAVIOURS), (): NEW}.get(tuple(names), tuple(names))
 
 
 def _run_each(pool: Any, groups: list[tuple[str, ...]], seeds: range) -> int:
@@ -117,7 +119,7 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--schedules", type=int, default=2000)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--new", nargs="*", default=[], help="names of misbehaviours, or none; all without it")
+    parser.add_argument("--new", nargs="*", default=[], help="names of misbehaviours, none, or all")
     parser.add_argument("--each", action="store_true", help="each misbehaviour by itself")
     return parser.parse_args()
 

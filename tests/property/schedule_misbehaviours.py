@@ -35,7 +35,7 @@ class Misbehaviour:
         is_trait: Whether the server is so until the end.
         also: Names of others that come along.
         held: With what reasons the job may be held for good because of it.
-        hides: Whether a batch may stay out of every listing for longer than the grace period.
+        hides: Whether a batch may stay out of every listing for longer than the grace period, or have another id.
     """
 
     on: str

@@ -16,6 +16,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+from schedule_misbehaviours import MISBEHAVIOURS
 from schedule_plan import NEW, SCHEMA, Plan, draw, policy
 from schedule_witness import NOT_WHOLE, Violation, Witness
 from schedule_world import Process, World
@@ -357,7 +358,8 @@ class Schedule:
 
 if __name__ == "__main__":
     words = sys.argv[2:]
-    chosen = [word for word in words if word in NEW] or ([] if "old" in words else NEW)
+    whole = () if "old" in words else tuple(MISBEHAVIOURS) if "all" in words else NEW
+    chosen = [word for word in words if word in MISBEHAVIOURS] or whole
     told = run(int(sys.argv[1]), is_frozen="frozen" in words, new=chosen)
     print("\n".join(told.trace))
     print(told.where)

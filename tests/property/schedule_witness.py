@@ -20,7 +20,7 @@ from airflow_openai_batch.engine.model import Job, State
 from airflow_openai_batch.engine.store.job_store import JobStore
 
 NONCE = "airflow_openai_batch"
-_SHARD = re.compile(r"[0-9a-f]+/\d+/(\d+-\d{5}(?:\.\d+)?)[^/]*/[^/]+(?:/[^/]*)?")
+_SHARD = re.compile(r"[0-9a-f]+/\d+/(\d+-\d{5}(?:\.\d+)?)[^/]*/[^/]+(?:/[^/]*)*")
 _CUSTOM_ID = re.compile(rb'"custom_id": "([^"]*)"')
 _BATCH_ID = re.compile(r"batch_[0-9a-f]{32}")
 
@@ -198,7 +198,9 @@ class Witness:
         quirks = batch.quirks
         is_spoilt = any(f.seconds >= within_s and f.form != "as_is" for f in quirks.file_faults)
         is_unnamed = quirks.no_output_file or quirks.late_output_file_id_s >= within_s
-        return is_spoilt or is_unnamed or self.is_cancelling_for_ever(batch)
+        cancelling_at = batch.times.cancelling_at
+        is_cancelling = cancelling_at is not None and batch.times.cancelled_at - cancelling_at >= within_s
+        return is_spoilt or is_unnamed or is_cancelling
 
     def _is_given_up(self, batch: Batch, job: Job) -> bool:
         """Return whether a batch belongs to an earlier epoch, which is waited for only so long."""

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -24,6 +25,7 @@ from schedule_witness import NONCE, Violation
 from schedule_world import World
 
 from airflow_openai_batch.emulator import Rule
+from airflow_openai_batch.engine import errors
 from airflow_openai_batch.engine.job.advance import advance
 from airflow_openai_batch.engine.model import Policy
 
@@ -64,8 +66,8 @@ def test_schedules_that_once_found_a_defect_find_none(folder: Path) -> None:
 @pytest.mark.parametrize("seed", [3, 17, 2543])
 def test_a_seed_replays_exactly(seed: int, folder: Path) -> None:
     def story() -> list[str]:
-        # The names of files in the store end in a random part, which decides nothing.
-        return [re.sub(r"[0-9a-f]{12,32}", "#", line) for line in run(seed, folder=folder).trace]
+        # The names of files in the store, and of its folder, end in a random part, which decides nothing.
+        return [re.sub(r"[0-9a-f]{12,32}|schedule-\w+", "#", line) for line in run(seed, folder=folder).trace]
 
     first = story()
     assert len(first) > 20 and first == story()
@@ -107,10 +109,56 @@ def test_the_schedules_notice_expired_batches_that_are_not_fetched(
 ) -> None:
     from airflow_openai_batch.engine.answers import harvest
 
-    real = harvest._file_ids
-    forgetful = lambda shard: real(shard) if shard.batch and shard.batch.status == "completed" else []  # noqa: E731
-    monkeypatch.setattr(harvest, "_file_ids", forgetful)
+    real = harvest._download_all
+
+    def forgetful(stack: Any, api: Any, shard: Any, sleep: Any) -> Any:
+        is_early = shard.batch is not None and shard.batch.status != "completed"
+        batch = (
+            msgspec.structs.replace(shard.batch, output_file_id=None, error_file_id=None) if is_early else shard.batch
+        )
+        return real(stack, api, msgspec.structs.replace(shard, batch=batch), sleep)
+
+    monkeypatch.setattr(harvest, "_download_all", forgetful)
+    monkeypatch.setattr(harvest, "why_unproven", lambda batch, lines: None)
     assert re.search("is lost|paid for twice", _first_violation(range(40), folder))
+
+
+def _first_violation_with(name: str, folder: Path) -> str:
+    found = (run(seed, folder=folder, new=(name,)).violation for seed in range(40))
+    return next((violation for violation in found if violation), "")
+
+
+def test_the_schedules_notice_rows_that_are_asked_again_without_proof(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    monkeypatch.setattr("airflow_openai_batch.engine.answers.harvest.why_unproven", lambda batch, lines: None)
+    assert "paid for twice" in _first_violation_with("file_empty", folder)
+
+
+def test_the_schedules_notice_a_proxy_that_is_believed(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    from airflow_openai_batch.engine.api import errors as api_errors
+
+    real = api_errors.translate
+
+    def believe(error: Exception) -> Any:
+        found = real(error)
+        is_refusal = 400 <= getattr(error, "status_code", 0) < 500
+        return errors.Refused(str(found), status=400) if is_refusal and isinstance(found, errors.Unclear) else found
+
+    monkeypatch.setattr(api_errors, "translate", believe)
+    assert _first_violation_with("create_without_envelope", folder)
+
+
+def test_the_schedules_notice_a_batch_that_is_found_by_its_nonce_only(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    from airflow_openai_batch.engine.job import create_batch
+
+    real = create_batch._is_mine
+    monkeypatch.setattr(
+        create_batch, "_is_mine", lambda batch, job, shard: bool(batch.nonce) and real(batch, job, shard)
+    )
+    assert re.search("live batches|paid for twice", _first_violation_with("create_wrapped", folder))
 
 
 # -- stories that dice tell too seldom -------------------------------------------------------------------------------
