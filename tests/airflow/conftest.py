@@ -16,6 +16,7 @@ import textwrap
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -105,6 +106,21 @@ class Run:
                 run_id=self.run_id, key=key, task_ids=[task_id], dag_ids=[self.dag.dag_id], map_indexes=map_index
             )
             return session.execute(query.with_only_columns(XComModel.value)).scalars().first()
+
+    def execute(self, task: Any, *, try_number: int = 1, max_tries: int = 0) -> Any:
+        """Execute a task as this run's task instance once more, without a scheduler."""
+        ti = SimpleNamespace(
+            dag_id=self.dag.dag_id,
+            run_id=self.run_id,
+            task_id=task.task_id,
+            map_index=-1,
+            is_mapped=False,
+            try_number=try_number,
+            max_tries=max_tries,
+            task=task,
+            xcom_push=lambda **_: None,
+        )
+        return task.execute({"ti": ti, "dag_run": None})
 
 
 @pytest.fixture

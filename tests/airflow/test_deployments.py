@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -44,20 +43,10 @@ def test_a_deployment_without_any_setting_has_no_name() -> None:
 
 def execute(run: Any, task_id: str, job: Any = None) -> Any:
     """Execute a task of a run again, as its clearing does."""
-    ti = SimpleNamespace(
-        dag_id=run.dag.dag_id,
-        run_id=run.run_id,
-        task_id=task_id,
-        map_index=-1,
-        is_mapped=False,
-        max_tries=0,
-        try_number=1,
-        task=run.dag.get_task(task_id),
-        xcom_push=lambda **_: None,
-    )
+    task = run.dag.get_task(task_id)
     if job is not None:
-        ti.task.job = job
-    return ti.task.execute({"ti": ti, "dag_run": None})
+        task.job = job
+    return run.execute(task)
 
 
 @pytest.mark.parametrize(("tasks", "names"), [(ASKING, ["asking"]), (SPLIT, ["submit", "wait", "results"])])

@@ -6,7 +6,6 @@ import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -167,18 +166,7 @@ def again(run_dag: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Calla
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         task = module.dag.get_task(task_id)
-        ti = SimpleNamespace(
-            dag_id=run.dag.dag_id,
-            run_id=run.run_id,
-            task_id=task_id,
-            map_index=-1,
-            is_mapped=False,
-            try_number=2,
-            max_tries=1,
-            task=task,
-            xcom_push=lambda **_: None,
-        )
-        return task.execute({"ti": ti, "dag_run": None})
+        return run.execute(task, try_number=2, max_tries=1)
 
     return execute
 
