@@ -237,7 +237,10 @@ class CarriedAnswers(Value, frozen=True, kw_only=True):
 
 
 class Shard(Value, frozen=True, kw_only=True):
-    """A contiguous range of rows (round 0), or its rows that deserve another answer (round 1 and on)."""
+    """Rows of one model (round 0), or those of them that deserve another answer (round 1 and on).
+
+    Rows keep their order, but those of other models may lie between them.
+    """
 
     id: str
     state: State
@@ -245,6 +248,7 @@ class Shard(Value, frozen=True, kw_only=True):
     parent: str | None = None
     child: str | None = None
     first_row: int = 0
+    """The ordinal of its first row; of a later round, that of its first-round shard."""
     n_rows: int = 0
     row_parts: tuple[str, ...] = ()
     """Files of input columns in the store, in row order; only a first-round shard has them."""

@@ -34,7 +34,7 @@ def deadline_at(job: Job, timing: Timing) -> float:
 def plan(
     job: Job, now: float, commands: Commands, timing: Timing, fresh: frozenset[str] = frozenset()
 ) -> Iterator[Action]:
-    """Name what may be done now, in row order. A wait is data (``not_before``), never a sleep.
+    """Name what may be done now, shard by shard. A wait is data (``not_before``), never a sleep.
 
     Args:
         job: The newest snapshot.

@@ -41,7 +41,7 @@ _SHARD_FIELDS = (
 
 
 def shards_of(job: Job, now: float) -> dict[str, Any]:
-    """Return a job's shards in row order; of very many those with trouble, and those at OpenAI, before others.
+    """Return a job's shards in the job's order; of very many those with trouble, and those at OpenAI, before others.
 
     Args:
         job: The newest snapshot.

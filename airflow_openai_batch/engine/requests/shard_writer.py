@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from airflow_openai_batch.engine.encoding import Counts
     from airflow_openai_batch.engine.store.job_store import JobStore
 
+_GROUP_ROWS, _GROUP_BYTES = 256, 256 * 1024
+"""Fewer rows, as a batch has of each of many models, wait for more: each row group costs memory and time."""
+
 
 class ShardWriter:
     """Writes a shard, to which requests are added. Threads write the rows and store the files.
@@ -194,7 +197,7 @@ class Abandoned(Exception):
 
 
 class RowPartWriter:
-    """Writes input columns as Parquet. A change of schema starts a new part, so that no row waits in memory.
+    """Writes input columns as Parquet. A change of schema starts a new part, so that few rows wait in memory.
 
     Args:
         store: The job's store.
@@ -207,6 +210,8 @@ class RowPartWriter:
         self._files = contextlib.ExitStack()
         self._writer: Any = None
         self._schema: pa.Schema | None = None
+        self._waiting: list[pa.RecordBatch] = []
+        self._n_rows = self._n_bytes = 0  # that wait
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append rows. Ready-made request lines have no input columns.
@@ -214,14 +219,25 @@ class RowPartWriter:
         Raises:
             InputError: A column cannot be stored as Parquet.
         """
-        import pyarrow as pa
-
         if LINE_BODY in batch.schema.names or not batch.num_rows:
             return
         if batch.schema != self._schema:
             self._next(batch.schema)
+        self._waiting.append(batch)
+        self._n_rows += batch.num_rows
+        self._n_bytes += batch.nbytes
+        if self._n_rows >= _GROUP_ROWS or self._n_bytes >= _GROUP_BYTES:
+            self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        """Write what waits as one row group."""
+        import pyarrow as pa
+
+        waiting, self._waiting = self._waiting, []
+        self._n_rows = self._n_bytes = 0
         try:
-            self._writer.write_batch(batch)
+            if waiting:
+                self._writer.write_table(pa.Table.from_batches(waiting))
         except pa.ArrowException as error:
             raise InputError(f"The input columns cannot be stored as Parquet: {error}") from None
 
@@ -233,7 +249,9 @@ class RowPartWriter:
     def close(self) -> None:
         """Close the last part."""
         if self._writer is not None:
+            self._write_waiting()
             self._writer.close()
+            self._writer = None  # it keeps what it knows of all row groups
         self._files.close()
 
     def abandon(self) -> None:
@@ -255,7 +273,8 @@ class RowPartWriter:
             # No dictionary: prompts hardly repeat, and trying costs more than it saves.
             # By path: each small write to a Python file would make the thread wait for the main one.
             self._file = self._files.enter_context(pa.OSFile(file.name, "wb"))
-            self._writer = pq.ParquetWriter(self._file, schema, use_dictionary=False)
+            # No statistics: nobody searches, and they hold two whole texts for each column of a row group.
+            self._writer = pq.ParquetWriter(self._file, schema, use_dictionary=False, write_statistics=False)
         except pa.ArrowException as error:
             raise InputError(f"The input columns cannot be stored as Parquet: {error}") from None
         self._schema = schema
