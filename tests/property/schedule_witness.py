@@ -292,12 +292,13 @@ class Witness:
         if stored is None:
             return set()
         shown = {line for content in self._shown_files(batch) for line in content.split(b"\n")[:-1]}
-        return {
-            json.loads(line)["custom_id"] for line in stored.read().split(b"\n") if line in shown and b"{" in line[:1]
-        }
+        written = b"\n".join(line for line in stored.read().split(b"\n") if line in shown)
+        return {name.decode() for name in _CUSTOM_ID.findall(written)}
 
     def check_ended(self, job: Job) -> None:
         """Nothing runs at OpenAI but what is being cancelled, and what no look could find for an earlier epoch."""
+        if self._plan.hides:
+            return
         doubtful = {s.id for s in job.earlier if s.state is State.CREATING}
         ledger = self._backend.ledger
         live = [b for b in ledger.live_batches() if b.status is not Status.CANCELLING and shard_of(b) not in doubtful]
