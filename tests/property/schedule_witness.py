@@ -22,7 +22,7 @@ from airflow_openai_batch.engine.store.job_store import JobStore
 NONCE = "airflow_openai_batch"
 _SHARD = re.compile(r"[0-9a-f]+/\d+/(\d+-\d{5}(?:\.\d+)?)[^/]*/[^/]+(?:/[^/]*)*")
 _CUSTOM_ID = re.compile(rb'"custom_id": "([^"]*)"')
-_BATCH_ID = re.compile(r"batch_[0-9a-f]{32}")
+_UNPROVEN = re.compile(r"result files of batch (batch_[0-9a-f]{32})")
 
 NOT_WHOLE = "not whole, or not all there"
 """In the reason with which a job is held whose result files prove nothing."""
@@ -62,6 +62,10 @@ def epoch_of(batch: Batch) -> int:
 def root_of(batch: Batch) -> str:
     """Return the first-round shard that a batch serves."""
     return shard_of(batch).partition(".")[0]
+
+
+def _known_ids(job: Job) -> set[str]:
+    return {name for s in job.all_shards for name in (*s.past_batches, *([s.batch.id] if s.batch else ()))}
 
 
 class Witness:
@@ -159,7 +163,7 @@ class Witness:
             raise Violation(f"OpenAI never answered {statuses}: {reason}")
 
     def _named(self, reason: str) -> list[Batch]:
-        return [self._seen[name] for name in _BATCH_ID.findall(reason) if name in self._seen]
+        return [self._seen[name] for name in _UNPROVEN.findall(reason) if name in self._seen]
 
     def _may_prove_nothing(self, batch: Batch) -> bool:
         """Return whether the files of a batch, as they are or as they came, can leave a doubt about a row."""
@@ -204,7 +208,10 @@ class Witness:
 
     def _is_given_up(self, batch: Batch, job: Job) -> bool:
         """Return whether a batch belongs to an earlier epoch, which is waited for only so long."""
-        return epoch_of(batch) < job.epoch and self._is_obscured(batch, _EARLIER_EPOCH_S)
+        if epoch_of(batch) == job.epoch:
+            return False
+        is_unknown = "listing_missing" in self._plan.misbehaviours and batch.id not in _known_ids(job)
+        return is_unknown or self._is_obscured(batch, _EARLIER_EPOCH_S)
 
     def _is_denied(self, batch: Batch) -> bool:
         """Return whether OpenAI says of an unfinished batch, in all ways that it has, that it answered nothing."""
@@ -271,8 +278,7 @@ class Witness:
         """Return whether nobody could know of an answer, or read it, or a person gave it up."""
         if batch.id in self.late:
             return True
-        known = {name for s in job.all_shards if s.batch is not None for name in (s.batch.id, *s.past_batches)}
-        if self._plan.hides and batch.id not in known:
+        if self._plan.hides and batch.id not in _known_ids(job):
             return True
         if batch.id in self._accepted or self._is_given_up(batch, job):
             return row.custom_id not in self._readable_ids(batch)
@@ -286,12 +292,13 @@ class Witness:
         if stored is None:
             return set()
         shown = {line for content in self._shown_files(batch) for line in content.split(b"\n")[:-1]}
-        return {
-            json.loads(line)["custom_id"] for line in stored.read().split(b"\n") if line in shown and b"{" in line[:1]
-        }
+        written = b"\n".join(line for line in stored.read().split(b"\n") if line in shown)
+        return {name.decode() for name in _CUSTOM_ID.findall(written)}
 
     def check_ended(self, job: Job) -> None:
         """Nothing runs at OpenAI but what is being cancelled, and what no look could find for an earlier epoch."""
+        if self._plan.hides:
+            return
         doubtful = {s.id for s in job.earlier if s.state is State.CREATING}
         ledger = self._backend.ledger
         live = [b for b in ledger.live_batches() if b.status is not Status.CANCELLING and shard_of(b) not in doubtful]
