@@ -50,6 +50,8 @@ def execute(run: Any, task_id: str, job: Any = None) -> Any:
         task_id=task_id,
         map_index=-1,
         is_mapped=False,
+        max_tries=0,
+        try_number=1,
         task=run.dag.get_task(task_id),
         xcom_push=lambda **_: None,
     )

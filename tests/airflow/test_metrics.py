@@ -150,6 +150,8 @@ def starting_over(world: Told) -> None:
     del world.api.made["batch_1"]
     world.api.cancel = lambda batch_id: None  # type: ignore[method-assign]
     world.waits()
+    world.later(700)  # one 404 is not believed at once
+    world.waits()
     world.finish()
     world.done()
 

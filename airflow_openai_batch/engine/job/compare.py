@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from airflow_openai_batch.engine.model import Job, Shard
-from airflow_openai_batch.engine.requests.arrow import BATCH_ROWS
+from airflow_openai_batch.engine.requests.arrow import BATCH_ROWS, take_rows
 from airflow_openai_batch.engine.requests.bodies import Bodies
 from airflow_openai_batch.engine.requests.sharding import rendered
 from airflow_openai_batch.engine.requests.sources import Source
@@ -151,10 +151,9 @@ class FrozenRows:
             if (np.diff(ordinals) > 0).all():
                 yield from (rows for _, rows in taken)
                 continue
-            rows = pa.concat_tables(
-                [pa.Table.from_batches([rows]) for _, rows in taken], promote_options="permissive"
-            ).take(pa.array(np.argsort(ordinals)))
-            yield from rows.combine_chunks().to_batches()
+            tables = [pa.Table.from_batches([rows]) for _, rows in taken]
+            rows = pa.concat_tables(tables, promote_options="permissive").combine_chunks().to_batches()[0]
+            yield take_rows(rows, np.argsort(ordinals))
 
 
 class _ShardRows:

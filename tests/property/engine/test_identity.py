@@ -24,6 +24,7 @@ values: st.SearchStrategy[Any] = st.recursive(
 )
 names = st.text(st.sampled_from(list("aB_.-=~m1:/ ü\\")), max_size=8) | st.text(max_size=20)
 keys = st.builds(JobKey, dag_id=names, run_id=names, task_id=names, map_index=st.integers(-1, 12))
+hexes = st.from_regex(r"([0-9a-f]{12})?", fullmatch=True)
 
 
 def shuffled(value: Any, rng: random.Random) -> Any:
@@ -48,10 +49,10 @@ def test_the_digests_of_many_are_the_digests_of_each(pieces: Pieces) -> None:
     assert digests("/v1/responses", pieces, 3) == expected
 
 
-@given(keys, st.integers(0, 99), st.from_regex(r"\d-\d{5}(\.\d)?", fullmatch=True), st.uuids())
-def test_a_nonce_is_read_as_it_was_written(key: JobKey, epoch: int, shard: str, unique: Any) -> None:
-    found = parse_nonce(nonce(key, epoch, shard, unique.hex))
-    assert found is not None and found[1:] == (epoch, shard, unique.hex)
+@given(keys, st.integers(0, 99), st.from_regex(r"\d-\d{5}(\.\d)?", fullmatch=True), st.uuids(), hexes)
+def test_a_nonce_is_read_as_it_was_written(key: JobKey, epoch: int, shard: str, unique: Any, content: str) -> None:
+    found = parse_nonce(nonce(key, epoch, shard, unique.hex, content))
+    assert found is not None and found[1:] == (epoch, shard, unique.hex, content)
 
 
 @given(keys, keys)

@@ -44,14 +44,14 @@ WORLD, SHARD = new_world()
 def fetch(
     output: bytes, errors: bytes, status: str, parser: LineParser | None = None
 ) -> tuple[list[dict[str, Any]], bytes, dict[Any, int]]:
-    """Rows of the outcome part, unmatched, and the tally."""
+    """Rows of the outcome part, unmatched, and the tally, after a person gave up the rows without a line."""
     import msgspec
 
     WORLD.api.files = {"out": output, "err": errors}
     batch = Batch(id="b", status=status, output_file_id="out", error_file_id="err")
     of = msgspec.structs.replace(SHARD, state=State.ENDED, batch=batch)
     parser = parser or LineParser(RESPONSES)
-    got = harvest(WORLD.store, WORLD.api, job(of), of, parser)  # type: ignore[arg-type]
+    got = harvest(WORLD.store, WORLD.api, job(of), of, parser, accepted="missing")  # type: ignore[arg-type]
     found = [row for part in read_part(WORLD.store, got.outcomes) for row in part.to_pylist()]
     unmatched = WORLD.store.read(got.unmatched) if got.unmatched else b""
     for name in filter(None, (got.outcomes, got.unmatched)):
