@@ -2,7 +2,11 @@
 
     python benchmarks/fault_schedules.py [--schedules 2000] [--first 0] [--processes 2] [--new NAME ...] [--each]
 
+<<<<<<< HEAD
 `--new` draws only these misbehaviours of `tests/property/schedule_misbehaviours.py` beside the old faults, or `none`
+=======
+`--new` draws only these misbehaviours of `tests/property/schedule_misbehaviours.py` beside the old faults, or `none`,
+>>>>>>> emu2
 or `all`; by default those that `schedule_plan.py` has switched on. `--each` runs so many schedules with each of them,
 one after the other, and counts the broken promises.
 

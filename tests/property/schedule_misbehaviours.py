@@ -169,7 +169,7 @@ MISBEHAVIOURS: dict[str, Misbehaviour] = {
         CREATE, ({"edit": {"drop": ["id"]}}, _set(id=None), _set(id=["x"]), _set(id="")), is_trait=True
     ),
     "create_with_wrong_id": Misbehaviour(
-        CREATE, (_set(id=7), _set(id="batch_of_the_gateway")), held=f"{UNKNOWN}|{LATE}"
+        CREATE, (_set(id=7), _set(id="batch_of_the_gateway")), held=f"{UNKNOWN}|{LATE}", hides=True
     ),
     "create_wrapped": Misbehaviour(CREATE, ({"edit": {"wrap": "job"}},), is_trait=True, also=("metadata_dropped",)),
     "create_busy": Misbehaviour(CREATE, tuple(_status(429, retry_after=text) for text in _RETRY_AFTER)),
