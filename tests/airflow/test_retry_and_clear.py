@@ -34,6 +34,7 @@ def clear_and_run(_airflow_db: None) -> Callable[[Any, str], str]:
 
     def run_again(run: Any, task_id: str) -> str:
         from airflow.models.taskinstance import TaskInstance, clear_task_instances
+        from airflow.sdk import timezone
         from airflow.sdk.definitions.dag import _run_task
         from airflow.utils.session import create_session
         from sqlalchemy import select
@@ -50,7 +51,9 @@ def clear_and_run(_airflow_db: None) -> Callable[[Any, str], str]:
         with create_session() as session:
             clear_task_instances([session.scalars(task_instance).one()], session)
         with create_session() as session:
-            session.scalars(task_instance).one().try_number += 1  # as the scheduler does
+            cleared = session.scalars(task_instance).one()
+            cleared.try_number += 1  # as the scheduler does, here and for the run
+            cleared.dag_run.start_date = cleared.dag_run.start_date or timezone.utcnow()
         with create_session() as session:
             ti = session.scalars(task_instance).one()
             session.expunge(ti)

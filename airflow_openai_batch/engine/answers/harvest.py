@@ -17,7 +17,7 @@ from typing import IO, Literal, NamedTuple
 
 from airflow_openai_batch.engine.answers.line_files import Lines, add_unmatched
 from airflow_openai_batch.engine.answers.outcome_files import AnswerColumns, ClassifiedRow, PartWriter, Tally
-from airflow_openai_batch.engine.answers.parser import LineParser, custom_id_of
+from airflow_openai_batch.engine.answers.parser import LineParser, custom_id_of, is_json
 from airflow_openai_batch.engine.answers.proof import Lines as FoundLines
 from airflow_openai_batch.engine.answers.proof import are_damaged, why_unproven
 from airflow_openai_batch.engine.answers.result_formats import as_json_lines
@@ -162,30 +162,45 @@ def _require_proof(
         return  # nothing ran, or every row has a line
     if downloads.output_gone is not None:
         raise downloads.output_gone
-    n_unreadable, n_foreign = _count_unmatched(unmatched)
+    n_unreadable, n_spoilt, n_foreign = _count_unmatched(unmatched)
     lines = FoundLines(
         n_rows=shard.n_requests,
         n_seen=shard.n_requests - n_absent,
         n_answered=sum(tally.by_status[status] for status in (Status.SUCCEEDED, *_ANSWERED)),
         n_unreadable=n_unreadable,
+        n_spoilt=n_spoilt,
         n_foreign=n_foreign,
+        is_cut=any(map(_is_cut, downloads.files)),
         is_size_wrong=downloads.is_size_wrong,
     )
     if are_damaged(shard.batch, lines):
         raise _Damaged
     reason = why_unproven(shard.batch, lines)
-    if reason is not None and not downloads.is_error_file_gone:
+    if reason is not None:
         digest = _digest(downloads.files)
         known = shard.evidence is not None and shard.evidence.digest == digest
         raw = () if known else tuple(_store_raw(store, file, shard.id) for file in downloads.files if _size(file))
         raise Unproven(reason, raw, digest)
 
 
-def _count_unmatched(unmatched: IO[bytes]) -> tuple[int, int]:
-    """Return how many unmatched lines cannot be read, and how many name a row that was not asked."""
+def _count_unmatched(unmatched: IO[bytes]) -> tuple[int, int, int]:
+    """Return how many different unmatched lines cannot be read, are a spoilt JSON object, and name a foreign row.
+
+    What arrived at two looks is there twice.
+    """
     unmatched.seek(0)
-    has_id = [custom_id_of(line) is not None for line in unmatched]
-    return has_id.count(False), has_id.count(True)
+    digests: set[bytes] = set()
+    n_unreadable = n_spoilt = n_foreign = 0
+    for line in unmatched:
+        digest = hashlib.blake2b(line, digest_size=16).digest()
+        if digest in digests:
+            continue
+        digests.add(digest)
+        is_foreign = custom_id_of(line) is not None
+        n_foreign += is_foreign
+        n_unreadable += not is_foreign
+        n_spoilt += not is_foreign and line.lstrip().startswith(b"{") and not is_json(line)
+    return n_unreadable, n_spoilt, n_foreign
 
 
 def _empty(file: IO[bytes]) -> None:

@@ -133,6 +133,11 @@ def custom_id_of(line: bytes) -> str | None:
     return str(decoded.custom_id) if decoded is not None and decoded.custom_id is not None else None
 
 
+def is_json(line: bytes) -> bool:
+    """Return whether a line is a JSON value other than null, also one as only some servers write it."""
+    return _read_line(line, msgspec.json.decode) is not None
+
+
 class _Id(msgspec.Struct):
     custom_id: str | int | None = None
     """Some compatible servers write an id of digits as a number."""

@@ -20,7 +20,9 @@ class Lines(NamedTuple):
         n_seen: Those with a line.
         n_answered: Those with an answer, good or not; failed requests have none.
         n_unreadable: Lines that cannot be read.
+        n_spoilt: Those of them that began as a JSON object, and are none.
         n_foreign: Lines that name a row which was not asked.
+        is_cut: Whether a file ends in the middle of a line, so that the rest may still come.
         is_size_wrong: Whether a file has another size than the files route says.
     """
 
@@ -28,7 +30,9 @@ class Lines(NamedTuple):
     n_seen: int
     n_answered: int
     n_unreadable: int
+    n_spoilt: int
     n_foreign: int
+    is_cut: bool
     is_size_wrong: bool
 
 
@@ -38,8 +42,14 @@ def are_damaged(batch: Batch, lines: Lines) -> bool:
     So it is in a file that is whole by OpenAI's counts, and good for the most part.
     """
     n_counted = batch.n_completed + batch.n_failed
-    is_whole = n_counted > 0 and lines.n_seen + lines.n_unreadable >= n_counted and not lines.is_size_wrong
-    return is_whole and lines.n_unreadable > 0 and not lines.n_foreign and 2 * lines.n_seen >= lines.n_rows
+    is_whole = (
+        n_counted > 0
+        and lines.n_seen + lines.n_unreadable >= n_counted
+        and not lines.is_size_wrong
+        and not lines.is_cut
+    )
+    is_each_spoilt = 0 < lines.n_unreadable == lines.n_spoilt
+    return is_whole and is_each_spoilt and not lines.n_foreign and 2 * lines.n_seen >= lines.n_rows
 
 
 def why_unproven(batch: Batch, lines: Lines) -> str | None:
@@ -58,7 +68,7 @@ def why_unproven(batch: Batch, lines: Lines) -> str | None:
     if lines.is_size_wrong:
         return f"{rows}, and a file has another size than OpenAI says"
     n_counted = batch.n_completed + batch.n_failed
-    if lines.n_seen < n_counted and lines.n_answered < batch.n_completed:
+    if lines.n_answered < batch.n_completed:
         return f"{rows}, but OpenAI counts {batch.n_completed:,} completed and {batch.n_failed:,} failed requests"
     if batch.status not in ("expired", "cancelled") and not n_counted:
         return f"{rows}, and OpenAI gives no counts that agree with it"

@@ -94,7 +94,7 @@ class translated:
         api_error = translate(error)
         if api_error is not None:
             # A traceback prints the cause too, and it may quote the key.
-            raise api_error from (None if _quotes_secret(error) else error)
+            raise api_error from (None if str(api_error) == BAD_KEY or _quotes_secret(error) else error)
 
 
 def translate(error: Exception) -> errors.ApiError | None:

@@ -14,6 +14,7 @@ from airflow_openai_batch.engine.identity import file_name
 from airflow_openai_batch.engine.job.context import Engine, Learned, Stop
 from airflow_openai_batch.engine.job.create_batch import find_again, look
 from airflow_openai_batch.engine.job.failures import back_in_line, denied, is_believed, postponed, queue_full, rejected
+from airflow_openai_batch.engine.job.planner import is_awaited
 from airflow_openai_batch.engine.job.retry import carry, reshard
 from airflow_openai_batch.engine.job.state_machine import Fact, ShardUpdate, backoff_s, fact_of, one_more_miss
 from airflow_openai_batch.engine.model import (
@@ -119,7 +120,8 @@ def _refresh(engine: Engine, job: Job, shard: Shard) -> Learned:
 
 def _retrieved(engine: Engine, job: Job, shard: Shard, batch_id: str) -> Batch:
     try:
-        return engine.api.retrieve(batch_id)
+        # The id that was asked for is the one that works, whatever a server or gateway answers.
+        return msgspec.structs.replace(engine.api.retrieve(batch_id), id=batch_id)
     except NotFound as error:
         # A create can be answered with an id that is none: the listing tells the batch's own.
         if shard.refused_at is not None and (batch := find_again(engine, job, shard)) is not None:
@@ -187,6 +189,8 @@ def _with_custom_ids(engine: Engine, shard: Shard, errors: tuple[LineError, ...]
 def _cancel(engine: Engine, job: Job, shard: Shard) -> Learned:
     assert shard.batch is not None  # noqa: S101
     answer = engine.api.cancel(shard.batch.id)
+    if answer is not None:
+        answer = msgspec.structs.replace(answer, id=shard.batch.id)
     engine.log.warning("Shard %s: asked OpenAI to cancel %s; finished rows will be kept.", shard.id, shard.batch.id)
     return Learned(Fact.CANCEL_ASKED, ShardUpdate(cancel_asked_at=engine.clock(), batch=answer or shard.batch))
 
@@ -201,9 +205,11 @@ def _harvest(engine: Engine, job: Job, shard: Shard) -> Learned:
     parser = LineParser(job.spec.endpoint, schema, engine.check)
     accepted: Accepted | None = None
     if all(s.id != shard.id for s in job.shards):
-        accepted = "missing"  # of an earlier epoch only good answers count, and none of its rows is asked again
-    elif shard.evidence is not None and shard.batch is not None:
+        # Of an earlier epoch only good answers count, and none of its rows is asked again.
+        accepted = None if is_awaited(job, shard, engine.clock(), engine.timing) else "missing"
+    elif shard.evidence is not None:
         accepted = engine.store.standing_commands(job).accepts(shard.evidence.since)
+    if shard.batch is not None and (shard.evidence is not None or shard.refused_at is not None):
         latest = _retrieved(engine, job, shard, shard.batch.id)  # it may name files by now that it did not name before
         if latest.status in ENDED_STATUSES:
             shard = msgspec.structs.replace(shard, batch=latest)

@@ -47,7 +47,7 @@ def plan(
         yield from _plan_earlier(shard, now, fresh)
     is_late = now >= deadline_at(job, timing)
     gate = Gate(job, now, is_closed=commands.cancel or is_late)
-    may_carry = not any(is_awaited(shard, now, timing) for shard in job.earlier)
+    may_carry = not any(is_awaited(job, shard, now, timing) for shard in job.earlier)
     for shard in job.shards:
         if shard.not_before > now and shard.state is not State.CREATING:
             continue
@@ -56,22 +56,35 @@ def plan(
             yield Action(verb=verb, shard=shard.id)
 
 
-def is_awaited(shard: Shard, now: float, timing: Timing) -> bool:
+def is_awaited(job: Job, shard: Shard, now: float, timing: Timing) -> bool:
     """Return whether a shard of an earlier epoch is still waited for, so that its answers can be carried over.
 
     Args:
-        shard: The shard.
+        job: The job.
+        shard: A shard of an earlier epoch.
         now: Epoch seconds.
         timing: Durations: what should long have ended holds nothing back for ever.
     """
     if is_quiet(shard):
         return False
+    until = not_awaited_at(job, shard, timing)
+    return until is None or now < until
+
+
+def not_awaited_at(job: Job, shard: Shard, timing: Timing) -> float | None:
+    """Return when a shard of an earlier epoch is waited for no longer, epoch seconds; None: that is not known yet.
+
+    Args:
+        job: The job, whose epoch may have begun when the shard's batch had long ended.
+        shard: A shard of an earlier epoch.
+        timing: Durations.
+    """
     since = shard.cancel_asked_at
     if since is None and shard.state is State.CREATING and shard.intent is not None:
         since = shard.intent.at
     if since is None and shard.state in (State.ENDED, State.REJECTED) and shard.batch is not None:
         since = shard.batch.ended_at
-    return since is None or now < since + timing.earlier_epoch_s
+    return None if since is None else max(since, job.created_at) + timing.earlier_epoch_s
 
 
 def _verb(
@@ -140,7 +153,7 @@ def is_done(job: Job, commands: Commands, now: float, timing: Timing) -> bool:
     """
     return all(
         s.state is State.SETTLED and (commands.cancel or not deserves_another_round(job, s)) for s in job.shards
-    ) and not any(is_awaited(s, now, timing) for s in job.earlier)
+    ) and not any(is_awaited(job, s, now, timing) for s in job.earlier)
 
 
 MAX_ABSENT = 3

@@ -138,6 +138,8 @@ def learn(shard: Shard, fact: Fact, update: ShardUpdate) -> Shard:
     """
     # Whatever else becomes known ends a row of refusals.
     state = NEXT[shard.state, fact]
+    if state is S.UPLOADED and update.get("upload", shard.upload).file_id is None:
+        state = S.PLANNED  # the batch was adopted by a store that was wiped and knows of no file
     return msgspec.structs.replace(shard, state=state, **{"refused_at": None, **update})
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from airflow_openai_batch.engine.job.context import Engine
-from airflow_openai_batch.engine.job.planner import deadline_at, deserves_another_round, is_awaited, is_done
+from airflow_openai_batch.engine.job.planner import deadline_at, deserves_another_round, is_done, not_awaited_at
 from airflow_openai_batch.engine.job.state_machine import is_quiet
 from airflow_openai_batch.engine.job.summary import Summary, summarize
-from airflow_openai_batch.engine.model import ENDED_STATUSES, QUEUED, Job, Shard, State, Timing, Value
+from airflow_openai_batch.engine.model import ENDED_STATUSES, QUEUED, Job, Shard, State, Value
 
 
 class Wait(Value, frozen=True, kw_only=True):
@@ -63,7 +63,7 @@ def rest(engine: Engine, job: Job, now: float, stuck: dict[str, str]) -> Wait | 
     able = [s for s in job.all_shards if s.id not in stuck]
     watched = [s for s in able if _is_watched(s, now)]
     times = [s.not_before for s in able if s.not_before > now and s.state is not State.SETTLED]
-    times += [_not_awaited_at(s, engine.timing) for s in job.earlier if is_awaited(s, now, engine.timing)]
+    times += [at for s in job.earlier if (at := not_awaited_at(job, s, engine.timing)) is not None and not is_quiet(s)]
     times = [at for at in times if at > now]
     if not times and any(s.state is State.RUNNING and s not in watched for s in able):
         times = [now]  # the process was slow: a batch that nobody watches, as it has ended, is due for its next look
@@ -92,11 +92,6 @@ def _is_watched(shard: Shard, now: float) -> bool:
     if shard.state is not State.RUNNING or shard.batch is None or shard.not_before > now:
         return False
     return shard.batch.status not in ENDED_STATUSES
-
-
-def _not_awaited_at(shard: Shard, timing: Timing) -> float:
-    """Return when a shard of an earlier epoch holds nothing back any more, epoch seconds; 0 if that is not known."""
-    return shard.cancel_asked_at + timing.earlier_epoch_s if shard.cancel_asked_at is not None else 0.0
 
 
 def _late(job: Job) -> str:

@@ -92,6 +92,29 @@ def _taken(column: pa.Array, indices: pa.Array) -> pa.Array:
         return pa.concat_arrays([column.slice(i, 1) for i in indices.to_pylist()])
 
 
+def n_bytes_of(rows: pa.RecordBatch) -> int:
+    """Return about how many bytes rows take, without what their buffers hold of others.
+
+    Args:
+        rows: The rows.
+    """
+    import pyarrow as pa
+
+    try:
+        return int(rows.nbytes)
+    except pa.ArrowTypeError:  # versions up to 21 cannot count those of views
+        return sum(map(_n_bytes, rows.columns))
+
+
+def _n_bytes(column: pa.Array) -> int:
+    import pyarrow as pa
+
+    try:
+        return int(without_views(column).nbytes)
+    except pa.ArrowTypeError:  # views inside of structs
+        return int(column.get_total_buffer_size())
+
+
 def without_views(column: pa.Array) -> pa.Array:
     """Return a column of views as strings or bytes: Arrow cannot reorder views, and stores all they are part of."""
     import pyarrow as pa

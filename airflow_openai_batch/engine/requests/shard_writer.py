@@ -12,7 +12,7 @@ from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.identity import DIGEST_BYTES
 from airflow_openai_batch.engine.model import Shard, State
-from airflow_openai_batch.engine.requests.arrow import LINE_BODY
+from airflow_openai_batch.engine.requests.arrow import LINE_BODY, n_bytes_of
 from airflow_openai_batch.engine.requests.lines import Requests
 from airflow_openai_batch.engine.store.index import write_index
 
@@ -225,7 +225,7 @@ class RowPartWriter:
             self._next(batch.schema)
         self._waiting.append(batch)
         self._n_rows += batch.num_rows
-        self._n_bytes += batch.nbytes
+        self._n_bytes += n_bytes_of(batch)
         if self._n_rows >= _GROUP_ROWS or self._n_bytes >= _GROUP_BYTES:
             self._write_waiting()
 

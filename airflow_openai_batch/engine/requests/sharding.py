@@ -23,7 +23,7 @@ from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.identity import shard_id
 from airflow_openai_batch.engine.model import Shard, State, Value
-from airflow_openai_batch.engine.requests.arrow import LINE_ID, take_rows
+from airflow_openai_batch.engine.requests.arrow import LINE_ID, n_bytes_of, take_rows
 from airflow_openai_batch.engine.requests.bodies import Bodies
 from airflow_openai_batch.engine.requests.lines import Requests
 from airflow_openai_batch.engine.requests.shard_writer import ShardWriter, first_duplicate, repeated
@@ -127,7 +127,7 @@ def _custom_ids(custom_id: str | None, columns: list[str]) -> TextTemplate | Non
 
 def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     """Divide a record batch of long rows, so that its requests stay small in memory."""
-    n = max(1, -(-batch.nbytes // _PIECE_BYTES))
+    n = max(1, -(-n_bytes_of(batch) // _PIECE_BYTES))
     rows = max(1, -(-batch.num_rows // n))
     for start in range(0, batch.num_rows, rows):
         yield batch.slice(start, rows)

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from airflow_openai_batch.engine.errors import StoreError
-from airflow_openai_batch.engine.requests.arrow import take_rows, without_views
+from airflow_openai_batch.engine.requests.arrow import n_bytes_of, take_rows, without_views
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,7 +61,7 @@ class RowSorter:
         import pyarrow as pa
 
         if self._block_rows is None:
-            self._block_rows = max(1, min(_MOST_ROWS, _BLOCK_BYTES * rows.num_rows // max(1, rows.nbytes)))
+            self._block_rows = max(1, min(_MOST_ROWS, _BLOCK_BYTES * rows.num_rows // max(1, n_bytes_of(rows))))
         columns = [pa.array(ordinals), *map(without_views, rows.columns)]
         # Numbers instead of names, because an input column may have any name.
         stored = pa.RecordBatch.from_arrays(columns, names=list(map(str, range(len(columns)))))

@@ -18,6 +18,7 @@ import msgspec
 
 from airflow_openai_batch.engine.concurrency import SerialExecutor
 from airflow_openai_batch.engine.errors import InputError, StoreError
+from airflow_openai_batch.engine.requests.arrow import n_bytes_of
 from airflow_openai_batch.engine.store.temporary import DEAD_LETTER, TABLE, remove_leftovers, work_folder
 
 if TYPE_CHECKING:
@@ -237,7 +238,7 @@ class _Parquet:
     def write(self, batch: pa.RecordBatch) -> None:
         self._group.append(batch)
         self._n_rows += batch.num_rows
-        self._n_bytes += batch.nbytes
+        self._n_bytes += n_bytes_of(batch)
         if self._n_rows >= _GROUP_ROWS or self._n_bytes >= _GROUP_BYTES:
             self._flush()
 

@@ -108,13 +108,19 @@ def test_the_pause_doubles_up_to_its_limit() -> None:
 @pytest.mark.parametrize("state", State)
 @pytest.mark.parametrize("fact", Fact)
 def test_every_fact_is_in_the_table_or_changes_nothing(state: State, fact: Fact) -> None:
-    before = shard(state, problem="as it was")
+    before = shard(state, problem="as it was", file_id="file-0")
     if (state, fact) in NEXT:
         assert learn(before, fact, ShardUpdate(problem=None)).state is NEXT[state, fact]
     else:
         with pytest.raises(KeyError):
             learn(before, fact, ShardUpdate(problem=None))
-    assert before == shard(state, problem="as it was")
+    assert before == shard(state, problem="as it was", file_id="file-0")
+
+
+@pytest.mark.parametrize("fact", [Fact.QUEUE_FULL, Fact.FILE_NOT_FOUND])
+def test_a_batch_that_was_adopted_without_a_file_is_uploaded_before_it_is_sent_again(fact: Fact) -> None:
+    assert learn(shard(State.RUNNING), fact, ShardUpdate(batch=None)).state is State.PLANNED
+    assert learn(shard(State.RUNNING, file_id="file-0"), fact, ShardUpdate(batch=None)).state is State.UPLOADED
 
 
 def test_every_state_can_be_reached_and_left() -> None:
