@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import msgspec
@@ -209,10 +210,12 @@ def _harvest(engine: Engine, job: Job, shard: Shard) -> Learned:
         accepted = None if is_awaited(job, shard, engine.clock(), engine.timing) else "missing"
     elif shard.evidence is not None:
         accepted = engine.store.standing_commands(job).accepts(shard.evidence.since)
-    if shard.batch is not None and (shard.evidence is not None or shard.refused_at is not None):
-        latest = _retrieved(engine, job, shard, shard.batch.id)  # it may name files by now that it did not name before
-        if latest.status in ENDED_STATUSES:
-            shard = msgspec.structs.replace(shard, batch=latest)
+    if shard.batch is not None and shard.problem is not None:
+        # It may name files by now that it did not name before. If it is gone, what it named may be there all the same.
+        with contextlib.suppress(ApiError):
+            latest = engine.api.retrieve(shard.batch.id)
+            if latest.status in ENDED_STATUSES:
+                shard = msgspec.structs.replace(shard, batch=msgspec.structs.replace(latest, id=shard.batch.id))
     try:
         harvested = harvest(engine.store, engine.api, job, shard, parser, engine.sleep, accepted)
     except Unproven as unproven:
