@@ -17,7 +17,7 @@ DURATION_S = 6000
 WAITING_TASK = {"ticket_labels": "wait", "review_sentiment": "sentiment", "product_extraction": "extract"}
 WAITING_TASK |= {"eval_answers": "answers", "private_notes": "summaries", "per_country": "label"}
 WAITING_TASK |= {"archive_texts": "archive", "translate_faq": "translate"}
-HELD = "Your API key has been revoked."
+HELD = "Your account is not active, please check your billing details on our website."
 
 
 @dataclass
@@ -41,7 +41,9 @@ class Night:
             Rule(on="row", do={"http_error": {"status": 400, "code": "context_length_exceeded", "message": "too long"}},
                  probability=0.02, match={"custom_id": "product"}, seed=4),
             Rule(on="row", do="refusal", probability=0.01, match={"custom_id": "product"}, seed=5),
-            Rule(on="POST /v1/batches", do={"status": {"code": 401, "error": {"message": HELD}}},
+            # A plain 401 would be believed only after a while.
+            Rule(on="POST /v1/batches",
+                 do={"status": {"code": 403, "error": {"message": HELD, "code": "billing_not_active"}}},
                  match={"body": "translate_faq"}),
         )  # fmt: skip
         for dag_id in ("review_sentiment", "product_extraction"):
