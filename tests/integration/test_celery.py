@@ -118,7 +118,8 @@ class Run:
         """The partition that made a batch."""
         (who, *_) = parse_nonce(next(value for value in batch.metadata.values() if parse_nonce(value)))
         keys = (JobKey(dag_id=DAG_ID, run_id=self.run_id, task_id="partition.submit", map_index=i) for i in range(99))
-        return next(key.map_index for key in keys if nonce(key, 0, "", "").startswith(who))
+        owner = self.stack.env["AIRFLOW__API__BASE_URL"].rstrip("/")
+        return next(key.map_index for key in keys if nonce(key, 0, "", "", owner=owner).startswith(who))
 
     def finish(self, state: str = "success", timeout: float = 150) -> None:
         """Let OpenAI finish whatever it is asked."""
