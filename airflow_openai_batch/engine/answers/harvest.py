@@ -178,8 +178,8 @@ def _require_proof(
     reason = why_unproven(shard.batch, lines)
     if reason is not None:
         digest = _digest(downloads.files)
-        known = shard.evidence is not None and shard.evidence.digest == digest
-        raw = () if known else tuple(_store_raw(store, file, shard.id) for file in downloads.files if _size(file))
+        is_stored = shard.evidence is not None and shard.evidence.digest == digest
+        raw = () if is_stored else tuple(_store_raw(store, file, shard.id) for file in downloads.files if _size(file))
         raise Unproven(reason, raw, digest)
 
 

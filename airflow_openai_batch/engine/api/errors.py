@@ -157,8 +157,8 @@ def _of_status(error: Any) -> errors.ApiError:
     else:
         code = _scrubbed(text_of(envelope.get("code")) or "", secrets) or None
         message = _scrubbed(str(envelope["message"]), secrets)
-    kind = errors.Unclear if envelope is None else _error_class(status, code, message)
-    return kind(
+    error_class = errors.Unclear if envelope is None else _error_class(status, code, message)
+    return error_class(
         clean(f"HTTP {status}: {message}", MAX_MESSAGE),
         status=status,
         code=code,

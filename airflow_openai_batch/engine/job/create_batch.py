@@ -273,7 +273,7 @@ def adopt(engine: Engine, job: Job) -> list[tuple[Shard, Learned]]:
     epoch before this one is not taken: a person may have asked to start over.
     """
     unsent = [shard for shard in job.shards if shard.state in (State.PLANNED, State.UPLOADED)]
-    known = {batch_id for s in job.all_shards for batch_id in (*s.past_batches, *([s.batch.id] if s.batch else ()))}
+    known_ids = {batch_id for s in job.all_shards for batch_id in (*s.past_batches, *([s.batch.id] if s.batch else ()))}
     listed, lost = _listed(engine, min(job.created_at - _LOOK_BACK_S, engine.clock() - _WIPED_LOOK_BACK_S))
     if lost is not None:
         engine.log.debug("Could not look for all batches of this job that its store does not know: %s", lost)
@@ -282,7 +282,7 @@ def adopt(engine: Engine, job: Job) -> list[tuple[Shard, Learned]]:
         (batch, parsed)
         for batch in listed
         if batch.nonce is not None
-        and batch.id not in known
+        and batch.id not in known_ids
         and batch.status not in FRUITLESS_STATUSES
         and (parsed := parse_nonce(batch.nonce)) is not None
         and who is not None
