@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
-from builders import TIMING, World, answer, batch, cut, job, shard
+from builders import TIMING, World, answer, batch, cut, job, rows, shard
 
 from airflow_openai_batch.engine.errors import Unavailable, Unclear
 from airflow_openai_batch.engine.job.planner import MAX_ABSENT
@@ -146,3 +147,55 @@ def test_a_status_that_nobody_knows_is_told_by_its_name_at_once(world: World, st
     world.api.finish("batch_0")
     world.later(60)
     assert world.done().job.shards[0].problem is None
+
+
+# -- names that change -------------------------------------------------------------------------------------------------
+
+
+def test_a_poll_that_names_another_id_leaves_the_batch_its_own(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cancel would go to the other id, and the batch run on."""
+    world.submit(2)
+    world.waits()
+    real = world.api.retrieve
+    monkeypatch.setattr(world.api, "retrieve", lambda name: msgspec.structs.replace(real(name), id="7"))
+    world.later(3600)
+    world.waits()
+    held_batch = world.job.shards[0].batch
+    assert held_batch is not None and held_batch.id == "batch_0"
+    world.ends_well()
+
+
+@pytest.mark.parametrize("wrong", ["file-of-another", "output.jsonl"])
+def test_a_wrong_file_id_of_one_poll_is_mended_by_the_next(world: World, wrong: str) -> None:
+    world.submit(2)
+    world.waits()
+    world.api.finish("batch_0")
+    right = world.api.made["batch_0"].output_file_id
+    world.api.change("batch_0", output_file_id=wrong)
+    world.later(3600)
+    world.waits()
+    assert world.job.shards[0].state is S.ENDED
+    world.api.change("batch_0", output_file_id=right)
+    world.ends_well()
+
+
+# -- earlier epochs ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hours", [0.0, 30.0])
+def test_answers_of_an_earlier_epoch_are_waited_for_from_the_new_ones_beginning(world: World, hours: float) -> None:
+    """However long ago its batch has ended: one failed download must not cost what was paid for."""
+    world.submit(2)
+    world.waits()
+    world.api.finish("batch_0")
+    world.later(3600)
+    world.api.script("download", *[Unclear("lost")] * 4)
+    world.waits()
+    assert world.job.shards[0].state is S.ENDED
+    world.later(hours * 3600)
+    world.api.forget_scripts()
+    world.submit([*rows(2), {"id": "t9", "text": "new"}])
+    world.api.script("download", *[Unclear("lost")] * 4)
+    run(world, 0.5)
+    assert world.api.calls["create"] == 2
+    assert len(world.api.requests("batch_1")) == 1, "only the new row is asked"
