@@ -120,21 +120,7 @@ DISTURBANCES = (
 )
 _SHARE_OF_DISTURBED = 0.6
 
-OFF = frozenset(
-    {
-        "content_gone_for_a_while",
-        "file_cut_at_line",
-        "file_cut_in_line",
-        "file_empty_for_a_while",
-        "file_html",
-        "file_ids_lost",
-        "files_never_written",
-        "all_rows_fail",
-        "poll_ids_nonsense",
-    }
-)
-"""Misbehaviours that the engine is not a match for yet."""
-NEW = tuple(name for name in MISBEHAVIOURS if name not in OFF)
+NEW = tuple(MISBEHAVIOURS)
 """The misbehaviours that schedules draw beside the faults above."""
 _MOST_NEW = 4
 

@@ -206,8 +206,10 @@ def _harvest(engine: Engine, job: Job, shard: Shard) -> Learned:
     parser = LineParser(job.spec.endpoint, schema, engine.check)
     accepted: Accepted | None = None
     if all(s.id != shard.id for s in job.shards):
-        # Of an earlier epoch only good answers count, and none of its rows is asked again.
-        accepted = None if is_awaited(job, shard, engine.clock(), engine.timing) else "missing"
+        # Of an earlier epoch only good answers count, and none of its rows is asked again. What there is of them is
+        # taken well before the new epoch goes on without.
+        later = engine.clock() + engine.timing.earlier_epoch_s / 2
+        accepted = None if is_awaited(job, shard, later, engine.timing) else "missing"
     elif shard.evidence is not None:
         accepted = engine.store.standing_commands(job).accepts(shard.evidence.since)
     if shard.batch is not None and shard.problem is not None:

@@ -47,13 +47,17 @@ def plan(
         yield from _plan_earlier(shard, now, fresh)
     is_late = now >= deadline_at(job, timing)
     gate = Gate(job, now, is_closed=commands.cancel or is_late)
-    may_carry = not any(is_awaited(job, shard, now, timing) for shard in job.earlier)
+    may_carry = not any(is_awaited(job, s, now, timing) or _is_fetched_now(s, now) for s in job.earlier)
     for shard in job.shards:
         if shard.not_before > now and shard.state is not State.CREATING:
             continue
         verb = _verb(job, shard, now, commands, gate, fresh, may_carry=may_carry)
         if verb is not None:
             yield Action(verb=verb, shard=shard.id)
+
+
+def _is_fetched_now(shard: Shard, now: float) -> bool:
+    return shard.state in (State.ENDED, State.REJECTED) and shard.not_before <= now
 
 
 def is_awaited(job: Job, shard: Shard, now: float, timing: Timing) -> bool:
