@@ -134,6 +134,15 @@ def line_error(custom_id: str, code: str = "batch_expired") -> bytes:
     return line(custom_id, error={"code": code, "message": "no answer"})
 
 
+def is_failure(text: bytes) -> bool:
+    """Return whether OpenAI counts a line under failed requests."""
+    try:
+        read = json.loads(text)
+        return bool(read["error"]) or read["response"]["status_code"] >= 400
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
 # -- OpenAI ----------------------------------------------------------------------------------------------------------
 
 
@@ -253,13 +262,14 @@ class FakeApi:
         """End a batch: each custom_id gets what the functions say into the output and the error file."""
         ids = [request["custom_id"] for request in self.requests(batch_id)]
         named: dict[str, str | None] = {}
-        n_lines: dict[str, int] = {}
+        n_lines = n_failed = 0
         for name, write in (("output_file_id", output), ("error_file_id", errors)):
             lines = [text for i in ids if (text := write(i)) is not None] if write is not None else []
             named[name] = f"{batch_id}-{name}" if lines else None
-            n_lines[name] = len(lines)
+            n_lines += len(lines)
+            n_failed += len(lines) if name == "error_file_id" else sum(map(is_failure, lines))
             self.files[f"{batch_id}-{name}"] = b"".join(text + b"\n" for text in lines)
-        counts = {"n_completed": n_lines["output_file_id"], "n_failed": n_lines["error_file_id"]}
+        counts = {"n_completed": n_lines - n_failed, "n_failed": n_failed}
         self.change(batch_id, status=status, ended_at=self._clock(), n_total=len(ids), **counts, **named)
 
     @property
