@@ -2,12 +2,8 @@
 
     python benchmarks/fault_schedules.py [--schedules 2000] [--first 0] [--processes 2] [--new NAME ...] [--each]
 
-<<<<<<< HEAD
-`--new` draws only these misbehaviours of `tests/property/schedule_misbehaviours.py` beside the old faults, or `none`
-=======
-`--new` draws only these misbehaviours of `tests/property/schedule_misbehaviours.py` beside the old faults, or `none`,
->>>>>>> emu2
-or `all`; by default those that `schedule_plan.py` has switched on. `--each` runs so many schedules with each of them,
+`--new` draws only these misbehaviours of `tests/property/schedule_misbehaviours.py` beside the old faults, or `none`;
+by default all of them. `--each` runs so many schedules with each of them,
 one after the other, and counts the broken promises.
 
 Two thirds of the schedules freeze no process for longer than the grace period, one third does. Each is replayed by
