@@ -99,6 +99,10 @@ chaos: setup ## 200,000 rows on a real Airflow while everything around it breaks
 bench: setup ## The benchmarks of docs/performance.md: two hours or more, 30 GB of disk
 	python benchmarks/run_all.py
 
+.PHONY: prices
+prices: setup ## Make the table of prices anew from two sources on PyPI, and print where they differ
+	python .ci/update_prices.py
+
 .PHONY: clean
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) $(OLDEST) .demo

@@ -21,6 +21,7 @@ RESULT_COLUMNS = (
     "model",
     "input_tokens",
     "cached_tokens",
+    "cache_write_tokens",
     "output_tokens",
     "reasoning_tokens",
     "batch_id",
@@ -121,6 +122,7 @@ class Usage(Value, frozen=True, kw_only=True, gc=False):
 
     input_tokens: int = 0
     cached_tokens: int = 0
+    cache_write_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
 
@@ -128,6 +130,7 @@ class Usage(Value, frozen=True, kw_only=True, gc=False):
         return Usage(
             input_tokens=self.input_tokens + other.input_tokens,
             cached_tokens=self.cached_tokens + other.cached_tokens,
+            cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
             reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
         )

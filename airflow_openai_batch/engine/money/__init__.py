@@ -1,0 +1,1 @@
+"""What requests cost: prices, estimates, caps. Pure: no store, no client, no clock."""
