@@ -3,8 +3,8 @@
     make prices
 
 Both sources are published on PyPI and well kept: litellm's price list, from which the table is made, and pydantic's
-genai-prices, against which it is checked. Their wheels are downloaded, nothing is installed. Each difference is printed,
-for a person to look up on OpenAI's own page of prices; also what changed against the table of before.
+genai-prices, against which it is checked. Their wheels are downloaded, nothing is installed. Each difference is
+printed, for a person to look up on OpenAI's own page of prices; also what changed against the table of before.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def main() -> int:
 def wheel_of(name: str, folder: Path) -> Path:
     """Download the newest wheel of a package."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-    subprocess.run([*command, "--dest", str(folder), name], check=True)
+    subprocess.run([*command, "--dest", str(folder), name], check=True)  # noqa: S603
     return next(folder.glob(f"{name.replace('-', '_')}-*.whl"))
 
 
