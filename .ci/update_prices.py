@@ -22,7 +22,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-TABLE = Path(__file__).parent.parent / "airflow_openai_batch" / "engine" / "money" / "prices.json"
+TABLE = Path(__file__).parent.parent / "airflow_openai_batch" / "prices.json"
 LITELLM = "litellm/model_prices_and_context_window_backup.json"
 KINDS = {
     "input": "input_cost_per_token",

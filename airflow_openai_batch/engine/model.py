@@ -24,6 +24,7 @@ RESULT_COLUMNS = (
     "cache_write_tokens",
     "output_tokens",
     "reasoning_tokens",
+    "cost",
     "batch_id",
     "request_id",
     "round",
@@ -42,6 +43,10 @@ class Status(StrEnum):
     EXPIRED = "expired"
     CANCELLED = "cancelled"
     MISSING = "missing"
+
+
+BILLED = frozenset({Status.SUCCEEDED, Status.INVALID, Status.REFUSED, Status.TRUNCATED})
+"""Outcomes with an answer, good or not. OpenAI bills those; failed, expired and unanswered requests cost nothing."""
 
 
 class State(StrEnum):
@@ -136,6 +141,21 @@ class Usage(Value, frozen=True, kw_only=True, gc=False):
         )
 
 
+class Cost(Value, frozen=True, kw_only=True, gc=False):
+    """What answers cost, in picodollars (a millionth of a millionth of a US dollar), as far as prices are known."""
+
+    picodollars: int = 0
+    bad_picodollars: int = 0
+    """Of these, for answers that are not good."""
+    saved_picodollars: int = 0
+    """How much more the same answers cost synchronously."""
+    n_unknown: int = 0
+    """Answers whose cost is not known, and not in the sums."""
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(**{name: getattr(self, name) + getattr(other, name) for name in self.__struct_fields__})
+
+
 class LineError(Value, frozen=True, kw_only=True):
     """A batch-level error: many lines can share one, so it is kept once with an example."""
 
@@ -214,6 +234,7 @@ class OutcomePart(Value, frozen=True, kw_only=True):
     retryable: dict[Status, int] = {}
     """Of these, the rows that deserve another answer."""
     usage: Usage = Usage()
+    cost: Cost = Cost()
 
 
 class Evidence(Value, frozen=True, kw_only=True):
@@ -250,6 +271,8 @@ class Shard(Value, frozen=True, kw_only=True):
     round: int = 0
     parent: str | None = None
     child: str | None = None
+    model: str | None = None
+    """The model that its requests name; None if the job was planned before that was stored."""
     first_row: int = 0
     """The ordinal of its first row; of a later round, that of its first-round shard."""
     n_rows: int = 0
@@ -314,6 +337,11 @@ class Shard(Value, frozen=True, kw_only=True):
     def usage(self) -> Usage:
         """Tokens that the shard's answers were billed for."""
         return self.outcomes.usage if self.outcomes is not None else Usage()
+
+    @property
+    def cost(self) -> Cost:
+        """What the shard's answers cost."""
+        return self.outcomes.cost if self.outcomes is not None else Cost()
 
     @property
     def n_carried(self) -> int:

@@ -31,6 +31,8 @@ class Error(msgspec.Struct):
 
 class _Details(msgspec.Struct):
     cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    """Written by models that bill what they put into the cache (the SDK's types since 3.57)."""
     reasoning_tokens: int | None = None
 
 
@@ -56,6 +58,7 @@ class _Usage(msgspec.Struct):
         return Usage(
             input_tokens=_count(self.input_tokens or self.prompt_tokens),
             cached_tokens=_count(before.cached_tokens),
+            cache_write_tokens=_count(before.cache_write_tokens),
             output_tokens=_count(self.output_tokens or self.completion_tokens),
             reasoning_tokens=_count(after.reasoning_tokens),
         )

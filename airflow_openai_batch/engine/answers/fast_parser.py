@@ -20,7 +20,7 @@ Line = bytes | memoryview
 Fields = Callable[[str], tuple[Any, ...] | None]
 """Reads the fields of a good answer's text. Raises `ValueError` or an error of msgspec if it may be invalid."""
 
-FastRow = tuple[str, Any, str | None, str | None, int, int, int, int, str | None, tuple[Any, ...] | None]
+FastRow = tuple[str, Any, str | None, str | None, int, int, int, int, int, str | None, tuple[Any, ...] | None]
 """A good outcome: the values of `COLUMNS`. A tuple, which takes a third of the time of an `Outcome` to create."""
 
 COLUMNS = ("custom_id", "output", "finish_reason", "model", *Usage.__struct_fields__, "request_id", "fields")
@@ -37,6 +37,7 @@ class _Kept(msgspec.Struct, gc=False):
 
 class _Details(_Kept):
     cached_tokens: Count = 0
+    cache_write_tokens: Count = 0
     reasoning_tokens: Count = 0
 
 
@@ -138,6 +139,7 @@ def _read_answers(lines: Sequence[Line], fields: Fields | None) -> list[FastRow 
                         body.model,
                         usage.input_tokens,
                         before.cached_tokens if before is not None else 0,
+                        before.cache_write_tokens if before is not None else 0,
                         usage.output_tokens,
                         after.reasoning_tokens if after is not None else 0,
                         response.request_id,
@@ -201,6 +203,7 @@ def _row(decoded: Any, output: Any, finish_reason: str | None, fields: tuple[Any
         body.model,
         usage.prompt_tokens,
         before.cached_tokens if before is not None else 0,
+        before.cache_write_tokens if before is not None else 0,
         usage.completion_tokens,
         after.reasoning_tokens if after is not None else 0,
         decoded.response.request_id,
@@ -218,6 +221,7 @@ def row_of(outcome: Outcome) -> FastRow:
         outcome.model,
         usage.input_tokens,
         usage.cached_tokens,
+        usage.cache_write_tokens,
         usage.output_tokens,
         usage.reasoning_tokens,
         outcome.request_id,

@@ -24,7 +24,8 @@ from airflow_openai_batch.engine.answers.result_formats import as_json_lines
 from airflow_openai_batch.engine.answers.row_order import AnswerBlock, AnswerReader, Unordered
 from airflow_openai_batch.engine.api.client import Api
 from airflow_openai_batch.engine.errors import NotFound, Unavailable, Unclear
-from airflow_openai_batch.engine.model import Job, Outcome, Shard, State, Status
+from airflow_openai_batch.engine.model import BILLED, Job, Outcome, Shard, State, Status
+from airflow_openai_batch.engine.money.prices import Prices
 from airflow_openai_batch.engine.store.index import read_index_table
 from airflow_openai_batch.engine.store.job_store import JobStore
 
@@ -79,6 +80,7 @@ def harvest(
     parser: LineParser,
     sleep: Callable[[float], None] = time.sleep,
     accepted: Accepted | None = None,
+    prices: Prices | None = None,
 ) -> Harvested:
     """Write the outcome part of a shard whose batch has ended, was rejected, or was never created.
 
@@ -90,6 +92,7 @@ def harvest(
         parser: Reads the lines.
         sleep: Waits so many seconds before a download is repeated.
         accepted: What a person decided of rows that cannot be proven to have no answer.
+        prices: What models cost; by default what the package ships.
 
     Raises:
         Unproven: Rows have no line, and it is not certain that they have no answer.
@@ -97,6 +100,7 @@ def harvest(
         ApiError: A file could not be downloaded. Nothing is lost: harvest again later.
         StoreError: The store cannot be read or written.
     """
+    prices = prices or Prices()
     index = read_index_table(store, shard.index).combine_chunks()
     ids = index.column("custom_id").to_numpy(zero_copy_only=False).tolist()
     name = store.new_name("outcomes", shard.id)
@@ -119,7 +123,7 @@ def harvest(
                 is_error_file_gone=downloads.is_error_file_gone,
                 is_absence_final=is_absence_final,
             )
-            with _part_writer(store, name, job, shard) as writer:
+            with _part_writer(store, name, job, shard, prices) as writer:
                 for block in blocks:
                     requests = index.slice(block.start, block.stop - block.start).to_batches()[0]
                     writer.write(requests, block.answers, block.rows - block.start, block.places, classifier(block))
@@ -144,14 +148,10 @@ def harvest(
 
 
 @contextlib.contextmanager
-def _part_writer(store: JobStore, name: str, job: Job, shard: Shard) -> Iterator[PartWriter]:
+def _part_writer(store: JobStore, name: str, job: Job, shard: Shard, prices: Prices) -> Iterator[PartWriter]:
     """Write an outcome part; it appears in the store only if the block ends without an error."""
-    batch_id = shard.batch.id if shard.batch is not None else None
-    with store.writing(name) as file, PartWriter(file, job, batch_id, shard.round) as writer:
+    with store.writing(name) as file, PartWriter(file, job, shard, prices) as writer:
         yield writer
-
-
-_ANSWERED = frozenset({Status.INVALID, Status.REFUSED, Status.TRUNCATED})
 
 
 def _require_proof(
@@ -166,7 +166,7 @@ def _require_proof(
     lines = FoundLines(
         n_rows=shard.n_requests,
         n_seen=shard.n_requests - n_absent,
-        n_answered=sum(tally.by_status[status] for status in (Status.SUCCEEDED, *_ANSWERED)),
+        n_answered=sum(tally.by_status[status] for status in BILLED),
         n_unreadable=n_unreadable,
         n_spoilt=n_spoilt,
         n_foreign=n_foreign,
@@ -380,7 +380,7 @@ def _beats(later: Outcome, earlier: Outcome) -> bool:
 
 def _rank(outcome: Outcome) -> int:
     """Return the rank of one of several lines of a row: a good answer, then any answer, then none."""
-    return 2 if outcome.status is Status.SUCCEEDED else int(outcome.status in _ANSWERED)
+    return 2 if outcome.status is Status.SUCCEEDED else int(outcome.status in BILLED)
 
 
 _ABSENT: dict[str, tuple[Status, str, str]] = {

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from airflow_openai_batch.engine.answers.fast_parser import COLUMNS, FastRow, row_of
 from airflow_openai_batch.engine.concurrency import SerialExecutor
 from airflow_openai_batch.engine.endpoints import EMBEDDINGS
-from airflow_openai_batch.engine.model import RESULT_COLUMNS, Job, Outcome, Status, Usage
+from airflow_openai_batch.engine.model import BILLED, RESULT_COLUMNS, Cost, Job, Outcome, Shard, Status, Usage
+from airflow_openai_batch.engine.money.costs import TokenCounts, cost_type, costs_of, total_cost
+from airflow_openai_batch.engine.money.prices import Prices
 from airflow_openai_batch.engine.schema.arrow_types import field_columns, field_types
 
 if TYPE_CHECKING:
@@ -50,7 +52,8 @@ def part_schema(job: Job) -> pa.Schema:
     types = {
         "status": pa.string(),
         "output": output_type(job),
-        **dict.fromkeys(("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"), pa.int64()),
+        **dict.fromkeys(Usage.__struct_fields__, pa.int64()),
+        "cost": cost_type(),
         "round": pa.int32(),
     }
     return pa.schema(
@@ -79,19 +82,22 @@ class Tally:
         self.by_status: Counter[Status] = Counter()
         self.retryable: Counter[Status] = Counter()
         self.usage = Usage()
+        self.cost = Cost()
 
-    def add(self, n: int, classified: Sequence[Outcome], tokens: Usage) -> None:
+    def add(self, n: int, classified: Sequence[Outcome], tokens: Usage, cost: Cost) -> None:
         """Count outcomes.
 
         Args:
             n: Number of outcomes.
             classified: Those that the fast parser did not find to be good.
             tokens: The token usage of all of them.
+            cost: What all of them cost.
         """
         self.by_status[Status.SUCCEEDED] += n - len(classified)
         self.by_status.update([outcome.status for outcome in classified])
         self.retryable.update([outcome.status for outcome in classified if outcome.retryable])
         self.usage += tokens
+        self.cost += cost
 
 
 class AnswerColumns:
@@ -138,17 +144,18 @@ class PartWriter:
     Args:
         file: The file, which must have a path.
         job: The job, which determines the types of output and fields.
-        batch_id: The batch that the outcomes come from, or None.
-        shard_round: The round of the shard.
+        shard: The shard whose outcomes they are.
+        prices: What models cost.
     """
 
-    def __init__(self, file: Any, job: Job, batch_id: str | None, shard_round: int) -> None:
+    def __init__(self, file: Any, job: Job, shard: Shard, prices: Prices) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         self._schema = part_schema(job)
         self._columns = AnswerColumns(job)
-        self._batch_id, self._round = batch_id, shard_round
+        self._shard, self._prices = shard, prices
+        self._batch_id = shard.batch.id if shard.batch is not None else None
         # By path: each small write to a Python file would make the thread wait for the main one.
         self._file = pa.OSFile(file.name, "wb")
         self._writer = pq.ParquetWriter(self._file, self._schema, use_dictionary=REPEATING)
@@ -204,18 +211,36 @@ class PartWriter:
         order[list(classified)] = sum(batch.num_rows for batch in answers) + np.arange(len(classified))
         ordered = pa.Table.from_batches([*answers, rest]).combine_chunks().to_batches()[0].take(pa.array(order))
         tokens = {name: pc.sum(ordered.column(name)).as_py() or 0 for name in Usage.__struct_fields__}
-        self.tally.add(n, [entry.outcome for entry in classified.values()], Usage(**tokens))
+        costs, cost = self._costs(ordered, classified)
+        self.tally.add(n, [entry.outcome for entry in classified.values()], Usage(**tokens), cost)
         columns: dict[str, pa.Array] = {
             **dict(zip(ordered.schema.names, ordered.columns, strict=True)),
             **_status_columns(n, classified, self._schema),
             **dict(zip(requests.schema.names, requests.columns, strict=True)),
             "batch_id": pa.repeat(pa.scalar(self._batch_id, pa.string()), n),
-            "round": pa.repeat(pa.scalar(self._round, pa.int32()), n),
+            "round": pa.repeat(pa.scalar(self._shard.round, pa.int32()), n),
+            "cost": costs,
         }
         if pa.types.is_binary(columns["output"].type):
             columns["output"] = _vectors(columns["output"])
         arrays = [columns[name] for name in self._schema.names]
         self._writing(self._writer.write_batch, pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+
+    def _costs(self, answers: pa.RecordBatch, classified: Mapping[int, ClassifiedRow]) -> tuple[pa.Array, Cost]:
+        """Return what each answer cost, and the sums."""
+        import numpy as np
+
+        is_billed, is_good = np.ones((2, answers.num_rows), dtype=bool)
+        for row, entry in classified.items():
+            is_billed[row] = entry.outcome.status in BILLED
+            is_good[row] = entry.outcome.status is Status.SUCCEEDED
+        names = ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens")
+        tokens = TokenCounts(*(answers.column(name).to_numpy() for name in names))
+        batch, standard = (
+            costs_of(self._prices, self._shard.model, answers.column("model"), tokens, is_billed, tier)
+            for tier in ("batch", "standard")
+        )
+        return batch.column(), total_cost(batch, standard, is_billed, is_good)
 
 
 def _status_columns(n: int, classified: Mapping[int, ClassifiedRow], schema: pa.Schema) -> dict[str, pa.Array]:
@@ -280,7 +305,19 @@ def read_part(store: JobStore, name: str, columns: list[str] | None = None) -> I
         groups = [part.metadata.row_group(i) for i in range(part.num_row_groups)]
         row_bytes = sum(group.total_byte_size for group in groups) // max(1, part.metadata.num_rows)
         n_rows = max(1, min(ROW_GROUP_ROWS, _READ_BYTES // max(1, row_bytes)))
-        yield from part.iter_batches(batch_size=n_rows, columns=columns)
+        for rows in part.iter_batches(batch_size=n_rows, columns=columns):
+            yield _with_later_columns(rows, columns)
+
+
+def _with_later_columns(rows: pa.RecordBatch, columns: list[str] | None) -> pa.RecordBatch:
+    """Return rows with the columns that an earlier version of this package did not write, as nulls."""
+    import pyarrow as pa
+
+    later = {"cache_write_tokens": pa.int64(), "cost": cost_type()}
+    missing = [name for name in later if name not in rows.schema.names and (columns is None or name in columns)]
+    for name in missing:
+        rows = rows.append_column(pa.field(name, later[name]), pa.nulls(rows.num_rows, later[name]))
+    return rows.select(columns) if missing and columns is not None else rows
 
 
 def carried_rows(

@@ -219,7 +219,7 @@ def _harvest(engine: Engine, job: Job, shard: Shard) -> Learned:
             if latest.status in ENDED_STATUSES:
                 shard = msgspec.structs.replace(shard, batch=msgspec.structs.replace(latest, id=shard.batch.id))
     try:
-        harvested = harvest(engine.store, engine.api, job, shard, parser, engine.sleep, accepted)
+        harvested = harvest(engine.store, engine.api, job, shard, parser, engine.sleep, accepted, engine.prices)
     except Unproven as unproven:
         return _look_again(engine, job, shard, unproven)
     except NotFound as error:
@@ -241,6 +241,7 @@ def _harvest(engine: Engine, job: Job, shard: Shard) -> Learned:
         tally=tally.by_status,
         retryable=tally.retryable,
         usage=tally.usage,
+        cost=tally.cost,
     )
     update = ShardUpdate(batch=shard.batch, outcomes=part, backoff=Backoff(), problem=None, evidence=None)
     return Learned(Fact.OUTCOMES_SAVED, update)

@@ -54,6 +54,7 @@ def reshard(store: JobStore, job: Job, parent: Shard) -> Shard:
         id=child,
         round=parent.round + 1,
         parent=parent.id,
+        model=parent.model,
         first_row=parent.first_row,
         # A line is longer than its input. Never more than the parent, or a budget that it filled would not let it pass.
         n_tokens=min(written.n_tokens, parent.n_tokens),

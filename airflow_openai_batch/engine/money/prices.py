@@ -208,7 +208,7 @@ class ShippedTable(msgspec.Struct):
 
 def shipped_table() -> ShippedTable:
     """Return the table as it is written in the package."""
-    return msgspec.json.decode(files(__package__).joinpath("prices.json").read_bytes(), type=ShippedTable)
+    return msgspec.json.decode(files("airflow_openai_batch").joinpath("prices.json").read_bytes(), type=ShippedTable)
 
 
 @functools.cache

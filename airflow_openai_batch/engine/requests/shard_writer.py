@@ -32,6 +32,7 @@ class ShardWriter:
     Args:
         store: The job's store.
         name: The shard's id.
+        model: The model of its requests.
         limits: The limits of a batch.
         writers: The thread that closes request files and writes indexes, and the one that writes row parts.
     """
@@ -40,10 +41,11 @@ class ShardWriter:
         self,
         store: JobStore,
         name: str,
+        model: str,
         limits: Limits,
         writers: tuple[SerialExecutor, FileWriter],
     ) -> None:
-        self._store, self._name, self._limits = store, name, limits
+        self._store, self._name, self._model, self._limits = store, name, model, limits
         self._writing, self._row_writer = writers
         self._n_rows = self._n_bytes = self._n_inputs = self._n_tokens = 0
         self._first_row = 0
@@ -146,6 +148,7 @@ class ShardWriter:
         return Shard(
             id=self._name,
             state=state,
+            model=self._model or None,
             first_row=self._first_row,
             n_rows=self._n_rows,
             n_requests=self._n_rows,

@@ -212,7 +212,7 @@ class ShardBuilder:
                 return shard, n
             self._close(shard)
         name = shard_id(self._epoch, len(self._begun))
-        shard = ShardWriter(self._store, name, self._limits, (self._requests, self._rows))
+        shard = ShardWriter(self._store, name, model, self._limits, (self._requests, self._rows))
         self._begun.append(shard)
         self._open[model] = shard
         n = shard.room(requests, start)
