@@ -25,6 +25,7 @@ from airflow_openai_batch.task.job import (
     look_of,
     pause_s,
     poll_interval,
+    prices_for,
     trigger_for,
     write_results,
 )
@@ -83,6 +84,7 @@ class _Submitting(WithLineage, BaseOperator):
         max_requests_per_batch: int | None = None,
         cancel_on_kill: bool = True,
         completion_window: str = "24h",
+        prices: dict[str, Any] | None = None,
         metadata: dict[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -108,6 +110,7 @@ class _Submitting(WithLineage, BaseOperator):
         self.max_requests_per_batch = max_requests_per_batch
         self.cancel_on_kill = cancel_on_kill
         self.completion_window = completion_window
+        self.prices = prices
         self.metadata = metadata
 
     def _do_render_template_fields(self, *args: Any, **kwargs: Any) -> None:
@@ -185,6 +188,7 @@ class _Submitting(WithLineage, BaseOperator):
             max_enqueued_tokens=self.max_enqueued_tokens,
             cancel_on_kill=self.cancel_on_kill,
             completion_window=self.completion_window,
+            prices=prices_for(self.prices),
             metadata=self.metadata or {},
         )
 
@@ -229,6 +233,9 @@ class OpenAIBatchSubmitOperator(_Submitting):
         max_requests_per_batch: Cut smaller batches than OpenAI's limit of 50,000: more of them, each done sooner.
         cancel_on_kill: Whether marking the waiting task failed, success or skipped cancels its batches.
         completion_window: OpenAI accepts ``24h``; compatible servers have others.
+        prices: Prices of models or deployments that go before those of the option ``[openai_batch] prices`` and those
+            that the package ships, in dollars for a million tokens in a batch, for example
+            ``{"my-deployment": {"input": 0.05, "output": 0.25}}``; see docs/money.md.
         metadata: Up to 12 pairs of texts for the batches' metadata.
 
     Returns:

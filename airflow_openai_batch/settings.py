@@ -67,6 +67,13 @@ PARALLEL_TRANSFERS = Option(
     "room for its files on the worker's disk.",
 )
 XCOM_MAX_BYTES = Option("xcom_max_bytes", 1_000_000, "The largest result, as JSON, that is returned through XCom.")
+PRICES = Option(
+    "prices",
+    "",
+    "A path or URI of a JSON file with prices of models and deployments, which go before those that the package ships: "
+    'for example {"my-deployment": {"input": 0.05, "output": 0.25}}, in dollars for a million tokens in a batch.',
+    "s3://aws_default@my-bucket/openai-prices.json",
+)
 
 OPTIONS: tuple[Option[Any], ...] = (
     STORAGE,
@@ -76,6 +83,7 @@ OPTIONS: tuple[Option[Any], ...] = (
     CREATE_GRACE,
     PARALLEL_TRANSFERS,
     XCOM_MAX_BYTES,
+    PRICES,
 )
 
 

@@ -118,6 +118,8 @@ class Policy(Value, frozen=True, kw_only=True, omit_defaults=False):
     """Whether marking the waiting task failed cancels its batches."""
     completion_window: str = "24h"
     """OpenAI accepts only 24h; compatible servers have others."""
+    prices: dict[str, Any] = {}
+    """Prices that go before those that the package ships, as ``money.prices.parse_prices`` reads them."""
     metadata: dict[str, str] = {}
     """Pairs added to the metadata of every batch, for the user's own searches."""
 

@@ -69,9 +69,10 @@ METRICS: dict[str, Metric] = {
         "counter",
         "tokens",
         _JOB,
-        "Answers are fetched; `cached` is part of `input`, `reasoning` part of `output`",
-        ("input", "cached", "output", "reasoning"),
+        "Answers are fetched; `cached` and `cache_write` are part of `input`, `reasoning` part of `output`",
+        ("input", "cached", "cache_write", "output", "reasoning"),
     ),
+    "cost": Metric("counter", "microdollars", _JOB, "Answers are fetched, good or bad, and their price is known"),
     "batches.created": Metric("counter", "batches", _JOB, "A batch of a job is known to exist"),
     "batches.<status>": Metric(
         "counter",

@@ -13,6 +13,7 @@ from openlineage.client.generated.schema_dataset import SchemaDatasetFacet, Sche
 
 from airflow_openai_batch.engine.job.summary import summarize
 from airflow_openai_batch.engine.model import model_of
+from airflow_openai_batch.engine.money.prices import in_dollars
 
 if TYPE_CHECKING:
     from airflow_openai_batch.engine.model import Job
@@ -35,6 +36,8 @@ class OpenAIBatchRunFacet(RunFacet):
     errors: list[dict[str, Any]]
     """Number of rows by status and error code."""
     usage: dict[str, int]
+    cost: dict[str, Any]
+    """In US dollars: ``cost``, ``cost_of_bad_rows``, ``saved``; and the number of ``rows_without_price``."""
     batches: list[str]
 
 
@@ -52,6 +55,7 @@ def job_facet(job: Job, written: Written | None) -> OpenAIBatchRunFacet:
         rowsByStatus={status.value: n for status, n in summary.by_status.items()},
         errors=[{"status": error.status, "code": error.code, "rows": error.n} for error in errors],
         usage={name.removesuffix("_tokens"): getattr(usage, name) for name in usage.__struct_fields__},
+        cost=in_dollars(summary.cost),
         batches=list(summary.batch_ids[:_MOST_BATCHES]),
     )
 

@@ -20,6 +20,7 @@ from airflow_openai_batch.engine.job.state_machine import Fact
 from airflow_openai_batch.engine.job.status import Done, Held, Wait
 from airflow_openai_batch.engine.job.summary import check_thresholds
 from airflow_openai_batch.engine.model import Job, Shard, State, model_of
+from airflow_openai_batch.engine.money.prices import PICODOLLARS
 from airflow_openai_batch.reporting.metrics import count, took
 
 if TYPE_CHECKING:
@@ -169,7 +170,8 @@ def _count_work(change: Change, tags: Mapping[str, str]) -> None:
 
 def _count_answers(job: Job, shard: Shard, tags: Mapping[str, str], *, is_current: bool) -> None:
     usage = shard.usage
-    for token_kind in ("input", "cached", "output", "reasoning"):
+    count("cost", round(shard.cost.picodollars / PICODOLLARS * 1e6), tags)
+    for token_kind in ("input", "cached", "cache_write", "output", "reasoning"):
         count("tokens.<kind>", getattr(usage, f"{token_kind}_tokens"), tags, token_kind)
     if not is_current:
         return  # the rows belong to a newer epoch; the tokens were paid nevertheless

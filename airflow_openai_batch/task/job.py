@@ -178,6 +178,27 @@ def poll_interval(argument: float | None) -> float:
     return argument if argument is not None else settings.POLL_INTERVAL.get()
 
 
+def prices_for(argument: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the prices of a deployment, which the argument adds to and overrides.
+
+    Raises:
+        OpenAIBatchFailure: They are no prices, or the file of ``[openai_batch] prices`` cannot be read.
+    """
+    from airflow_openai_batch.engine.money.prices import parse_prices
+
+    place = settings.PRICES.get()
+    with airflow_errors():
+        shared: dict[str, Any] = {}
+        if place:
+            try:
+                shared = msgspec.json.decode(as_path(place).read_bytes())
+            except Exception as error:  # each storage has its own errors
+                raise InputError(f"[openai_batch] prices = {place} cannot be read as a JSON file: {error}") from error
+            parse_prices(shared, f"[openai_batch] prices ({place})")
+        parse_prices(argument or {}, "prices")
+        return {**shared, **(argument or {})}
+
+
 def write_results(engine: Engine, output: str | None, context: Mapping[str, Any]) -> Any:
     """Write the results of a finished job and judge them.
 

@@ -25,7 +25,7 @@ from airflow_openai_batch.engine.answers.row_order import AnswerBlock, AnswerRea
 from airflow_openai_batch.engine.api.client import Api
 from airflow_openai_batch.engine.errors import NotFound, Unavailable, Unclear
 from airflow_openai_batch.engine.model import BILLED, Job, Outcome, Shard, State, Status
-from airflow_openai_batch.engine.money.prices import Prices
+from airflow_openai_batch.engine.money.prices import Prices, parse_prices
 from airflow_openai_batch.engine.store.index import read_index_table
 from airflow_openai_batch.engine.store.job_store import JobStore
 
@@ -80,7 +80,6 @@ def harvest(
     parser: LineParser,
     sleep: Callable[[float], None] = time.sleep,
     accepted: Accepted | None = None,
-    prices: Prices | None = None,
 ) -> Harvested:
     """Write the outcome part of a shard whose batch has ended, was rejected, or was never created.
 
@@ -92,7 +91,6 @@ def harvest(
         parser: Reads the lines.
         sleep: Waits so many seconds before a download is repeated.
         accepted: What a person decided of rows that cannot be proven to have no answer.
-        prices: What models cost; by default what the package ships.
 
     Raises:
         Unproven: Rows have no line, and it is not certain that they have no answer.
@@ -100,7 +98,7 @@ def harvest(
         ApiError: A file could not be downloaded. Nothing is lost: harvest again later.
         StoreError: The store cannot be read or written.
     """
-    prices = prices or Prices()
+    prices = Prices(parse_prices(job.policy.prices, "prices"))
     index = read_index_table(store, shard.index).combine_chunks()
     ids = index.column("custom_id").to_numpy(zero_copy_only=False).tolist()
     name = store.new_name("outcomes", shard.id)

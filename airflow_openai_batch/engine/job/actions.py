@@ -219,7 +219,7 @@ def _harvest(engine: Engine, job: Job, shard: Shard) -> Learned:
             if latest.status in ENDED_STATUSES:
                 shard = msgspec.structs.replace(shard, batch=msgspec.structs.replace(latest, id=shard.batch.id))
     try:
-        harvested = harvest(engine.store, engine.api, job, shard, parser, engine.sleep, accepted, engine.prices)
+        harvested = harvest(engine.store, engine.api, job, shard, parser, engine.sleep, accepted)
     except Unproven as unproven:
         return _look_again(engine, job, shard, unproven)
     except NotFound as error:

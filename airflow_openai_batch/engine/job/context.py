@@ -14,7 +14,6 @@ from typing import NamedTuple, Protocol, Self
 from airflow_openai_batch.engine.api.client import Api
 from airflow_openai_batch.engine.job.state_machine import Fact, ShardUpdate
 from airflow_openai_batch.engine.model import Job, Shard, Timing
-from airflow_openai_batch.engine.money.prices import Prices
 from airflow_openai_batch.engine.schema.validation import Check
 from airflow_openai_batch.engine.store.job_store import JobStore
 
@@ -90,7 +89,6 @@ class Engine:
         store: The job's store.
         api: The verbs.
         timing: Durations.
-        prices: What models cost.
         check: A check of answers that is stricter than the schema, or None.
         parallel: How many calls and transfers may be under way at once; creating a batch is always alone.
         clock: Returns epoch seconds.
@@ -104,7 +102,6 @@ class Engine:
     store: JobStore
     api: Api
     timing: Timing = field(default_factory=Timing)
-    prices: Prices = field(default_factory=Prices)
     check: Check | None = None
     parallel: int = 1
     clock: Callable[[], float] = time.time

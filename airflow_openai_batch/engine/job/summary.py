@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from airflow_openai_batch.engine.model import Job, LineError, Policy, Shard, State, Status, Usage, Value
+from airflow_openai_batch.engine.model import Cost, Job, LineError, Policy, Shard, State, Status, Usage, Value
 
 
 class Summary(Value, frozen=True, kw_only=True):
@@ -12,6 +12,8 @@ class Summary(Value, frozen=True, kw_only=True):
     by_status: dict[Status, int]
     """Settled rows by outcome, each row once, in its last round."""
     usage: Usage
+    cost: Cost
+    """Of all rounds."""
     batch_ids: tuple[str, ...]
     n_shards: int
     n_settled: int
@@ -32,9 +34,10 @@ class Summary(Value, frozen=True, kw_only=True):
 def summarize(job: Job) -> Summary:
     """Count a job's rows by outcome."""
     by_status: dict[Status, int] = {}
-    usage = Usage()
+    usage, cost = Usage(), Cost()
     for shard in job.shards:
         usage += shard.usage
+        cost += shard.cost
         for status, n in _final(job, shard).items():
             by_status[status] = by_status.get(status, 0) + n
         if shard.n_carried:
@@ -44,6 +47,7 @@ def summarize(job: Job) -> Summary:
         n_rows=job.n_rows,
         by_status={status: n for status, n in sorted(by_status.items()) if n},
         usage=usage,
+        cost=cost,
         batch_ids=tuple(s.batch.id for s in job.shards if s.batch is not None),
         n_shards=len(job.shards),
         n_settled=sum(s.state is State.SETTLED for s in job.shards),

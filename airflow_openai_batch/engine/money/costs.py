@@ -109,12 +109,10 @@ def _at(rates: Rates, tokens: TokenCounts) -> Counts:
     import numpy as np
 
     plain = np.maximum(tokens.input - tokens.cached - tokens.cache_write, 0)
-    return (
-        plain * rates.input
-        + tokens.cached * rates.cached_input
-        + tokens.cache_write * rates.cache_write
-        + tokens.output * (rates.output or 0)
-    )
+    sums: Counts = plain * rates.input
+    sums += tokens.cached * rates.cached_input + tokens.cache_write * rates.cache_write
+    sums += tokens.output * (rates.output or 0)
+    return sums
 
 
 def total_cost(batch: Costs, standard: Costs, is_billed: Flags, is_good: Flags) -> Cost:

@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.model import Usage
+from airflow_openai_batch.engine.model import Cost, Usage
 
 PICODOLLARS = 10**12
 """Picodollars in a dollar."""
@@ -215,6 +215,21 @@ def shipped_table() -> ShippedTable:
 def shipped() -> dict[str, ModelPrices]:
     """Return the prices that the package ships."""
     return parse_prices(shipped_table().models, "prices.json")
+
+
+def in_dollars(cost: Cost) -> dict[str, float | int | None]:
+    """Return what is told of a cost: ``cost``, ``cost_of_bad_rows``, ``saved`` in dollars, ``rows_without_price``.
+
+    Args:
+        cost: The sums. A cost of which no part is known is None.
+    """
+    is_known = cost.picodollars or not cost.n_unknown
+    return {
+        "cost": cost.picodollars / PICODOLLARS if is_known else None,
+        "cost_of_bad_rows": cost.bad_picodollars / PICODOLLARS,
+        "saved": cost.saved_picodollars / PICODOLLARS,
+        "rows_without_price": cost.n_unknown,
+    }
 
 
 def format_dollars(picodollars: int) -> str:

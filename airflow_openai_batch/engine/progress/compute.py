@@ -15,6 +15,7 @@ import msgspec
 from airflow_openai_batch.engine.job.planner import deadline_at
 from airflow_openai_batch.engine.job.summary import summarize
 from airflow_openai_batch.engine.model import ENDED_STATUSES, UNSENT, Batch, Job, Shard, State, Timing, model_of
+from airflow_openai_batch.engine.money.prices import in_dollars
 from airflow_openai_batch.engine.progress.model import (
     MAX_BATCHES,
     MAX_ID,
@@ -96,6 +97,7 @@ def _counts(job: Job) -> dict[str, Any]:
         "n_batches": len(summary.batch_ids),
         "round": summary.rounds,
         "usage": Tokens(**msgspec.structs.asdict(summary.usage)),
+        **in_dollars(summary.cost),
     }
 
 

@@ -129,6 +129,14 @@ class Progress(Value, frozen=True, kw_only=True, omit_defaults=False):
     """Shards that wait for room at OpenAI, or for their turn."""
     round: int
     usage: Tokens
+    cost: float | None = None
+    """US dollars, as far as prices are known; None if none is."""
+    cost_of_bad_rows: float = 0.0
+    """Of these, for answers that are not good."""
+    saved: float = 0.0
+    """How many dollars more the same answers cost synchronously."""
+    rows_without_price: int = 0
+    """Answers that are not in these sums, as their price is not known."""
     batches: tuple[Seen, ...] = ()
     """Those that run, at most ``MAX_BATCHES``."""
     n_batches: int

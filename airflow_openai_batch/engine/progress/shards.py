@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow_openai_batch.engine.model import AT_OPENAI, Batch, Job, Shard, State
+from airflow_openai_batch.engine.money.prices import in_dollars
 from airflow_openai_batch.engine.progress.model import MAX_PROBLEM, VERSION
 
 MAX_SHARDS = 200
@@ -70,6 +71,7 @@ def _shown(shard: Shard) -> dict[str, Any]:
         "not_before": shard.not_before,
         # Every field by name: defaults would be left out.
         "usage": {name: getattr(shard.usage, name) for name in shard.usage.__struct_fields__},
+        "cost": in_dollars(shard.cost)["cost"],
         "problem": shard.problem[:MAX_PROBLEM] if shard.problem else None,
         "batch": None if shard.batch is None else _batch(shard.batch),
         "past_batches": shard.past_batches[-_MAX_PAST:],

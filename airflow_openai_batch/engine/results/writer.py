@@ -16,6 +16,7 @@ from airflow_openai_batch.engine.concurrency import prefetch
 from airflow_openai_batch.engine.errors import JobNotReady, StoreError
 from airflow_openai_batch.engine.job.summary import Summary, summarize
 from airflow_openai_batch.engine.model import Job, Shard, State, Status, Value
+from airflow_openai_batch.engine.money.prices import in_dollars
 from airflow_openai_batch.engine.results.layout import Layout, layout_of
 from airflow_openai_batch.engine.results.merge import OutcomeStream
 from airflow_openai_batch.engine.results.row_sorter import RowSorter
@@ -236,6 +237,7 @@ def manifest(written: Written) -> dict[str, Any]:
             "rows": written.n_rows,
             "by_status": summary.by_status,
             "tokens": {name: getattr(summary.usage, name) for name in summary.usage.__struct_fields__},
+            **in_dollars(summary.cost),
             "batches": summary.batch_ids[:1000],
             "rounds": summary.rounds,
             "carried_over": summary.n_carried,
