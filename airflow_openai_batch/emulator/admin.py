@@ -106,6 +106,7 @@ class _Admin:
             "batches": batches,
             "live_batches": [batch.id for batch in ledger.live_batches()],
             "rows_billed": ledger.n_rows(),
+            "invoice": ledger.invoice()._asdict(),
             "rows_billed_twice": [billing._asdict() for billing in ledger.rows_billed_twice()],
         }
         if with_rows:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from airflow_openai_batch.emulator.invoice import UNKNOWN
 from airflow_openai_batch.emulator.model import Batch, JsonObject
 
 _MAX_CALLS = 100_000
@@ -46,6 +47,13 @@ class Billed(NamedTuple):
     delivered: str
 
 
+class Invoice(NamedTuple):
+    """What rows cost in picodollars (a millionth of a millionth of a dollar), and how many have no known price."""
+
+    picodollars: int
+    n_without_price: int
+
+
 class DoubleBilling(NamedTuple):
     """A request that was billed in more than one batch."""
 
@@ -68,9 +76,10 @@ class Bill:
     body_hashes: array[int] = field(default_factory=lambda: array("Q"))
     input_tokens: array[int] = field(default_factory=lambda: array("L"))
     output_tokens: array[int] = field(default_factory=lambda: array("L"))
+    costs: array[int] = field(default_factory=lambda: array("q"))
     undelivered: dict[int, str] = field(default_factory=dict)
 
-    def add(self, custom_id: str, digest: int, tokens: tuple[int, int], delivered: str) -> None:
+    def add(self, custom_id: str, digest: int, tokens: tuple[int, int], delivered: str, cost: int) -> None:
         """Record a billed row.
 
         Args:
@@ -78,6 +87,7 @@ class Bill:
             digest: The hash of its body.
             tokens: Its input and output tokens.
             delivered: See `Billed`.
+            cost: In picodollars, or `UNKNOWN`.
         """
         if delivered != "ok":
             self.undelivered[len(self.custom_ids)] = delivered
@@ -85,6 +95,7 @@ class Bill:
         self.body_hashes.append(digest)
         self.input_tokens.append(tokens[0])
         self.output_tokens.append(tokens[1])
+        self.costs.append(cost)
 
     def rows(self) -> Iterator[Billed]:
         """Yield the rows in the order in which they were answered."""
@@ -143,6 +154,14 @@ class Ledger:
         self._settle()
         with self._lock:
             return sum(len(bill.custom_ids) for bill in self._bills.values() if batch_id in (None, bill.batch_id))
+
+    def invoice(self, batch_id: str | None = None) -> Invoice:
+        """Return what the billed rows cost, of one batch or of all."""
+        self._settle()
+        with self._lock:
+            costs = [bill.costs for bill in self._bills.values() if batch_id in (None, bill.batch_id)]
+        known = [cost for of_batch in costs for cost in of_batch if cost != UNKNOWN]
+        return Invoice(sum(known), sum(map(len, costs)) - len(known))
 
     def rows_billed_twice(self, *, only_delivered: bool = False) -> list[DoubleBilling]:
         """Return the requests billed in more than one batch.

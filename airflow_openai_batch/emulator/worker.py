@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import mmap
@@ -17,6 +18,7 @@ from typing import Any, BinaryIO
 from airflow_openai_batch.emulator.answers import Answer, HttpError, LineError, LineReply, Malformed, Raw
 from airflow_openai_batch.emulator.bodies import BatchRequest, respond
 from airflow_openai_batch.emulator.faults import Event, Faults, Rule
+from airflow_openai_batch.emulator.invoice import PriceList
 from airflow_openai_batch.emulator.ledger import Bill, body_hash
 from airflow_openai_batch.emulator.model import Batch, JsonObject, Usage
 from airflow_openai_batch.emulator.row_faults import answer_with_fault, apply_line_fault, delivery_status
@@ -224,11 +226,17 @@ def _write(row: _Row, tally: Tally, output: BinaryIO, error: BinaryIO) -> None:
     usage = usage if isinstance(usage, dict) else {}
     input_tokens = usage.get("input_tokens", usage.get("prompt_tokens")) or 0
     output_tokens = usage.get("output_tokens", usage.get("completion_tokens")) or 0
-    tally.bill.add(row.custom_id, row.digest, (input_tokens, output_tokens), row.delivered)
+    cost = _prices().cost(row.body.get("model"), usage)
+    tally.bill.add(row.custom_id, row.digest, (input_tokens, output_tokens), row.delivered, cost)
     details = usage.get("input_tokens_details") or usage.get("prompt_tokens_details")
     tally.cached_tokens += _detail(details, "cached_tokens")
     details = usage.get("output_tokens_details") or usage.get("completion_tokens_details")
     tally.reasoning_tokens += _detail(details, "reasoning_tokens")
+
+
+@functools.cache
+def _prices() -> PriceList:
+    return PriceList()
 
 
 def _detail(details: object, name: str) -> int:
