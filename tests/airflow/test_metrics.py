@@ -95,10 +95,18 @@ def without_trouble(world: Told) -> None:
     world.done()
 
 
+USAGE = {
+    "input_tokens": 10,
+    "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 3},
+    "output_tokens": 5,
+    "output_tokens_details": {"reasoning_tokens": 2},
+}
+
+
 def every_outcome(world: Told) -> None:
     """One row of each outcome, and none is asked again."""
     made = {
-        "t0": answer("t0", '{"a": 1}'),
+        "t0": line("t0", responses_body('{"a": 1}', usage=USAGE)),
         "t1": answer("t1", "no JSON"),
         "t2": line("t2", responses_body() | {"output": REFUSAL}),
         "t3": line("t3", responses_body("{", status="incomplete", incomplete_details={"reason": "max_output_tokens"})),

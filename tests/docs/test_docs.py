@@ -25,10 +25,10 @@ def test_each_line_about_money_names_a_test_that_exists(name: str) -> None:
 
 
 def test_every_outcome_and_result_column_is_in_the_readme() -> None:
-    from airflow_openai_batch.engine.model import RESULT_COLUMNS, Status
+    from airflow_openai_batch.engine.model import RESULT_COLUMNS, Status, Usage
 
     readme = (ROOT / "README.md").read_text()
-    counts = {"input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"}
+    counts = set(Usage.__struct_fields__)
     for name in [*Status, *(column for column in RESULT_COLUMNS if column not in counts)]:
         assert f"`{name}`" in readme, name
 

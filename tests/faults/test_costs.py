@@ -23,7 +23,13 @@ SCHEMA = {
     "additionalProperties": False,
 }
 MODELS = {
-    RESPONSES: ["gpt-6-luna", "gpt-6-luna-2026-10-01", "gpt-5.6-sol", "gpt-5.4-mini", "ft:gpt-4.1-mini-2025-04-14:a::b"],
+    RESPONSES: [
+        "gpt-6-luna",
+        "gpt-6-luna-2026-10-01",
+        "gpt-5.6-sol",
+        "gpt-5.4-mini",
+        "ft:gpt-4.1-mini-2025-04-14:a::b",
+    ],
     CHAT: ["gpt-6-sol", "gpt-4o", "gpt-5-2025-08-07", "o4-mini", "gpt-4o-2024-05-13"],
     EMBEDDINGS: ["text-embedding-3-small", "text-embedding-3-large"],
 }

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from builders import TIMING, batch, job, shard
 
-from airflow_openai_batch.engine.model import Shard, State, Status, Usage
+from airflow_openai_batch.engine.model import Cost, Shard, State, Status, Usage
 from airflow_openai_batch.engine.progress.compute import progress_of
 from airflow_openai_batch.engine.progress.log_format import duration, is_worth_logging, line, logged_as, table
 from airflow_openai_batch.engine.progress.model import Failed, Look, Phase, Progress
@@ -96,10 +96,10 @@ def test_of_a_long_job_the_log_is_told_a_bounded_number_of_times() -> None:
     assert 20 <= n_lines <= 20 + 144
 
 
-def results(**known: Any) -> Progress:
+def results(cost: Cost = Cost(picodollars=1_240_000_000_000), **known: Any) -> Progress:  # noqa: B008 - frozen
     tally = {Status.SUCCEEDED: 49_500, Status.FAILED: 490, Status.EXPIRED: 10}
     usage = Usage(input_tokens=1_234_567, cached_tokens=1200, output_tokens=98_765, reasoning_tokens=43)
-    done = shard(S.SETTLED, n_rows=50_000, batch=batch("completed"), tally=tally, usage=usage, round=1)
+    done = shard(S.SETTLED, n_rows=50_000, batch=batch("completed"), tally=tally, usage=usage, cost=cost, round=1)
     work_s = {"build": 3.0, "upload": 12.4, "create": 0.8, "harvest": 75.0}
     on_paper = job(done, created_at=NOW, committed_at=NOW + 3 * 3600, work_s=work_s)
     errors = (
@@ -108,6 +108,22 @@ def results(**known: Any) -> Progress:
     )
     known = {"phase": Phase.WRITTEN, "output": "s3://lake/labels.parquet", "errors": errors, **known}
     return progress_of(on_paper, NOW + 9e6, TIMING, results_s=11.2, **known)
+
+
+@pytest.mark.parametrize(
+    ("cost", "text"),
+    [
+        (Cost(), "$0.00"),
+        (
+            Cost(picodollars=12_400_000_000_000, bad_picodollars=310_000_000_000, saved_picodollars=12_400_000_000_000),
+            "$12.40 ($0.31 for bad rows), $12.40 saved",
+        ),
+        (Cost(picodollars=4_200_000_000, n_unknown=2), "$0.0042, without 2 rows of unknown price"),
+        (Cost(n_unknown=2), "not known: no price for the model; see [openai_batch] prices"),
+    ],
+)
+def test_the_cost_is_told_with_what_bad_rows_cost_and_what_was_saved(cost: Cost, text: str) -> None:
+    assert f"cost      {text}" in table(results(cost)).splitlines()
 
 
 def test_the_table_says_what_became_of_every_row_what_went_wrong_and_what_it_took() -> None:
@@ -124,6 +140,7 @@ def test_the_table_says_what_became_of_every_row_what_went_wrong_and_what_it_too
         "expired batch_expired               10  t-9",
         "",
         "tokens    input 1,234,567 (cached 1,200), output 98,765 (reasoning 43)",
+        "cost      $1.24",
         "batches   1, 1 round of asking again",
         "time      build 3 s, upload 12 s, create 0.8 s, wait 2 h 58 min, harvest 1 min, results 11 s",
     ]

@@ -4,7 +4,7 @@ import json
 
 from builders import batch, job, shard
 
-from airflow_openai_batch.engine.model import LineError, State, Status
+from airflow_openai_batch.engine.model import LineError, State, Status, Usage
 from airflow_openai_batch.engine.progress.model import encoded
 from airflow_openai_batch.engine.progress.shards import MAX_SHARDS, shards_of
 
@@ -37,7 +37,7 @@ def test_a_shard_is_shown_with_its_batch_and_nothing_is_left_out() -> None:
         ["batch_1"],
     )
     assert planned["batch"] is None and planned["tally"] == {} and planned["problem"] is None
-    assert planned["usage"] == {"input_tokens": 0, "cached_tokens": 0, "output_tokens": 0, "reasoning_tokens": 0}
+    assert planned["usage"] == dict.fromkeys(Usage.__struct_fields__, 0) and planned["cost"] == 0
 
 
 def test_of_very_many_shards_trouble_and_what_runs_come_first_in_row_order() -> None:

@@ -45,8 +45,10 @@ def test_rows_come_back_in_input_order_with_all_their_columns(world: World) -> N
         "model": "gpt-6-luna-2026",
         "input_tokens": 10,
         "cached_tokens": 4,
+        "cache_write_tokens": 0,
         "output_tokens": 5,
         "reasoning_tokens": 2,
+        "cost": "0.000001570000",
         "batch_id": "batch_1",
         "request_id": "req_1",
         "round": 0,
@@ -211,7 +213,16 @@ def test_the_manifest_is_small_and_tells_the_cost(world: World, tmp_path: Path) 
     found = json.loads(json.dumps(manifest(written(world, FileSink(UPath(tmp_path / "x.csv"))))))
     assert found["output"] == str(tmp_path / "x.csv") and found["dead_letter"] == f"{found['output']}.dead_letter.jsonl"
     assert (found["rows"], found["by_status"]) == (5, {"failed": 1, "succeeded": 4})
-    assert found["tokens"] == {"input_tokens": 40, "cached_tokens": 16, "output_tokens": 20, "reasoning_tokens": 8}
+    assert found["tokens"] == {
+        "input_tokens": 40,
+        "cached_tokens": 16,
+        "cache_write_tokens": 0,
+        "output_tokens": 20,
+        "reasoning_tokens": 8,
+    }
+    # gpt-6-luna in batches: 6 tokens of input at $0.05 a million, 4 cached ones at $0.005, 5 of output at $0.25.
+    assert found["cost"] == found["saved"] == pytest.approx(4 * (6 * 0.05 + 4 * 0.005 + 5 * 0.25) / 1e6)
+    assert (found["cost_of_bad_rows"], found["rows_without_price"]) == (0, 0)
     assert found["batches"] == ["batch_0", "batch_1", "batch_2"] and found["rounds"] == 0
     assert found["errors"][0]["code"] == "bad" and "ticket" not in json.dumps(found)
 
