@@ -80,8 +80,9 @@ def shard(state: State, name: str = "0-00000", **changes: Any) -> Shard:
     if "nonce" in changes or "n_looks" in changes:
         at = changes.pop("intent_at", 0.0)
         nested["intent"] = Intent(nonce=changes.pop("nonce", "nonce"), at=at, n_looks=changes.pop("n_looks", 0))
-    if "tally" in changes or "retryable" in changes or "usage" in changes or isinstance(changes.get("outcomes"), str):
-        part = {name: changes.pop(name) for name in ("tally", "retryable", "usage", "unmatched") if name in changes}
+    of_part = ("tally", "retryable", "usage", "cost", "unmatched")
+    if changes.keys() & set(of_part) or isinstance(changes.get("outcomes"), str):
+        part = {name: changes.pop(name) for name in of_part if name in changes}
         nested["outcomes"] = OutcomePart(name=changes.pop("outcomes", "e0/outcomes/part.parquet"), **part)
     if "n_carried" in changes:
         nested["carried"] = CarriedAnswers(name="e0/carried.parquet", n_rows=changes.pop("n_carried"), row_index="")
