@@ -23,6 +23,7 @@ from airflow_openai_batch.task.job import (
     engine_for,
     handle_of,
     look_of,
+    max_cost_for,
     pause_s,
     poll_interval,
     prices_for,
@@ -84,6 +85,7 @@ class _Submitting(WithLineage, BaseOperator):
         max_requests_per_batch: int | None = None,
         cancel_on_kill: bool = True,
         completion_window: str = "24h",
+        max_cost: float | None = None,
         prices: dict[str, Any] | None = None,
         metadata: dict[str, str] | None = None,
         **kwargs: Any,
@@ -110,6 +112,7 @@ class _Submitting(WithLineage, BaseOperator):
         self.max_requests_per_batch = max_requests_per_batch
         self.cancel_on_kill = cancel_on_kill
         self.completion_window = completion_window
+        self.max_cost = max_cost
         self.prices = prices
         self.metadata = metadata
 
@@ -188,6 +191,7 @@ class _Submitting(WithLineage, BaseOperator):
             max_enqueued_tokens=self.max_enqueued_tokens,
             cancel_on_kill=self.cancel_on_kill,
             completion_window=self.completion_window,
+            max_cost=max_cost_for(self.max_cost),
             prices=prices_for(self.prices),
             metadata=self.metadata or {},
         )
@@ -233,6 +237,9 @@ class OpenAIBatchSubmitOperator(_Submitting):
         max_requests_per_batch: Cut smaller batches than OpenAI's limit of 50,000: more of them, each done sooner.
         cancel_on_kill: Whether marking the waiting task failed, success or skipped cancels its batches.
         completion_window: OpenAI accepts ``24h``; compatible servers have others.
+        max_cost: The most that all answers of the job may cost, in US dollars, over all rounds. A batch that would not
+            fit any more is not created, and the task fails with the figures; raise it and clear to go on. The body must
+            bound its answers (``max_output_tokens``). By default the option ``[openai_batch] max_cost``.
         prices: Prices of models or deployments that go before those of the option ``[openai_batch] prices`` and those
             that the package ships, in dollars for a million tokens in a batch, for example
             ``{"my-deployment": {"input": 0.05, "output": 0.25}}``; see docs/money.md.

@@ -74,6 +74,12 @@ PRICES = Option(
     'for example {"my-deployment": {"input": 0.05, "output": 0.25}}, in dollars for a million tokens in a batch.',
     "s3://aws_default@my-bucket/openai-prices.json",
 )
+MAX_COST = Option(
+    "max_cost",
+    "",
+    "The most that a job may cost, in US dollars, unless its task says another amount (`max_cost`). Empty: no cap.",
+    "250",
+)
 
 OPTIONS: tuple[Option[Any], ...] = (
     STORAGE,
@@ -84,6 +90,7 @@ OPTIONS: tuple[Option[Any], ...] = (
     PARALLEL_TRANSFERS,
     XCOM_MAX_BYTES,
     PRICES,
+    MAX_COST,
 )
 
 

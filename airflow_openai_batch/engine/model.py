@@ -118,6 +118,8 @@ class Policy(Value, frozen=True, kw_only=True, omit_defaults=False):
     """Whether marking the waiting task failed cancels its batches."""
     completion_window: str = "24h"
     """OpenAI accepts only 24h; compatible servers have others."""
+    max_cost: int | None = None
+    """The most that all answers of the job may cost, in picodollars; None for no cap."""
     prices: dict[str, Any] = {}
     """Prices that go before those that the package ships, as ``money.prices.parse_prices`` reads them."""
     metadata: dict[str, str] = {}
@@ -351,6 +353,16 @@ class Shard(Value, frozen=True, kw_only=True):
         return self.carried.n_rows if self.carried is not None else 0
 
 
+class Measure(Value, frozen=True, kw_only=True):
+    """What a sample of a job's requests says of all."""
+
+    tokens_per_byte: float
+    """Input tokens for each byte of a request line."""
+    max_output_tokens: int | None
+    """How many tokens an answer may have at most, as the bodies say; None if one of them sets no bound."""
+    n_sampled: int = 0
+
+
 class Job(Value, frozen=True, kw_only=True):
     """A snapshot: all that is known of a job, complete in one file."""
 
@@ -370,6 +382,8 @@ class Job(Value, frozen=True, kw_only=True):
     n_rows: int = 0
     embeds_many: bool = False
     """Whether a request of an embeddings job holds several inputs."""
+    measure: Measure | None = None
+    """What its requests are like; None if nobody has asked."""
     earlier: tuple[Shard, ...] = ()
     """Shards of earlier epochs that still have to be cancelled or harvested, or whose answers may be carried over."""
     acknowledged: tuple[str, ...] = ()

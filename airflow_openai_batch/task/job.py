@@ -178,6 +178,23 @@ def poll_interval(argument: float | None) -> float:
     return argument if argument is not None else settings.POLL_INTERVAL.get()
 
 
+def max_cost_for(argument: float | None) -> int | None:
+    """Return the cap of a job in picodollars: of the argument or of the option ``[openai_batch] max_cost``.
+
+    Raises:
+        OpenAIBatchFailure: It is no amount.
+    """
+    from airflow_openai_batch.engine.money.budget import parse_dollars
+
+    option = settings.MAX_COST.get().strip()
+    try:
+        if argument is not None:
+            return parse_dollars(argument, "max_cost")
+        return parse_dollars(option, "[openai_batch] max_cost") if option else None
+    except ValueError as error:
+        raise OpenAIBatchFailure(str(error)) from None
+
+
 def prices_for(argument: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the prices of a deployment, which the argument adds to and overrides.
 

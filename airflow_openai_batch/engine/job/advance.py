@@ -21,6 +21,8 @@ from airflow_openai_batch.engine.job.state_machine import Fact, ShardUpdate, lea
 from airflow_openai_batch.engine.job.status import Done, Held, Wait, rest
 from airflow_openai_batch.engine.job.summary import summarize
 from airflow_openai_batch.engine.model import Backoff, Job, Shard, State
+from airflow_openai_batch.engine.money.budget import over_budget
+from airflow_openai_batch.engine.money.prices import Prices, parse_prices
 from airflow_openai_batch.engine.store.job_store import Snapshot
 
 # What gets work to OpenAI comes before what takes it home: its queue should not run dry while we parse.
@@ -52,9 +54,11 @@ def advance(engine: Engine) -> Wait | Done | Held:
         now = engine.clock()
         planned = plan(job, now, commands, engine.timing, frozenset(fresh))
         actions = [action for action in planned if action.shard not in stuck]
+        over = _over_budget(job, actions)
+        actions = [action for action in actions if action.shard not in over]
         if not actions:
             cancel_strangers(engine, job)
-            return rest(engine, job, now, stuck)
+            return rest(engine, job, now, stuck | over)
         group = _together(engine, actions)
         if group[0].verb == "refresh":
             fresh.update(action.shard for action in group)
@@ -78,6 +82,16 @@ def advance(engine: Engine) -> Wait | Done | Held:
         refusals = 0
         if hold is not None:
             return Held(reason=hold, summary=summarize(snapshot.job), job=snapshot.job)
+
+
+def _over_budget(job: Job, actions: Sequence[Action]) -> dict[str, str]:
+    """Return why shards must not be sent, by id: their batches do not fit under the job's cap any more."""
+    if job.policy.max_cost is None:
+        return {}
+    prices = Prices(parse_prices(job.policy.prices, "prices"))
+    sent = {action.shard for action in actions if action.verb in ("upload", "create")}
+    reasons = {s.id: over_budget(job, s, prices) for s in job.shards if s.id in sent}
+    return {shard: reason for shard, reason in reasons.items() if reason is not None}
 
 
 def _hidden_create(shard: Shard) -> str:

@@ -67,7 +67,7 @@ def rest(engine: Engine, job: Job, now: float, stuck: dict[str, str]) -> Wait | 
     times = [at for at in times if at > now]
     if not times and any(s.state is State.RUNNING and s not in watched for s in able):
         times = [now]  # the process was slow: a batch that nobody watches, as it has ended, is due for its next look
-    is_queued = any(s.state in QUEUED for s in job.shards)
+    is_queued = any(s.state in QUEUED and s.id not in stuck for s in job.shards)
     is_probing = any(s.state is State.UPLOADED and s.backoff.n_full for s in job.shards)
     if is_probing:  # once a batch is admitted, the next may try; one that is stuck is looked at ever less often
         validating = [s.batch for s in watched if s.batch is not None and s.batch.status == "validating"]

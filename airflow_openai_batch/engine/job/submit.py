@@ -26,12 +26,14 @@ from airflow_openai_batch.engine.job.compare import (
     roots_of,
 )
 from airflow_openai_batch.engine.job.context import Engine
+from airflow_openai_batch.engine.job.measure import measured
 from airflow_openai_batch.engine.job.planner import deadline_at
 from airflow_openai_batch.engine.job.policy import check_policy
 from airflow_openai_batch.engine.job.request import Request as Request
 from airflow_openai_batch.engine.job.state_machine import is_quiet, reset_for_resubmit
 from airflow_openai_batch.engine.job.summary import counted
-from airflow_openai_batch.engine.model import FORMAT_VERSION, UNSENT, Job, Policy, Shard, State
+from airflow_openai_batch.engine.model import FORMAT_VERSION, UNSENT, Job, Measure, Policy, Shard, State
+from airflow_openai_batch.engine.money.prices import Prices, parse_prices
 from airflow_openai_batch.engine.requests.bodies import CALLABLE
 from airflow_openai_batch.engine.requests.sharding import Built, build
 from airflow_openai_batch.engine.requests.sources import Source
@@ -201,6 +203,7 @@ class _Submission:
         after = msgspec.structs.replace(
             job,
             policy=self.policy,
+            measure=job.measure or self._measured(job.shards, job.spec.endpoint),
             conn_id=self.conn_id or job.conn_id,
             compared_at=job.compared_at if self.max_tries is None else self.max_tries,
             deadline_from=now if now >= deadline_at(job, self.engine.timing) else job.deadline_from,
@@ -261,6 +264,30 @@ class _Submission:
             act.tell(rows=built.n_rows, shards=len(built.shards), bytes=sum(shard.n_bytes for shard in built.shards))
         return built
 
+    def _measured(self, shards: tuple[Shard, ...], endpoint: str) -> Measure | None:
+        """Return what the requests are like, if the policy has a cap.
+
+        Raises:
+            InputError: The cap could not be kept: a price or the length of answers is not known.
+        """
+        if self.policy.max_cost is None:
+            return None
+        prices = Prices(parse_prices(self.policy.prices, "prices"))
+        unpriced = sorted({shard.model or "" for shard in shards if prices.tariff(shard.model) is None})
+        if unpriced:
+            raise InputError(
+                f"max_cost needs to know what {', '.join(map(repr, unpriced))} costs: give the price, for example "
+                f"prices={{{unpriced[0]!r}: {{'input': 0.05, 'output': 0.25}}}}, in dollars for a million tokens in a "
+                "batch. Nothing was sent."
+            )
+        measure = measured(self.engine.store, shards, endpoint)
+        if measure is not None and measure.max_output_tokens is None:
+            raise InputError(
+                "max_cost needs a bound of each answer: set max_output_tokens (Chat Completions: "
+                "max_completion_tokens) in the body. Nothing was sent."
+            )
+        return measure
+
     def _write(
         self,
         *,
@@ -276,6 +303,7 @@ class _Submission:
             version = self.request.source.version
             plan = self._built(self.request.source, epoch, State.PLANNED), version
         built, version = plan
+        measure = self._measured(built.shards, self.request.spec.endpoint)
         now = self.engine.clock()
         job = Job(
             format_version=FORMAT_VERSION,
@@ -291,6 +319,7 @@ class _Submission:
             epoch=epoch,
             n_rows=built.n_rows,
             embeds_many=built.embeds_many,
+            measure=measure,
             earlier=earlier,
             acknowledged=acknowledged,
             conn_id=self.conn_id,

@@ -257,6 +257,11 @@ class JobStore:
         with self._guard("read from"):
             return bytes(self._fs.cat_file(self._at(name)))
 
+    def read_range(self, name: str, start: int, stop: int) -> bytes:
+        """Return a part of a file: the bytes from `start` to before `stop`."""
+        with self._guard("read from"):
+            return bytes(self._fs.cat_file(self._at(name), start=start, end=stop))
+
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:
         """Open a file of the job for reading, seekable."""
