@@ -167,6 +167,9 @@ class _Submission:
         if budget is not None and any(s.state in UNSENT and s.n_tokens > budget for s in job.shards):
             reason = "shards that are not sent yet do not fit into max_enqueued_tokens"
             return self._begin_epoch(snapshot, reason, now)
+        n_most = self.request.limits.max_requests
+        if any(s.state in UNSENT and s.upload.n_refused and s.n_requests > n_most for s in job.shards):
+            return self._begin_epoch(snapshot, "files that were too large are cut smaller", now)
         if built is not None:
             job = _with_rows_of(job, built)
         if spec_digest(spec) != spec_digest(job.spec):
