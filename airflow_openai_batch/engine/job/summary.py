@@ -59,7 +59,7 @@ def _final(job: Job, shard: Shard) -> dict[Status, int]:
     """Return the rows that this shard has the last word on: what a child asks again is the child's."""
     if shard.child is None:
         return shard.tally
-    return {status: n - shard.retryable.get(status, 0) for status, n in shard.tally.items()}
+    return {status: n - shard.asked_again.get(status, 0) for status, n in shard.tally.items()}
 
 
 def check_thresholds(summary: Summary, policy: Policy) -> str | None:
