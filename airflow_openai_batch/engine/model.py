@@ -350,6 +350,8 @@ class Job(Value, frozen=True, kw_only=True):
     """Whether a request of an embeddings job holds several inputs."""
     earlier: tuple[Shard, ...] = ()
     """Shards of earlier epochs that still have to be cancelled or harvested, or whose answers may be carried over."""
+    dropped_usage: Usage = Usage()
+    """Tokens of shards that are remembered no more, since the job started over."""
     acknowledged: tuple[str, ...] = ()
     """Names of commands that were obeyed, or taken back, so that they are not obeyed again."""
     owner: str = ""

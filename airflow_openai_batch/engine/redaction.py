@@ -153,6 +153,8 @@ _NAME = re.compile(
 )
 """A parameter's name, as ``max_output_tokens`` or ``messages[0].content``: what a message is useless without."""
 
+_TYPES = frozenset({"str", "int", "float", "bool", "null", "array", "object", "number", "string", "integer", "boolean"})
+
 _MIN_SHARED = 12
 """Characters in a row that a message and a row share, if they are no accident."""
 
@@ -174,6 +176,8 @@ def without_values(message: str, values: Iterable[str] = ()) -> str:
 
     def shown(match: re.Match[str]) -> str:
         inner = next(group for group in match.groups() if group is not None)
+        if inner in _TYPES:
+            return match[0]
         is_name = len(inner) <= 80 and _NAME.fullmatch(inner) is not None
         if is_name and not any(inner in value for value in values):
             return match[0]

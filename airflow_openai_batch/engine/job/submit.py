@@ -31,13 +31,15 @@ from airflow_openai_batch.engine.job.policy import check_policy
 from airflow_openai_batch.engine.job.request import Request as Request
 from airflow_openai_batch.engine.job.state_machine import is_quiet, reset_for_resubmit
 from airflow_openai_batch.engine.job.summary import counted
-from airflow_openai_batch.engine.model import FORMAT_VERSION, UNSENT, Job, Policy, Shard, State
+from airflow_openai_batch.engine.model import FORMAT_VERSION, UNSENT, Job, Policy, Shard, State, Usage
 from airflow_openai_batch.engine.requests.bodies import CALLABLE
 from airflow_openai_batch.engine.requests.sharding import Built, build
 from airflow_openai_batch.engine.requests.sources import Source
 from airflow_openai_batch.engine.store.job_store import Snapshot
 
 _TRIES = 5
+
+_NO_USAGE = Usage()
 
 
 def submit(
@@ -224,24 +226,26 @@ class _Submission:
         """Begin an epoch in which everything is asked again. Who asked for that wants no old answer."""
         job = snapshot.job
         self._log_new_epoch(job, "a person asked for it")
+        kept = tuple(shard for shard in job.all_shards if not is_quiet(shard))
         return self._write(
             number=snapshot.number + 1,
             epoch=job.epoch + 1,
-            earlier=tuple(
-                msgspec.structs.replace(shard, is_unwanted=True) for shard in job.all_shards if not is_quiet(shard)
-            ),
+            earlier=tuple(msgspec.structs.replace(shard, is_unwanted=True) for shard in kept),
             acknowledged=acknowledged,
+            dropped_usage=_dropped_usage(job, kept),
         )
 
     def _begin_epoch(self, snapshot: Snapshot, reason: str, now: _RowsNow, built: Built | None = None) -> Job:
         """Begin an epoch that uses again what was paid for, where it fits."""
         job = snapshot.job
         self._log_new_epoch(job, reason)
+        kept = tuple(shard for shard in job.all_shards if shard.state not in UNSENT)
         return self._write(
             number=snapshot.number + 1,
             epoch=job.epoch + 1,
-            earlier=tuple(shard for shard in job.all_shards if shard.state not in UNSENT),
+            earlier=kept,
             acknowledged=job.acknowledged,
+            dropped_usage=_dropped_usage(job, kept),
             plan=(built or self._built(now.to_plan, job.epoch + 1, State.DRAFTED), now.version),
         )
 
@@ -271,6 +275,7 @@ class _Submission:
         epoch: int = 0,
         earlier: tuple[Shard, ...] = (),
         acknowledged: tuple[str, ...] = (),
+        dropped_usage: Usage = _NO_USAGE,
         plan: tuple[Built, str | None] | None = None,
     ) -> Job:
         """Commit a new plan: the given one and the version of its rows, or one of the source as it is now."""
@@ -296,6 +301,7 @@ class _Submission:
             embeds_many=built.embeds_many,
             earlier=earlier,
             acknowledged=acknowledged,
+            dropped_usage=dropped_usage,
             conn_id=self.conn_id,
             compared_at=self.max_tries,
             work_s={"build": round(now - began_at, 3)} if now > began_at else {},
@@ -309,6 +315,12 @@ class _Submission:
         job = self.engine.store.commit(number, job, now).job
         self.engine.observer.planned(job)
         return job
+
+
+def _dropped_usage(job: Job, kept: tuple[Shard, ...]) -> Usage:
+    """Return the tokens of what an epoch that follows does not remember shard by shard."""
+    ids = {shard.id for shard in kept}
+    return sum((shard.usage for shard in job.all_shards if shard.id not in ids), job.dropped_usage)
 
 
 def _with_rows_of(job: Job, built: Built) -> Job:

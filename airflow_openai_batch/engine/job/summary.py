@@ -12,6 +12,7 @@ class Summary(Value, frozen=True, kw_only=True):
     by_status: dict[Status, int]
     """Settled rows by outcome, each row once, in its last round."""
     usage: Usage
+    """Of all rounds and epochs: what the job cost."""
     batch_ids: tuple[str, ...]
     n_shards: int
     n_settled: int
@@ -32,9 +33,7 @@ class Summary(Value, frozen=True, kw_only=True):
 def summarize(job: Job) -> Summary:
     """Count a job's rows by outcome."""
     by_status: dict[Status, int] = {}
-    usage = Usage()
     for shard in job.shards:
-        usage += shard.usage
         for status, n in _final(job, shard).items():
             by_status[status] = by_status.get(status, 0) + n
         if shard.n_carried:
@@ -43,7 +42,7 @@ def summarize(job: Job) -> Summary:
     return Summary(
         n_rows=job.n_rows,
         by_status={status: n for status, n in sorted(by_status.items()) if n},
-        usage=usage,
+        usage=sum((shard.usage for shard in job.all_shards), job.dropped_usage),
         batch_ids=tuple(s.batch.id for s in job.shards if s.batch is not None),
         n_shards=len(job.shards),
         n_settled=sum(s.state is State.SETTLED for s in job.shards),

@@ -143,6 +143,7 @@ def test_random_keys_in_random_texts() -> None:
         ("Invalid value: 'patient Jane Ro", (), "Invalid value: '…"),
         ("Invalid value: patient Jane Roe is ill.", ("patient Jane Roe is ill, very ill",), "Invalid value: …."),
         ("Bad input Jane here", ("Jane",), "Bad input … here"),
+        ("Expected `str`, got `null` - at `$.topic`", ("strong null",), "Expected `str`, got `null` - at `$.topic`"),
         ("Invalid 'jane_roe'.", ("jane_roe",), "Invalid '…'."),
         ("The server had an error.", ("the", ""), "The server had an error."),
     ],
