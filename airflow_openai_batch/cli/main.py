@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -61,7 +62,8 @@ def main(argv: list[str] | None = None) -> int:
         The exit status; see ``Exit``.
     """
     arguments = _parser().parse_args(argv)
-    answer = _answer(arguments)
+    with contextlib.redirect_stdout(sys.stderr):  # Airflow logs to standard output, which belongs to the answer
+        answer = _answer(arguments)
     if arguments.json:
         import msgspec
 
