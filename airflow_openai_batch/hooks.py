@@ -48,9 +48,12 @@ class OpenAIBatchHook(BaseHook):
 
         Raises:
             AirflowNotFoundException: There is no such connection.
+            InputError: It can be seen that no call with it can succeed; the message says what to change.
         """
+        from airflow_openai_batch.engine.api.connection import connected
+
         _quiet_http()
-        return _openai_hook()(conn_id=self.conn_id).get_conn()
+        return connected(_openai_hook()(conn_id=self.conn_id).get_conn)
 
     async def get_async_conn(self) -> AsyncOpenAI:
         """Return the client that all triggers of this connection on the event loop share, without retries.
@@ -83,12 +86,12 @@ class OpenAIBatchHook(BaseHook):
         Returns:
             Whether all calls succeeded, and a message.
         """
-        from airflow_openai_batch.engine.api.client import check_access
-        from airflow_openai_batch.engine.errors import ApiError
+        from airflow_openai_batch.engine.api.connection import check_access
+        from airflow_openai_batch.engine.errors import ApiError, InputError
 
         try:
             check_access(self.get_conn())
-        except ApiError as error:  # shown to the person who pressed the button
+        except (ApiError, InputError) as error:  # shown to the person who pressed the button
             return False, str(error)
         return True, "Batches and files can be read."
 

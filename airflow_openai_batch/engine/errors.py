@@ -82,6 +82,13 @@ class Unclear(ApiError):
     """The call may have taken effect: the response was lost, or was none in which OpenAI itself accepts or refuses."""
 
 
+class Stranger(Unclear):
+    """What answered does not speak OpenAI's API: a login page, a firewall, or the address of something else.
+
+    Once, it may be a proxy that stumbled; the call may even have taken effect.
+    """
+
+
 class Accepted(Unclear):
     """The create was accepted (HTTP 2xx), but its response cannot be read: most likely a batch exists."""
 

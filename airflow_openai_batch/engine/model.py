@@ -48,6 +48,9 @@ class Status(StrEnum):
 BILLED = frozenset({Status.SUCCEEDED, Status.INVALID, Status.REFUSED, Status.TRUNCATED})
 """Outcomes with an answer, good or not. OpenAI bills those; failed, expired and unanswered requests cost nothing."""
 
+GOOD = ("succeeded", "skipped")
+"""Statuses of rows of which nothing more is wanted: a good answer, or none wanted from the beginning."""
+
 
 class State(StrEnum):
     """What the store remembers of a shard. The order of a life without trouble is the order here."""
@@ -305,6 +308,8 @@ class Shard(Value, frozen=True, kw_only=True):
     past_batches: tuple[str, ...] = ()
     """Ids of batches of this shard that never ran: queue full, file not found."""
     cancel_asked_at: float | None = None
+    is_replayed: bool = False
+    """Whether a person has asked that its rows without a good answer are asked again, whatever the policy says."""
     is_unwanted: bool = False
     """Whether a person has asked since to start over: answers are not carried over."""
     refused_at: float | None = None
@@ -333,9 +338,14 @@ class Shard(Value, frozen=True, kw_only=True):
         return self.outcomes.retryable if self.outcomes is not None else {}
 
     @property
-    def n_retryable(self) -> int:
-        """How many rows deserve another answer."""
-        return sum(self.retryable.values())
+    def asked_again(self) -> dict[Status, int]:
+        """Rows by outcome that a child shard asks, or would ask: what deserves it, or what a person wants again."""
+        return self.bad if self.is_replayed else self.retryable
+
+    @property
+    def bad(self) -> dict[Status, int]:
+        """Rows by outcome that have no good answer."""
+        return {status: n for status, n in self.tally.items() if n and status not in GOOD}
 
     @property
     def usage(self) -> Usage:
@@ -386,6 +396,10 @@ class Job(Value, frozen=True, kw_only=True):
     """What its requests are like; None if nobody has asked."""
     earlier: tuple[Shard, ...] = ()
     """Shards of earlier epochs that still have to be cancelled or harvested, or whose answers may be carried over."""
+    dropped_usage: Usage = Usage()
+    """Tokens of shards that are remembered no more, since the job started over."""
+    dropped_cost: Cost = Cost()
+    """What those cost."""
     acknowledged: tuple[str, ...] = ()
     """Names of commands that were obeyed, or taken back, so that they are not obeyed again."""
     owner: str = ""
@@ -409,6 +423,16 @@ class Job(Value, frozen=True, kw_only=True):
     def all_shards(self) -> tuple[Shard, ...]:
         """The shards of earlier epochs that still matter, then those of this one."""
         return self.earlier + self.shards
+
+    @property
+    def usage(self) -> Usage:
+        """The tokens of all answers so far, of all rounds and epochs."""
+        return sum((shard.usage for shard in self.all_shards), self.dropped_usage)
+
+    @property
+    def cost(self) -> Cost:
+        """What all answers cost so far, of all rounds and epochs."""
+        return sum((shard.cost for shard in self.all_shards), self.dropped_cost)
 
 
 class Outcome(msgspec.Struct, kw_only=True, gc=False):
@@ -472,6 +496,9 @@ class Commands(Value, frozen=True, kw_only=True):
     """Whether everything is to be cancelled."""
     accepted: tuple[tuple[float, Literal["missing", "ask_again"]], ...] = ()
     """What to do with rows that cannot be proven to have no answer, with the command's time in epoch seconds."""
+
+    replays: tuple[str, ...] = ()
+    """Names of commands to ask rows without a good answer once more."""
 
     def accepts(self, since: float) -> Literal["missing", "ask_again"] | None:
         """Return what a person decided, after a time, of rows without proof. The latest word counts."""

@@ -200,5 +200,5 @@ def ended(engine: Engine, reached: Wait | Done | Held) -> None:
     # Rows that the policy would send again, in a job that was cancelled.
     for shard in job.shards:
         if deserves_another_round(job, shard):
-            for row_status, n in shard.retryable.items():
+            for row_status, n in shard.asked_again.items():
                 count("rows.<status>", n, tags, row_status)

@@ -70,6 +70,9 @@ def engine_for(handle: JobHandle, log: Any, response_model: Any = None) -> Engin
         handle: The job.
         log: The task's logger.
         response_model: The user's Pydantic class, if at hand: its own validators then check the answers too.
+
+    Raises:
+        OpenAIBatchFailure: The connection has a mistake.
     """
     from airflow_openai_batch.engine.api.client import Api
     from airflow_openai_batch.engine.concurrency import use_releasing_allocator
@@ -83,9 +86,11 @@ def engine_for(handle: JobHandle, log: Any, response_model: Any = None) -> Engin
     key = JobKey(
         dag_id=handle["dag_id"], run_id=handle["run_id"], task_id=handle["task_id"], map_index=handle["map_index"]
     )
+    with airflow_errors():
+        api = Api(OpenAIBatchHook(handle["conn_id"]).get_conn())
     return Engine(
         store=JobStore(as_path(handle["storage"]), key, owner=settings.deployment()),
-        api=Api(OpenAIBatchHook(handle["conn_id"]).get_conn()),
+        api=api,
         timing=_timing(),
         check=class_check(response_model),
         parallel=max(1, settings.PARALLEL_TRANSFERS.get()),

@@ -56,3 +56,79 @@ def test_libraries_that_log_each_request_are_quiet_unless_the_user_wants_them(tm
     finally:
         azure.setLevel(before[0])
         urllib3.setLevel(before[1])
+
+
+def test_organization_project_and_headers_of_the_connection_are_on_the_wire(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By both clients: that of the worker and that of the trigger."""
+    import asyncio
+    import json
+    import threading
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    from airflow_openai_batch.engine.api.client import Api, retrieve_async
+
+    seen = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            seen.append(dict(self.headers))
+            body = b'{"id": "batch_1", "status": "in_progress"}'
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    more = {"organization": "org-9", "project": "proj_9", "default_headers": {"X-Team": "data"}}
+    connection = {
+        "conn_type": "openai",
+        "host": f"http://127.0.0.1:{server.server_port}/v1",
+        "password": "sk-wire",
+        "extra": {"openai_client_kwargs": more},
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_WIRE", json.dumps(connection))
+    try:
+        assert Api(OpenAIBatchHook("wire").get_conn()).retrieve("batch_1").id == "batch_1"
+
+        async def poll() -> None:
+            await retrieve_async(await OpenAIBatchHook("wire").get_async_conn(), "batch_1", 5.0)
+
+        asyncio.run(poll())
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert len(seen) == 2
+    for headers in ({name.lower(): value for name, value in one.items()} for one in seen):
+        assert headers["authorization"] == "Bearer sk-wire"
+        assert (headers["openai-organization"], headers["openai-project"]) == ("org-9", "proj_9")
+        assert headers["x-team"] == "data"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"host": "api.openai.com/v1"}, "https://api.openai.com/v1"),
+        ({"host": "https://api.openai.com"}, "https://api.openai.com/v1"),
+        ({"password": "sk-SECRET9876 5432"}, "holds a space"),
+        ({"password": "sk-SECRET9876\u20265432"}, "cannot be sent"),
+    ],
+)
+def test_a_mistake_in_the_connection_fails_the_task_at_once_and_says_what_to_change(
+    run_dag, emulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, change: dict, says: str
+) -> None:
+    import json
+
+    from airflow_openai_batch.exceptions import OpenAIBatchFailure
+
+    connection = {"conn_type": "openai", "host": emulator.base_url, "password": "sk-emulator", **change}
+    monkeypatch.setenv("AIRFLOW_CONN_WRONG", json.dumps(connection))
+    run = run_dag("one = OpenAIBatchOperator(task_id='one', rows=ROWS, conn_id='wrong', **CHAT)")
+    assert run.states == {"one": "failed"}
+    with pytest.raises(OpenAIBatchFailure, match="Nothing was sent") as caught:
+        run.execute(run.dag.get_task("one"))
+    assert says in str(caught.value) and "SECRET" not in str(caught.value) + caplog.text
+    assert emulator.ledger.n_calls("POST", "/v1/") == 0

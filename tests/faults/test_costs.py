@@ -129,6 +129,23 @@ def test_the_cost_of_a_job_is_the_emulators_invoice(world, seed: int) -> None:
         assert shard.cost.picodollars == of_batch.picodollars
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_what_earlier_epochs_cost_counts(world, seed: int) -> None:
+    """Rows that changed are asked again; a person starts over; all of it is on the invoice, and in the job's sum."""
+    rng = random.Random(seed)
+    w = world(answer=answerer(rng), seed=seed)
+    rows = [{"id": i, "text": f"ticket {i}"} for i in range(12)]
+    for number in range(3):
+        texts = [{**row, "text": rng.choice([row["text"], f"{row['text']} {number}"])} for row in rows]
+        start_over = str(number) if rng.random() < 0.3 else None
+        w.submit(texts, policy=Policy(max_bad_ratio=1.0), per_shard=5, start_over=start_over)
+        if rng.random() < 0.7:
+            summary = w.done()
+    summary = w.done()
+    assert w.job.epoch
+    assert summary.cost.picodollars == w.emu.ledger.invoice().picodollars
+
+
 def test_each_row_has_its_cost(world, tmp_path) -> None:
     """A row's cost is that of the answer which counts; rounds that came to nothing cost too, in the job's sum."""
     w, summary = lived(world, 5)

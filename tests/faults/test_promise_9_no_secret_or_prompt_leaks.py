@@ -75,3 +75,34 @@ def test_snapshots_carry_no_rows(world):
     w.done()
     for path in w.root.rglob("state/*.json"):
         _has_no_secret(path.read_text())
+
+
+def test_a_server_that_tells_the_key_everywhere_is_not_repeated(world, told):
+    """In messages, codes and statuses; with terminal codes, and over several lines."""
+    w = world()
+    w.submit(w.rows(6), engine=w.engine(api_key=KEY), per_shard=3)
+    echo = f"\x1b[31mBearer {KEY}\x1b[0m\r\nis not good: b'{KEY}\\n', {KEY[:14]}..."
+    w.fault("batch", {"fail": {"errors": [{"code": KEY, "message": echo, "line": 1}]}}, match={"batch": 1})
+    w.fault("row", {"http_error": {"status": 400, "code": KEY, "message": echo}}, match={"custom_id": "t-4$"})
+    w.blip(
+        "GET /v1/batches/*",
+        {"edit": {"set": {"status": f"in_progress {KEY}"}}},
+        {"status": {"code": 418, "body": echo}},
+    )
+    w.blip("GET /v1/files/*/content", {"status": {"code": 500, "error": {"message": echo, "code": KEY}}})
+    summary = w.done(w.engine(api_key=KEY))
+    assert summary.rejections
+    written = w.write()
+    texts = told(summary, written, w.table(written), *(path.read_text() for path in w.root.rglob("state/*.json")))
+    assert "is not good" in texts
+    assert KEY not in texts and KEY[:14] not in texts and "\x1b" not in texts and "\\u001b" not in texts
+
+
+def test_a_key_with_a_line_end_is_told_nowhere(world, told):
+    """Case 01: the HTTP library quotes the header that it refuses to send."""
+    w = world()
+    for key in (f"{KEY}\n", f"{KEY}\u2026", f"{KEY} x", f"\t{KEY}"):
+        w.submit(w.rows(3), engine=w.engine(api_key=key))
+        reason = w.held(w.engine(api_key=key))
+        assert "enter it again" in reason and w.hours == 0
+        _has_no_secret(told(reason, *(path.read_text() for path in w.root.rglob("state/*.json"))))

@@ -17,6 +17,7 @@ from airflow_openai_batch.engine.answers.bodies import READERS, read_other
 from airflow_openai_batch.engine.answers.classify import Error, Reader, no_fields
 from airflow_openai_batch.engine.answers.fast_parser import FAST_READERS, UNREADABLE, FastRow, Fields, Line
 from airflow_openai_batch.engine.api.errors import ACCOUNT_CODES, PASSING_CODES, PASSING_STATUSES
+from airflow_openai_batch.engine.api.text import MAX_MESSAGE, MAX_NAME, clean
 from airflow_openai_batch.engine.model import Outcome, Status
 from airflow_openai_batch.engine.schema.validation import Check, Read, ResponseSchema
 
@@ -82,16 +83,25 @@ class LineParser:
         # Without a status, the body shows whether there is an answer.
         if response is None or (status != 200 if status is not None else error is not None or _is_empty(response)):
             _read_failure(outcome, status, error)
-            return outcome
+            return _with_clean_error(outcome)
         try:
             self._read_body(outcome, _unwrapped(response.body), self._read_text)
         except UNREADABLE as unreadable:
             if error is not None or status is None:
                 _read_failure(outcome, status, error)
-                return outcome
-            outcome.status = Status.INVALID
-            outcome.error_code, outcome.error_message = "unreadable_answer", f"The answer cannot be read: {unreadable}"
-        return outcome
+            else:
+                outcome.status, outcome.error_code = Status.INVALID, "unreadable_answer"
+                outcome.error_message = f"The answer cannot be read: {unreadable}"
+        return _with_clean_error(outcome)
+
+
+def _with_clean_error(outcome: Outcome) -> Outcome:
+    """Return an outcome whose error may be shown: servers quote keys and terminal codes here too."""
+    if outcome.error_code is not None:
+        outcome.error_code = clean(outcome.error_code, MAX_NAME) or "failed"
+    if outcome.error_message is not None and outcome.status is not Status.REFUSED:  # a refusal is the model's answer
+        outcome.error_message = clean(outcome.error_message, MAX_MESSAGE) or None
+    return outcome
 
 
 def _read_nothing(lines: Sequence[Line], fields: Fields | None) -> list[FastRow | None]:

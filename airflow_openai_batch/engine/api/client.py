@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator
-from functools import partial
 from itertools import pairwise
 from math import inf
 from typing import IO, TYPE_CHECKING, Any
@@ -48,7 +47,7 @@ _NOTHING_AFTER = frozenset({400, 404, 405, 422})
 _PAST_S = 86_400.0
 """How much older than what is searched for a page must be to end the search: clocks may disagree."""
 
-_CALL_S, _CANCEL_S = 60.0, 45.0
+CALL_S, _CANCEL_S = 60.0, 45.0
 """Longest duration of a call in seconds, and of a cancel that a trigger makes."""
 
 _UPLOAD_S, _FILE_S = 3600.0, 120.0
@@ -74,6 +73,24 @@ class Api:
     def host(self) -> str:
         """The host of the client's base URL."""
         return str(self._client.base_url.host)
+
+    @property
+    def address(self) -> str:
+        """The client's base URL, without user and password."""
+        return str(self._client.base_url.copy_with(userinfo=b"", query=None)).rstrip("/")
+
+    def is_spoken(self) -> bool:
+        """Return whether the API is spoken at the client's address at all, by asking for a batch that does not exist.
+
+        False: what answers is a login page, a firewall, or another service. If nothing answers, it is not known: True.
+        """
+        try:
+            self.retrieve("batch_connection_test")
+        except errors.Stranger:
+            return False
+        except errors.ApiError:
+            return True
+        return True
 
     def upload(self, name: str, file: IO[bytes]) -> str:
         """Upload a batch input file as a stream, free of charge. Returns the file id.
@@ -124,7 +141,7 @@ class Api:
                         endpoint=endpoint,  # type: ignore[arg-type] # the SDK's list of endpoints is only a type; any string is sent
                         completion_window=completion_window,  # type: ignore[arg-type] # likewise
                         metadata=metadata,
-                        timeout=_timeout(timeout_s),
+                        timeout=step_timeout(timeout_s),
                     ).content
                 ),
             )
@@ -138,9 +155,9 @@ class Api:
         """
         with translated():
             return within(
-                _CALL_S,
+                CALL_S,
                 lambda: batch_of(
-                    self._client.batches.with_raw_response.retrieve(batch_id, timeout=_timeout(_CALL_S)).content
+                    self._client.batches.with_raw_response.retrieve(batch_id, timeout=step_timeout(CALL_S)).content
                 ),
             )
 
@@ -186,8 +203,10 @@ class Api:
         args: dict[str, Any] = {"limit": _PAGE} | ({"after": after} if after else {})
         with translated():
             return within(
-                _CALL_S,
-                lambda: page_of(self._client.batches.with_raw_response.list(**args, timeout=_timeout(_CALL_S)).content),
+                CALL_S,
+                lambda: page_of(
+                    self._client.batches.with_raw_response.list(**args, timeout=step_timeout(CALL_S)).content
+                ),
                 max_bytes=PAGE_BYTES,
             )
 
@@ -202,9 +221,9 @@ class Api:
         try:
             with translated():
                 return within(
-                    _CALL_S,
+                    CALL_S,
                     lambda: batch_of(
-                        self._client.batches.with_raw_response.cancel(batch_id, timeout=_timeout(_CALL_S)).content
+                        self._client.batches.with_raw_response.cancel(batch_id, timeout=step_timeout(CALL_S)).content
                     ),
                 )
         except errors.ApiError as error:
@@ -245,9 +264,9 @@ class Api:
             _check_file_id(file_id)
             with translated():
                 size = within(
-                    _CALL_S,
+                    CALL_S,
                     lambda: json_object(
-                        self._client.files.with_raw_response.retrieve(file_id, timeout=_timeout(_CALL_S)).content
+                        self._client.files.with_raw_response.retrieve(file_id, timeout=step_timeout(CALL_S)).content
                     ).get("bytes"),
                 )
         except errors.ApiError:
@@ -284,7 +303,7 @@ def _check_file_id(file_id: str) -> None:
         )
 
 
-def _timeout(seconds: float) -> Any:
+def step_timeout(seconds: float) -> Any:
     """Return the timeouts of one step each: connecting is given half, so that its failure is told as such."""
     import httpx2
 
@@ -326,31 +345,6 @@ class _Order:
     @property
     def _is_newest_first(self) -> bool:
         return self._is_sorted and self._newest > self._oldest
-
-
-def check_access(client: OpenAI) -> None:
-    """Check that batches and files can be read, by asking for some that do not exist.
-
-    That the server itself does not know them shows that it would answer. A listing, which would show it too, is missing
-    on some servers and forbidden to some keys.
-
-    Args:
-        client: The client.
-
-    Raises:
-        ApiError: They cannot be read; its message says which.
-    """
-    from airflow_openai_batch.engine.api.transport import bounded
-
-    once: OpenAI = bounded(client)
-    for what, retrieve in (("batch", once.batches.with_raw_response), ("file", once.files.with_raw_response)):
-        try:
-            with translated():
-                within(_CALL_S, partial(retrieve.retrieve, f"{what}_connection_test", timeout=_timeout(_CALL_S)))
-        except errors.Refused:
-            continue  # of all refusals, those for a lack of rights come first
-        except errors.ApiError as error:
-            raise type(error)(f"No {what} can be read: {error}", status=error.status, code=error.code) from error
 
 
 async def retrieve_async(client: AsyncOpenAI, batch_id: str, timeout_s: float) -> Batch:

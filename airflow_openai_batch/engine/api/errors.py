@@ -10,7 +10,8 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from airflow_openai_batch.engine import errors
-from airflow_openai_batch.engine.api.text import MAX_MESSAGE, MAX_NAME, clean, decoded, number_of, text_of
+from airflow_openai_batch.engine.api.text import MAX_MESSAGE, clean, decoded, number_of, page_text, text_of
+from airflow_openai_batch.engine.redaction import remember_headers, scrubbed
 
 MAX_RETRY_AFTER_S = 3600.0
 """The longest pause that a server may ask for. Seen: days, and `inf`."""
@@ -100,29 +101,29 @@ class translated:
 def translate(error: Exception) -> errors.ApiError | None:
     """Return the engine's exception for one of the SDK or its HTTP library; None for any other.
 
-    Its texts are those of the server, cleaned and without the key that the request was signed with.
+    Its texts are those of the server, cleaned and without what the request was signed with.
     """
     import httpx2
     import openai
 
+    _remember_secrets(error)
     if isinstance(error, openai.APIStatusError):
         return _of_status(error)
-    secrets = _secrets(error)
     cause = error.__cause__ if isinstance(error, openai.APIConnectionError) else error
     if isinstance(cause, errors.ApiError):  # raised inside the HTTP library, by the bounds of a call
         return cause
     if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout):
-        return errors.Unavailable(f"No connection to OpenAI: {_scrubbed(repr(cause), secrets)}")
+        return errors.Unavailable(f"No connection to OpenAI: {clean(repr(cause), MAX_MESSAGE)}")
     if _is_bad_header(cause):
         return errors.Denied(BAD_KEY)
     if isinstance(error, openai.APIConnectionError | openai.APIResponseValidationError | httpx2.HTTPError):
-        return errors.Unclear(f"The answer of OpenAI was lost: {_scrubbed(repr(cause), secrets)}")
+        return errors.Unclear(f"The answer of OpenAI was lost: {clean(repr(cause), MAX_MESSAGE)}")
     if isinstance(error, openai.OpenAIError):  # raised before any request: missing key, failed token exchange
-        return errors.Denied(f"The OpenAI client cannot sign in: {_scrubbed(str(error), secrets)}")
+        return errors.Denied(f"The OpenAI client cannot sign in: {clean(str(error), MAX_MESSAGE)}")
     if isinstance(error, TimeoutError):
         return errors.Unclear("The answer of OpenAI took too long.")
     if isinstance(error, msgspec.MsgspecError | ValueError | RecursionError):
-        return errors.Unclear(f"The answer of OpenAI was not the expected JSON: {_scrubbed(str(error), secrets)}")
+        return errors.Unclear(f"The answer of OpenAI was not the expected JSON: {clean(str(error), MAX_MESSAGE)}")
     return None
 
 
@@ -140,38 +141,44 @@ BAD_KEY = (
     "another character that cannot be sent, perhaps copied along with it: enter it again without. Nothing was sent."
 )
 
-_MAX_EXCERPT = 200
-
 _REFUSING_STATUSES = frozenset({400, 405, 413, 415, 422})
 """Statuses with which OpenAI refuses a call itself, if it says so in its own form; 404 is apart."""
 
 
 def _of_status(error: Any) -> errors.ApiError:
     status = int(error.status_code)
-    secrets = _secrets(error)
     envelope = _envelope(error.response)
     headers = error.response.headers
     code = None
     if envelope is None:
-        message = _scrubbed(f"not an answer of OpenAI itself: {_excerpt(error.response)}", secrets)
+        message = f"not an answer of OpenAI itself: {_excerpt(error.response)}"
     else:
-        code = _scrubbed(text_of(envelope.get("code")) or "", secrets) or None
-        message = _scrubbed(str(envelope["message"]), secrets)
-    error_class = errors.Unclear if envelope is None else _error_class(status, code, message)
+        code = text_of(envelope.get("code"))
+        message = clean(str(envelope["message"]), MAX_MESSAGE)
+    error_class = _error_class(status, code, message) if envelope is not None else _strange_class(status)
     return error_class(
         clean(f"HTTP {status}: {message}", MAX_MESSAGE),
         status=status,
         code=code,
-        request_id=_scrubbed(headers.get("x-request-id", ""), secrets)[:MAX_NAME] or None,
+        request_id=text_of(headers.get("x-request-id")),
         retry_after_s=retry_after_s(headers),
     )
 
 
 def _excerpt(response: Any) -> str:
     try:
-        return response.text[:_MAX_EXCERPT] or "it is empty"
+        return page_text(response.content) if response.content else "it is empty"
     except RuntimeError:  # not read
         return "it was not read"
+
+
+_PASSING_REFUSALS = frozenset({408, 409, 413, 425, 429, 499})
+"""Statuses of 400 and above that tell of this one call, whoever answers it."""
+
+
+def _strange_class(status: int) -> type[errors.ApiError]:
+    """Return what an error that is not in OpenAI's own form means."""
+    return errors.Stranger if 300 <= status < 500 and status not in _PASSING_REFUSALS else errors.Unclear
 
 
 def _envelope(response: Any) -> Mapping[str, Any] | None:
@@ -226,31 +233,15 @@ def _http_date(value: str) -> float | None:
         return None
 
 
-_SECRET_HEADERS = ("authorization", "api-key", "x-api-key", "proxy-authorization")
-
-_KEY_LIKE = re.compile(r"\bsk-[\w-]{16,}|(?<=\bBearer )[^\s'\"]{8,}")
-
-_MIN_SECRET = 4
-
-
-def _secrets(error: Any) -> list[str]:
-    """Return what the request of an error was signed with, as it would stand in a message."""
+def _remember_secrets(error: Any) -> None:
+    """Remember what the request of an error was signed with; requests of ``transport`` are known before."""
     try:
         headers = error.request.headers
     except (AttributeError, RuntimeError):  # there is none, or the HTTP library has not set it
-        return []
-    parts = [part for name in _SECRET_HEADERS for part in re.split(r"[^\x21-\x7e]+", headers.get(name, ""))]
-    return sorted({part for part in parts if len(part) >= _MIN_SECRET and part.lower() != "bearer"}, key=len)[::-1]
-
-
-def _scrubbed(text: str, secrets: list[str]) -> str:
-    """Return a text without secrets, control characters and half surrogate pairs, of bounded length."""
-    for secret in secrets:
-        text = text.replace(secret, "***")
-    return clean(_KEY_LIKE.sub("***", text), MAX_MESSAGE)
+        return
+    remember_headers(headers)
 
 
 def _quotes_secret(error: Exception) -> bool:
-    secrets = _secrets(error)
     texts = [f"{e!r} {e}" for e in (error, error.__cause__, error.__context__) if e is not None]
-    return any(_KEY_LIKE.search(text) or any(secret in text for secret in secrets) for text in texts)
+    return any(scrubbed(text) != text for text in texts)

@@ -12,6 +12,7 @@ import httpx2
 from airflow_openai_batch.engine import errors
 from airflow_openai_batch.engine.api.bounds import ERROR_BYTES, Bounds, current_bounds
 from airflow_openai_batch.engine.api.errors import BAD_KEY
+from airflow_openai_batch.engine.redaction import remember_headers, remember_secrets
 
 
 def bounded(client: Any) -> Any:
@@ -19,6 +20,7 @@ def bounded(client: Any) -> Any:
 
     Its requests go through the HTTP client of the original, with its proxies and certificates.
     """
+    _remember_secrets(client)
     once = client.with_options(max_retries=0)
     http = once._client
     if type(once.workload_identity).__name__.startswith("X509"):
@@ -31,6 +33,14 @@ def bounded(client: Any) -> Any:
     if isinstance(http, httpx2.Client):
         return once.with_options(http_client=httpx2.Client(transport=_Transport(http), **same))
     return once.with_options(http_client=httpx2.AsyncClient(transport=_AsyncTransport(http), **same))
+
+
+def _remember_secrets(client: Any) -> None:
+    """Remember the client's own secrets; those that it gets later are known when a request is signed with them."""
+    values = [getattr(client, name, None) for name in ("api_key", "admin_api_key", "webhook_secret")]
+    remember_secrets(value for value in values if isinstance(value, str))
+    remember_secrets(map(str, client._custom_query.values()))
+    remember_headers({name: value for name, value in client._custom_headers.items() if isinstance(value, str)})
 
 
 class _Transport(httpx2.BaseTransport):
@@ -123,11 +133,12 @@ _TOKEN = re.compile(rb"([A-Za-z]+ )?[\x21-\x7e]*")
 
 
 def _check_headers(request: httpx2.Request) -> None:
-    """Refuse headers that cannot be sent: the HTTP library quotes them in its error, and one is the key.
+    """Remember secret headers, and refuse those that cannot be sent: the HTTP library quotes them in its error.
 
     Raises:
         Denied: One holds a space, a line end or the like.
     """
+    remember_headers(request.headers)
     for name, value in request.headers.raw:
         is_key = name.lower() in (b"authorization", b"api-key")
         if _UNSENDABLE.search(value) or (is_key and not _TOKEN.fullmatch(value)):

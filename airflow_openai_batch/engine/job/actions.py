@@ -10,11 +10,22 @@ import msgspec
 from airflow_openai_batch.engine.answers.harvest import Accepted, Unproven, harvest
 from airflow_openai_batch.engine.answers.parser import LineParser
 from airflow_openai_batch.engine.api.batch_json import is_known_status
-from airflow_openai_batch.engine.errors import ApiError, Denied, NotFound, Refused
+from airflow_openai_batch.engine.errors import ApiError, Denied, NotFound, Refused, Stranger
 from airflow_openai_batch.engine.identity import file_name
 from airflow_openai_batch.engine.job.context import Engine, Learned, Stop
 from airflow_openai_batch.engine.job.create_batch import find_again, look
-from airflow_openai_batch.engine.job.failures import back_in_line, denied, is_believed, postponed, queue_full, rejected
+from airflow_openai_batch.engine.job.failures import (
+    TOO_LARGE,
+    back_in_line,
+    denied,
+    is_believed,
+    is_new,
+    not_spoken,
+    postponed,
+    queue_full,
+    rejected,
+    too_large,
+)
 from airflow_openai_batch.engine.job.planner import is_awaited
 from airflow_openai_batch.engine.job.retry import carry, reshard
 from airflow_openai_batch.engine.job.state_machine import Fact, ShardUpdate, backoff_s, fact_of, one_more_miss
@@ -58,6 +69,10 @@ def _try(engine: Engine, job: Job, shard: Shard, verb: str) -> Learned | Stop:
         return ACTIONS[verb](engine, job, shard)
     except Denied as error:
         return Stop(denied(error)) if is_believed(engine, job, shard, error) else postponed(engine, shard, error)
+    except Stranger as error:
+        if is_new(job) and not engine.api.is_spoken():
+            return Stop(not_spoken(engine, error))
+        return postponed(engine, shard, error)
     except ApiError as error:  # a refusal too: none of these calls costs money, and a proxy can answer anything once
         return postponed(engine, shard, error)
     except Stop as stop:
@@ -89,7 +104,11 @@ def _upload(engine: Engine, job: Job, shard: Shard) -> Learned:
     try:
         with engine.store.open(shard.requests) as file:
             file_id = engine.api.upload(name, file)
-    except Refused as error:
+    except ApiError as error:
+        if error.status == TOO_LARGE:
+            return too_large(engine, shard, error)
+        if not isinstance(error, Refused):
+            raise
         # Uploads are free, and a proxy can answer anything once.
         if before.n_refused >= _UPLOAD_TRIES:
             return rejected(engine, shard, error)

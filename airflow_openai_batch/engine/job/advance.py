@@ -17,10 +17,11 @@ from airflow_openai_batch.engine.job.actions import execute, observed
 from airflow_openai_batch.engine.job.context import Change, Engine, Learned, Stop
 from airflow_openai_batch.engine.job.create_batch import adopt, cancel_extra, cancel_strangers, intend, post
 from airflow_openai_batch.engine.job.planner import Action, needs_manual_create, plan
+from airflow_openai_batch.engine.job.replay import replayed
 from airflow_openai_batch.engine.job.state_machine import Fact, ShardUpdate, learn
 from airflow_openai_batch.engine.job.status import Done, Held, Wait, rest
-from airflow_openai_batch.engine.job.summary import summarize
-from airflow_openai_batch.engine.model import Backoff, Job, Shard, State
+from airflow_openai_batch.engine.job.summary import counted, summarize
+from airflow_openai_batch.engine.model import Backoff, Commands, Job, Shard, State
 from airflow_openai_batch.engine.money.budget import over_budget
 from airflow_openai_batch.engine.money.prices import Prices, parse_prices
 from airflow_openai_batch.engine.store.job_store import Snapshot
@@ -48,9 +49,9 @@ def advance(engine: Engine) -> Wait | Done | Held:
     refusals = 0
     has_adopted = False
     while True:
+        snapshot, commands = _obey(engine, snapshot)
         job = snapshot.job
         stuck |= {s.id: _hidden_create(s) for s in job.shards if needs_manual_create(s)}
-        commands = engine.store.standing_commands(job)
         now = engine.clock()
         planned = plan(job, now, commands, engine.timing, frozenset(fresh))
         actions = [action for action in planned if action.shard not in stuck]
@@ -92,6 +93,26 @@ def _over_budget(job: Job, actions: Sequence[Action]) -> dict[str, str]:
     sent = {action.shard for action in actions if action.verb in ("upload", "create")}
     reasons = {s.id: over_budget(job, s, prices) for s in job.shards if s.id in sent}
     return {shard: reason for shard, reason in reasons.items() if reason is not None}
+
+
+def _obey(engine: Engine, snapshot: Snapshot) -> tuple[Snapshot, Commands]:
+    """Return the newest snapshot and the commands that stand.
+
+    Those to ask bad rows again are obeyed and acknowledged with one commit, so once for each command.
+    """
+    while True:
+        commands = engine.store.standing_commands(snapshot.job)
+        if not commands.replays or commands.cancel:
+            return snapshot, commands
+        now, job = engine.clock(), snapshot.job
+        after = replayed(job, commands.replays, now, engine.timing)
+        n_rows = sum(sum(old.bad.values()) for old, new in zip(job.shards, after.shards, strict=True) if new != old)
+        try:
+            snapshot = engine.store.commit(snapshot.number + 1, after, now)
+        except CommitRefused:
+            snapshot = load(engine)
+            continue
+        engine.log.warning("As a person asked: %s without a good answer are asked again.", counted(n_rows, "row"))
 
 
 def _hidden_create(shard: Shard) -> str:

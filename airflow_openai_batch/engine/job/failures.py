@@ -65,11 +65,56 @@ def is_believed(engine: Engine, job: Job, shard: Shard, error: ApiError) -> bool
         shard: The shard.
         error: OpenAI's answer. That an account is out of money is believed at once.
     """
-    if isinstance(error, Denied):
-        is_new = all(s.upload.n_uploads == 0 for s in job.all_shards)
-        if is_new or error.code in ACCOUNT_CODES or (error.code or "").endswith("_spend_limit_exceeded"):
-            return True
+    is_account = error.code in ACCOUNT_CODES or (error.code or "").endswith("_spend_limit_exceeded")
+    if isinstance(error, Denied) and (is_new(job) or is_account):
+        return True
     return shard.refused_at is not None and engine.clock() - shard.refused_at >= engine.timing.belief_s
+
+
+def is_new(job: Job) -> bool:
+    """Return whether OpenAI has accepted nothing of a job yet: its connection may never have worked."""
+    return all(s.upload.n_uploads == 0 for s in job.all_shards)
+
+
+def not_spoken(engine: Engine, error: ApiError) -> str:
+    """Return what a person has to do whose connection leads to something other than OpenAI's API.
+
+    Args:
+        engine: The engine.
+        error: What answered.
+    """
+    address = engine.api.address
+    hint = "" if address.endswith("/v1") else f", most often {address}/v1"
+    return (
+        f"What answers at {address} does not speak OpenAI's API ({error}). Nothing was sent. Set the connection's host "
+        f"to the API's whole address{hint}; if a login page or a firewall answers, let the workers pass it. Then clear "
+        "this task."
+    )
+
+
+TOO_LARGE = 413
+
+
+def too_large(engine: Engine, shard: Shard, error: ApiError) -> Learned:
+    """Hold a job with a file that the server, or a proxy before it, finds too large: smaller ones are for a person.
+
+    Args:
+        engine: The engine.
+        shard: The shard that was to be uploaded.
+        error: The refusal.
+    """
+    upload = msgspec.structs.replace(shard.upload, n_refused=shard.upload.n_refused + 1)
+    advice = (
+        f"Set max_requests_per_batch={shard.n_requests // 2} (or less) and clear the submitting task: the rows are cut "
+        "into smaller files, and answers that exist are kept."
+        if shard.n_requests > 1
+        else "It holds a single row, so that row has to become shorter."
+    )
+    hold = (
+        f"The file of shard {shard.id} ({shard.n_requests:,} requests, {shard.n_bytes / 1e6:.1f} MB) is larger than "
+        f"the server or a proxy before it takes: {error}. Nothing of it was sent or billed. {advice}"
+    )
+    return Learned(Fact.POSTPONED, ShardUpdate(upload=upload, problem=problem_of(error)), hold=hold)
 
 
 def denied(error: ApiError) -> str:

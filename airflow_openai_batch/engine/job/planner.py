@@ -138,12 +138,8 @@ def _plan_earlier(shard: Shard, now: float, fresh: frozenset[str]) -> Iterator[A
 
 def deserves_another_round(job: Job, shard: Shard) -> bool:
     """Return whether the shard has rows to ask again, and is allowed to."""
-    return (
-        shard.state is State.SETTLED
-        and shard.n_retryable > 0
-        and shard.child is None
-        and shard.round < job.policy.max_rounds
-    )
+    is_allowed = shard.is_replayed or shard.round < job.policy.max_rounds
+    return shard.state is State.SETTLED and shard.child is None and is_allowed and any(shard.asked_again.values())
 
 
 def is_done(job: Job, commands: Commands, now: float, timing: Timing) -> bool:

@@ -18,7 +18,7 @@ from airflow_openai_batch.engine.answers.outcome_files import (
     read_part,
 )
 from airflow_openai_batch.engine.identity import child_id
-from airflow_openai_batch.engine.model import CarriedAnswers, Job, Shard, State, Status
+from airflow_openai_batch.engine.model import GOOD, CarriedAnswers, Job, Shard, State, Status
 from airflow_openai_batch.engine.schema.validation import ResponseSchema
 from airflow_openai_batch.engine.store.index import Index, read_index, write_index
 from airflow_openai_batch.engine.store.job_store import JobStore
@@ -27,14 +27,17 @@ _READ_BYTES = 256 * 1024
 
 
 def reshard(store: JobStore, job: Job, parent: Shard) -> Shard:
-    """Write a child shard with the parent's rows that deserve another answer. The parent's rows stay as they are."""
+    """Write a child shard with the parent's rows that deserve another answer, or that a person wants asked again.
+
+    The parent's rows stay as they are.
+    """
     index = read_index(store, parent.index)
     again: dict[int, tuple[str, str | None, str | None]] = {}
     assert parent.outcomes is not None  # noqa: S101 - for the type checker: a settled shard has outcomes
     columns = ["ordinal", "status", "output", "error_message", "retryable"]
     for batch in read_part(store, parent.outcomes.name, columns if job.spec.schema else columns[:2] + columns[4:]):
         for row in batch.to_pylist():
-            if row["retryable"]:
+            if row["status"] not in GOOD if parent.is_replayed else row["retryable"]:
                 again[row["ordinal"]] = (row["status"], row.get("output"), row.get("error_message"))
 
     def lines() -> Iterator[tuple[int, bytes]]:

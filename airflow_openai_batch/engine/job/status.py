@@ -104,7 +104,7 @@ def _late(job: Job) -> str:
     if unfetched := [s.batch.id for s in shards if s.state is State.ENDED and s.batch is not None]:
         facts.append(f"Ended and not fetched: {', '.join(unfetched)}.")
     n_open = sum(s.n_requests for s in job.shards if s.state is not State.SETTLED)
-    n_open += sum(s.n_retryable for s in job.shards if deserves_another_round(job, s))
+    n_open += sum(sum(s.asked_again.values()) for s in job.shards if deserves_another_round(job, s))
     problem = next((f" Last problem: {s.problem}" for s in job.shards if s.problem), "")
     return (
         f"The deadline of {hours:g} h has passed with {n_open:,} requests open.{problem} "

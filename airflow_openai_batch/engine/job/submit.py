@@ -32,7 +32,7 @@ from airflow_openai_batch.engine.job.policy import check_policy
 from airflow_openai_batch.engine.job.request import Request as Request
 from airflow_openai_batch.engine.job.state_machine import is_quiet, reset_for_resubmit
 from airflow_openai_batch.engine.job.summary import counted
-from airflow_openai_batch.engine.model import FORMAT_VERSION, UNSENT, Job, Measure, Policy, Shard, State
+from airflow_openai_batch.engine.model import FORMAT_VERSION, UNSENT, Cost, Job, Measure, Policy, Shard, State, Usage
 from airflow_openai_batch.engine.money.prices import Prices, parse_prices
 from airflow_openai_batch.engine.requests.bodies import CALLABLE
 from airflow_openai_batch.engine.requests.sharding import Built, build
@@ -40,6 +40,8 @@ from airflow_openai_batch.engine.requests.sources import Source
 from airflow_openai_batch.engine.store.job_store import Snapshot
 
 _TRIES = 5
+
+_NOTHING = (Usage(), Cost())
 
 
 def submit(
@@ -169,6 +171,9 @@ class _Submission:
         if budget is not None and any(s.state in UNSENT and s.n_tokens > budget for s in job.shards):
             reason = "shards that are not sent yet do not fit into max_enqueued_tokens"
             return self._begin_epoch(snapshot, reason, now)
+        n_most = self.request.limits.max_requests
+        if any(s.state in UNSENT and s.upload.n_refused and s.n_requests > n_most for s in job.shards):
+            return self._begin_epoch(snapshot, "files that were too large are cut smaller", now)
         if built is not None:
             job = _with_rows_of(job, built)
         if spec_digest(spec) != spec_digest(job.spec):
@@ -224,24 +229,26 @@ class _Submission:
         """Begin an epoch in which everything is asked again. Who asked for that wants no old answer."""
         job = snapshot.job
         self._log_new_epoch(job, "a person asked for it")
+        kept = tuple(shard for shard in job.all_shards if not is_quiet(shard))
         return self._write(
             number=snapshot.number + 1,
             epoch=job.epoch + 1,
-            earlier=tuple(
-                msgspec.structs.replace(shard, is_unwanted=True) for shard in job.all_shards if not is_quiet(shard)
-            ),
+            earlier=tuple(msgspec.structs.replace(shard, is_unwanted=True) for shard in kept),
             acknowledged=acknowledged,
+            dropped=_dropped(job, kept),
         )
 
     def _begin_epoch(self, snapshot: Snapshot, reason: str, now: _RowsNow, built: Built | None = None) -> Job:
         """Begin an epoch that uses again what was paid for, where it fits."""
         job = snapshot.job
         self._log_new_epoch(job, reason)
+        kept = tuple(shard for shard in job.all_shards if shard.state not in UNSENT)
         return self._write(
             number=snapshot.number + 1,
             epoch=job.epoch + 1,
-            earlier=tuple(shard for shard in job.all_shards if shard.state not in UNSENT),
+            earlier=kept,
             acknowledged=job.acknowledged,
+            dropped=_dropped(job, kept),
             plan=(built or self._built(now.to_plan, job.epoch + 1, State.DRAFTED), now.version),
         )
 
@@ -295,6 +302,7 @@ class _Submission:
         epoch: int = 0,
         earlier: tuple[Shard, ...] = (),
         acknowledged: tuple[str, ...] = (),
+        dropped: tuple[Usage, Cost] = _NOTHING,
         plan: tuple[Built, str | None] | None = None,
     ) -> Job:
         """Commit a new plan: the given one and the version of its rows, or one of the source as it is now."""
@@ -322,6 +330,8 @@ class _Submission:
             measure=measure,
             earlier=earlier,
             acknowledged=acknowledged,
+            dropped_usage=dropped[0],
+            dropped_cost=dropped[1],
             conn_id=self.conn_id,
             compared_at=self.max_tries,
             work_s={"build": round(now - began_at, 3)} if now > began_at else {},
@@ -335,6 +345,14 @@ class _Submission:
         job = self.engine.store.commit(number, job, now).job
         self.engine.observer.planned(job)
         return job
+
+
+def _dropped(job: Job, kept: tuple[Shard, ...]) -> tuple[Usage, Cost]:
+    """Return the tokens, and their cost, of what an epoch that follows does not remember shard by shard."""
+    ids = {shard.id for shard in kept}
+    dropped = [shard for shard in job.all_shards if shard.id not in ids]
+    usage = sum((shard.usage for shard in dropped), job.dropped_usage)
+    return usage, sum((shard.cost for shard in dropped), job.dropped_cost)
 
 
 def _with_rows_of(job: Job, built: Built) -> Job:

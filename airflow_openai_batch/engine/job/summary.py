@@ -12,8 +12,8 @@ class Summary(Value, frozen=True, kw_only=True):
     by_status: dict[Status, int]
     """Settled rows by outcome, each row once, in its last round."""
     usage: Usage
+    """Of all rounds and epochs, as the cost."""
     cost: Cost
-    """Of all rounds."""
     batch_ids: tuple[str, ...]
     n_shards: int
     n_settled: int
@@ -34,10 +34,7 @@ class Summary(Value, frozen=True, kw_only=True):
 def summarize(job: Job) -> Summary:
     """Count a job's rows by outcome."""
     by_status: dict[Status, int] = {}
-    usage, cost = Usage(), Cost()
     for shard in job.shards:
-        usage += shard.usage
-        cost += shard.cost
         for status, n in _final(job, shard).items():
             by_status[status] = by_status.get(status, 0) + n
         if shard.n_carried:
@@ -46,8 +43,8 @@ def summarize(job: Job) -> Summary:
     return Summary(
         n_rows=job.n_rows,
         by_status={status: n for status, n in sorted(by_status.items()) if n},
-        usage=usage,
-        cost=cost,
+        usage=job.usage,
+        cost=job.cost,
         batch_ids=tuple(s.batch.id for s in job.shards if s.batch is not None),
         n_shards=len(job.shards),
         n_settled=sum(s.state is State.SETTLED for s in job.shards),
@@ -63,7 +60,7 @@ def _final(job: Job, shard: Shard) -> dict[Status, int]:
     """Return the rows that this shard has the last word on: what a child asks again is the child's."""
     if shard.child is None:
         return shard.tally
-    return {status: n - shard.retryable.get(status, 0) for status, n in shard.tally.items()}
+    return {status: n - shard.asked_again.get(status, 0) for status, n in shard.tally.items()}
 
 
 def check_thresholds(summary: Summary, policy: Policy) -> str | None:

@@ -59,10 +59,10 @@ def spent_by(job: Job) -> int:
     Raises:
         Unpriced: It is not known of some.
     """
-    costs = [shard.cost for shard in job.all_shards]
-    if n_unknown := sum(cost.n_unknown for cost in costs):
-        raise Unpriced(f"the cost of {n_unknown:,} answers is not known. Give the model's price (`prices`).")
-    return sum(cost.picodollars for cost in costs)
+    cost = job.cost
+    if cost.n_unknown:
+        raise Unpriced(f"the cost of {cost.n_unknown:,} answers is not known. Give the model's price (`prices`).")
+    return cost.picodollars
 
 
 def expected_cost(job: Job, shard: Shard, prices: Prices) -> int:

@@ -6,7 +6,6 @@ those of others, result rows are put in order on this machine's disk.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
 
@@ -15,8 +14,10 @@ import msgspec
 from airflow_openai_batch.engine.concurrency import prefetch
 from airflow_openai_batch.engine.errors import JobNotReady, StoreError
 from airflow_openai_batch.engine.job.summary import Summary, summarize
-from airflow_openai_batch.engine.model import Job, Shard, State, Status, Value
+from airflow_openai_batch.engine.model import Job, Shard, State, Value
 from airflow_openai_batch.engine.money.prices import in_dollars
+from airflow_openai_batch.engine.results.error_counts import ErrorCount as ErrorCount
+from airflow_openai_batch.engine.results.error_counts import ErrorCounter
 from airflow_openai_batch.engine.results.layout import Layout, layout_of
 from airflow_openai_batch.engine.results.merge import OutcomeStream
 from airflow_openai_batch.engine.results.row_sorter import RowSorter
@@ -28,21 +29,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from airflow_openai_batch.engine.encoding import Counts
-
-
-_MAX_CODES = 50
-
-_EXAMPLES = 3
-
-
-class ErrorCount(Value, frozen=True, kw_only=True):
-    """The number of rows that ended with an error code, with examples."""
-
-    status: str
-    code: str
-    n: int
-    message: str | None = None
-    custom_ids: tuple[str, ...] = ()
 
 
 class Written(Value, frozen=True, kw_only=True):
@@ -79,7 +65,7 @@ def write_results(store: JobStore, job: Job, sink: Sink) -> Written:
             "the job first, for example with OpenAIBatchSensor."
         )
     layout = layout_of(store, job)
-    errors = _Errors()
+    errors = ErrorCounter()
     n_rows = 0
     with sink:
         sink.begin(layout.schema)
@@ -122,7 +108,7 @@ def _groups(job: Job) -> Iterator[list[Shard]]:
 
 
 def _batches(
-    store: JobStore, job: Job, group: list[Shard], layout: Layout, sink: Sink, errors: _Errors
+    store: JobStore, job: Job, group: list[Shard], layout: Layout, sink: Sink, errors: ErrorCounter
 ) -> Iterator[pa.RecordBatch]:
     """Yield the result rows of shards, in input order."""
     import numpy as np
@@ -140,7 +126,7 @@ def _batches(
 
 
 def _joined(
-    store: JobStore, job: Job, root: Shard, ordinals: Counts, layout: Layout, sink: Sink, errors: _Errors
+    store: JobStore, job: Job, root: Shard, ordinals: Counts, layout: Layout, sink: Sink, errors: ErrorCounter
 ) -> Iterator[tuple[Counts, pa.RecordBatch]]:
     """Yield the result rows of a shard, and their ordinals."""
     outcomes = OutcomeStream(store, job, root)
@@ -151,7 +137,7 @@ def _joined(
         if n_rows > len(ordinals):
             break
         batch = outcomes.take(here)
-        errors.add(batch)
+        errors.add(batch, lambda row, rows=rows: [column[row].as_py() for column in rows.columns])  # type: ignore[misc]
         for line in [*batch.column("line").drop_null().to_pylist(), *outcomes.superseded]:
             sink.dead_letter(line)
         outcomes.superseded.clear()
@@ -186,44 +172,6 @@ def _copy_unmatched(store: JobStore, name: str, sink: Sink) -> None:
     with store.open(name) as file:
         for line in file:
             sink.dead_letter(line.rstrip(b"\n"))
-
-
-class _Errors:
-    """Counts error codes over all rows, with a few examples each."""
-
-    def __init__(self) -> None:
-        self._n: Counter[tuple[str, str]] = Counter()
-        self._examples: dict[tuple[str, str], tuple[str | None, list[str]]] = {}
-
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Count the rows of a record batch that have no good answer."""
-        import pyarrow.compute as pc
-
-        is_bad = pc.not_equal(batch.column("status"), Status.SUCCEEDED.value)
-        if not pc.any(is_bad).as_py():
-            return
-        bad = batch.select(["status", "error_code", "custom_id", "error_message"]).filter(is_bad)
-        columns = (column.to_pylist() for column in bad.columns)
-        for status, code, custom_id, message in zip(*columns, strict=True):
-            key = (status, code or "unknown")
-            self._n[key] += 1
-            _, examples = self._examples.setdefault(key, (message, []))
-            if len(examples) < _EXAMPLES:
-                examples.append(custom_id)
-
-    def counts(self) -> tuple[ErrorCount, ...]:
-        """Return the most frequent codes."""
-        return tuple(
-            ErrorCount(
-                status=status,
-                code=code,
-                n=n,
-                # Only OpenAI's messages: the content of answers does not belong in XCom.
-                message=(self._examples[status, code][0] or "")[:300] or None if status == Status.FAILED else None,
-                custom_ids=tuple(self._examples[status, code][1]),
-            )
-            for (status, code), n in self._n.most_common(_MAX_CODES)
-        )
 
 
 def manifest(written: Written) -> dict[str, Any]:

@@ -41,7 +41,7 @@ _SNAPSHOT = re.compile(r"(\d{6,})\.json\Z")
 FULL_SNAPSHOTS = 20
 """How many of the newest snapshots keep their content: for a person to read, and for a reader that is slow."""
 
-_COMMAND = re.compile(r"(cancel|start_over|accept_missing|ask_missing)-[0-9a-f]+\.json\Z")
+_COMMAND = re.compile(r"(cancel|start_over|accept_missing|ask_missing|replay)-[0-9a-f]+\.json\Z")
 _ACCEPTED: dict[str, Literal["missing", "ask_again"]] = {"accept_missing": "missing", "ask_missing": "ask_again"}
 
 _COPY_BYTES = 256 * 1024
@@ -175,13 +175,13 @@ class JobStore:
     # -- commands ----------------------------------------------------------------------------------------------
 
     def command(
-        self, what: Literal["cancel", "start_over", "accept_missing", "ask_missing"], at: float | None = None
+        self, what: Literal["cancel", "start_over", "accept_missing", "ask_missing", "replay"], at: float | None = None
     ) -> None:
         """Leave a person's command for whoever advances the job.
 
         Args:
             what: To cancel everything; to ask everything again; to accept rows that cannot be proven to have no answer
-                as missing, or to ask those again.
+                as missing, or to ask those again; to ask all rows without a good answer once more.
             at: When it was given, in epoch seconds; by default now.
         """
         name = f"{what}-{uuid.uuid4().hex}.json"
@@ -197,7 +197,11 @@ class JobStore:
         """Return what was commanded and is not acknowledged."""
         names = self.commands(job.acknowledged)
         accepted = [(self._given_at(name), what) for name in names if (what := _ACCEPTED.get(name.partition("-")[0]))]
-        return Commands(cancel=any(name.startswith("cancel-") for name in names), accepted=tuple(accepted))
+        return Commands(
+            cancel=any(name.startswith("cancel-") for name in names),
+            accepted=tuple(accepted),
+            replays=tuple(name for name in names if name.startswith("replay-")),
+        )
 
     def _given_at(self, command: str) -> float:
         return float(msgspec.json.decode(self.read(f"commands/{command}")).get("at", 0.0))

@@ -107,7 +107,7 @@ def test_snapshots_of_format_1_load_for_ever() -> None:
         State.REJECTED,
     ]
     settled, running, creating, *_, rejected = found.shards
-    assert settled.tally == {Status.SUCCEEDED: 40, Status.EXPIRED: 2} and settled.n_retryable == 2
+    assert settled.tally == {Status.SUCCEEDED: 40, Status.EXPIRED: 2} and settled.retryable == {Status.EXPIRED: 2}
     assert settled.usage.cached_tokens == 12 and settled.child == "1-00000.1"
     assert running.batch is not None and running.batch.expires_at == 1786500000.0 and running.round == 1
     assert creating.intent == Intent(nonce="5d1f00aa11bb22cc/1/1-00001/abcdefabcdef", at=1786410000.25, n_looks=1)
