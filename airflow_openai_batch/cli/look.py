@@ -15,6 +15,7 @@ from airflow_openai_batch.engine.errors import EngineError
 from airflow_openai_batch.engine.job.planner import deadline_at, is_done
 from airflow_openai_batch.engine.job.summary import check_thresholds, counted, progress_line, summarize
 from airflow_openai_batch.engine.model import AT_OPENAI, ENDED_STATUSES, Batch, Job, Shard, State, Timing, Usage
+from airflow_openai_batch.engine.money.prices import cost_text, in_dollars
 from airflow_openai_batch.engine.progress.log_format import duration
 
 _MAX_LOOKS = 100
@@ -42,6 +43,7 @@ def list_jobs(root: Any, arguments: Any) -> Answer:
                 "rows": found.job.n_rows,
                 "settled": n_done,
                 "succeeded": summary.n_succeeded,
+                "cost": in_dollars(summary.cost)["cost"],
                 "created_at": found.job.created_at,
             }
         )
@@ -69,6 +71,7 @@ def show(found: Found, arguments: Any) -> Answer:
         f"{state}: {progress_line(summary)}",
         f"age {duration(now - job.created_at)}; " + _deadline_text(deadline, now, is_over=_is_over(found)),
         f"tokens: {_tokens_text(summary.usage)}",
+        f"cost: {cost_text(summary.cost)}",
     ]
     if commands.cancel:
         lines.append("Cancelled by a command, until `resume` or `start-over`.")
@@ -90,6 +93,7 @@ def show(found: Found, arguments: Any) -> Answer:
         "by_status": summary.by_status,
         "batches": [_batch(batch) for batch in running],
         "tokens": msgspec.structs.asdict(summary.usage),
+        **in_dollars(summary.cost),
         "errors": errors,
         "problem_of_rows": problem,
         "problems": [shard.problem for shard in job.shards if shard.problem],
@@ -155,8 +159,9 @@ def tokens(found: Found, arguments: Any) -> Answer:
         where = "before starting over" if row["epoch"] is None else f"epoch {row['epoch']}, round {row['round']}"
         usage = Usage(**{name: row[name] for name in Usage.__struct_fields__})
         lines.append(f"{where}: {_tokens_text(usage)}")
-    lines.append(f"all: {_tokens_text(total)}")
-    return Answer("\n".join(lines), {**_key(job.key), "total": msgspec.structs.asdict(total), "parts": rows})
+    lines.append(f"all: {_tokens_text(total)}; cost: {cost_text(job.cost)}")
+    data = {**_key(job.key), "total": msgspec.structs.asdict(total), **in_dollars(job.cost), "parts": rows}
+    return Answer("\n".join(lines), data)
 
 
 def requests(found: Found, arguments: Any) -> Answer:

@@ -232,6 +232,23 @@ def in_dollars(cost: Cost) -> dict[str, float | int | None]:
     }
 
 
+def cost_text(cost: Cost) -> str:
+    """Return a cost for a person: ``$12.40 ($0.31 for bad rows), $12.40 saved``.
+
+    Args:
+        cost: The sums.
+    """
+    if cost.n_unknown and not cost.picodollars:
+        return "not known: no price for the model; see [openai_batch] prices"
+    bad = f" ({format_dollars(cost.bad_picodollars)} for bad rows)" if cost.bad_picodollars else ""
+    texts = [format_dollars(cost.picodollars) + bad]
+    if cost.saved_picodollars:
+        texts.append(f"{format_dollars(cost.saved_picodollars)} saved")
+    if cost.n_unknown:
+        texts.append(f"without {cost.n_unknown:,} row{'s' * (cost.n_unknown != 1)} of unknown price")
+    return ", ".join(texts)
+
+
 def format_dollars(picodollars: int) -> str:
     """Return an amount with as many digits as it needs: ``$1,234.50``, ``$0.25``, ``$0.0042``.
 

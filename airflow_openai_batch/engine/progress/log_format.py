@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from airflow_openai_batch.engine.job.summary import counted
-from airflow_openai_batch.engine.model import Status
-from airflow_openai_batch.engine.money.prices import PICODOLLARS, format_dollars
+from airflow_openai_batch.engine.model import Cost, Status
+from airflow_openai_batch.engine.money.prices import PICODOLLARS, cost_text
 from airflow_openai_batch.engine.progress.model import OVER, Failed, Logged, Progress, Tokens
 
 STEP_PERCENT, STEP_S = 5, 600.0
@@ -116,7 +116,7 @@ def _facts(progress: Progress) -> list[tuple[str, str]]:
             f"input {usage.input_tokens:,} (cached {usage.cached_tokens:,}{_written(usage)}), "
             f"output {usage.output_tokens:,} (reasoning {usage.reasoning_tokens:,})",
         ),
-        *([("cost", cost_text(progress))] if progress.cost is not None or progress.rows_without_price else []),
+        ("cost", cost_text(_cost(progress))),
         ("batches", f"{progress.n_batches:,}{rounds}"),
         ("time", ", ".join(spent)),
     ]
@@ -126,18 +126,10 @@ def _written(usage: Tokens) -> str:
     return f", written to the cache {usage.cache_write_tokens:,}" if usage.cache_write_tokens else ""
 
 
-def cost_text(progress: Progress) -> str:
-    """Return what a job cost, for a log: ``$12.40 ($0.31 for bad rows), $12.40 saved``."""
-    if progress.cost is None:
-        return "not known: no price for the model; see [openai_batch] prices"
-    texts = [format_dollars(round(progress.cost * PICODOLLARS))]
-    if progress.cost_of_bad_rows:
-        texts[0] += f" ({format_dollars(round(progress.cost_of_bad_rows * PICODOLLARS))} for bad rows)"
-    if progress.saved:
-        texts.append(f"{format_dollars(round(progress.saved * PICODOLLARS))} saved")
-    if progress.rows_without_price:
-        texts.append(f"without {counted(progress.rows_without_price, 'row')} of unknown price")
-    return ", ".join(texts)
+def _cost(progress: Progress) -> Cost:
+    amounts = (progress.cost or 0.0, progress.cost_of_bad_rows, progress.saved)
+    total, bad, saved = (round(dollars * PICODOLLARS) for dollars in amounts)
+    return Cost(picodollars=total, bad_picodollars=bad, saved_picodollars=saved, n_unknown=progress.rows_without_price)
 
 
 def _percent(percent: float) -> str:
