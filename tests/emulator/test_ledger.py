@@ -85,3 +85,13 @@ def test_a_reset_forgets_everything_but_time(kit):
 
     assert (kit.emu.batches, kit.emu.files, kit.emu.ledger.calls, kit.emu.faults.to_json()) == ({}, {}, [], [])
     assert kit.emu.clock.now() == now and kit.emu.ledger.n_rows() == 0
+
+
+def test_the_invoice_is_that_of_openais_prices_for_batches(kit):
+    """gpt-6-luna: $0.05 a million tokens of input, $0.25 of output; a model that nobody prices is told."""
+    priced = kit.ended([kit.line("a", body={**kit.body("hello"), "model": "gpt-6-luna-2026-10-01"})])
+    kit.ended([kit.line("b", body={**kit.body("hello"), "model": "my-model"})])
+
+    usage = priced.usage
+    assert kit.emu.ledger.invoice(priced.id) == (usage.input_tokens * 50_000 + usage.output_tokens * 250_000, 0)
+    assert kit.emu.ledger.invoice() == (kit.emu.ledger.invoice(priced.id).picodollars, 1)
