@@ -218,8 +218,9 @@ def _harvest(engine: Engine, job: Job, shard: Shard) -> Learned:
             latest = engine.api.retrieve(shard.batch.id)
             if latest.status in ENDED_STATUSES:
                 shard = msgspec.structs.replace(shard, batch=msgspec.structs.replace(latest, id=shard.batch.id))
+    is_settled = shard.evidence is not None and engine.clock() - shard.evidence.since >= engine.timing.late_file_s
     try:
-        harvested = harvest(engine.store, engine.api, job, shard, parser, engine.sleep, accepted)
+        harvested = harvest(engine.store, engine.api, job, shard, parser, engine.sleep, accepted, is_settled=is_settled)
     except Unproven as unproven:
         return _look_again(engine, job, shard, unproven)
     except NotFound as error:
@@ -250,12 +251,17 @@ def _look_again(engine: Engine, job: Job, shard: Shard, unproven: Unproven) -> L
     """Fetch the result files again later; hold the job if they have proved nothing for hours."""
     now = engine.clock()
     before = shard.evidence or Evidence(since=now, reason="")
+    has_news = before.n_absent is None or unproven.n_absent < before.n_absent
     evidence = Evidence(
-        since=before.since, reason=str(unproven), raw=(*before.raw, *unproven.raw), digest=unproven.digest
+        since=before.since,
+        reason=str(unproven),
+        raw=(*before.raw, *unproven.raw),
+        digest=unproven.digest,
+        n_absent=unproven.n_absent if has_news else before.n_absent,
     )
     batch_id = shard.batch.id if shard.batch is not None else "?"
     problem = f"The result files of batch {batch_id} are not whole, or not all there: {unproven}."
-    if now - evidence.since >= engine.timing.proof_s and evidence == shard.evidence:
+    if now - evidence.since >= engine.timing.proof_s and not has_news:
         key = job.key
         raise Stop(
             f"{problem} They were fetched again and again for {engine.timing.proof_s / 3600:g} h; what arrived is in "
