@@ -14,7 +14,15 @@ from airflow_openai_batch.engine.errors import ApiError, Denied, NotFound, Refus
 from airflow_openai_batch.engine.identity import file_name
 from airflow_openai_batch.engine.job.context import Engine, Learned, Stop
 from airflow_openai_batch.engine.job.create_batch import find_again, look
-from airflow_openai_batch.engine.job.failures import back_in_line, denied, is_believed, postponed, queue_full, rejected
+from airflow_openai_batch.engine.job.failures import (
+    back_in_line,
+    concerns_all,
+    denied,
+    is_believed,
+    postponed,
+    queue_full,
+    rejected,
+)
 from airflow_openai_batch.engine.job.planner import is_awaited
 from airflow_openai_batch.engine.job.retry import carry, reshard
 from airflow_openai_batch.engine.job.state_machine import Fact, ShardUpdate, backoff_s, fact_of, one_more_miss
@@ -57,7 +65,9 @@ def _try(engine: Engine, job: Job, shard: Shard, verb: str) -> Learned | Stop:
     try:
         return ACTIONS[verb](engine, job, shard)
     except Denied as error:
-        return Stop(denied(error)) if is_believed(engine, job, shard, error) else postponed(engine, shard, error)
+        if not is_believed(engine, job, shard, error):
+            return postponed(engine, shard, error)
+        return Stop(denied(error), is_local=not concerns_all(job, error))
     except ApiError as error:  # a refusal too: none of these calls costs money, and a proxy can answer anything once
         return postponed(engine, shard, error)
     except Stop as stop:

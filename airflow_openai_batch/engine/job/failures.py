@@ -65,11 +65,20 @@ def is_believed(engine: Engine, job: Job, shard: Shard, error: ApiError) -> bool
         shard: The shard.
         error: OpenAI's answer. That an account is out of money is believed at once.
     """
-    if isinstance(error, Denied):
-        is_new = all(s.upload.n_uploads == 0 for s in job.all_shards)
-        if is_new or error.code in ACCOUNT_CODES or (error.code or "").endswith("_spend_limit_exceeded"):
-            return True
+    if isinstance(error, Denied) and concerns_all(job, error):
+        return True
     return shard.refused_at is not None and engine.clock() - shard.refused_at >= engine.timing.belief_s
+
+
+def concerns_all(job: Job, error: Denied) -> bool:
+    """Return whether a denial is plainly no matter of one shard: nothing was accepted yet, or the account is empty.
+
+    Args:
+        job: The job.
+        error: OpenAI's answer.
+    """
+    is_new = all(s.upload.n_uploads == 0 for s in job.all_shards)
+    return is_new or error.code in ACCOUNT_CODES or (error.code or "").endswith("_spend_limit_exceeded")
 
 
 def denied(error: ApiError) -> str:

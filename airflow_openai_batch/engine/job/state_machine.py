@@ -200,7 +200,7 @@ def _lacks_file(batch: Batch) -> bool:
 
 
 def _fact_of_failure(batch: Batch, shard: Shard) -> Fact:
-    """Code first, then words; anything unknown is the user's to read. A batch that failed before it ran cost nothing."""
+    """Code first, then words; anything unknown is the user's to read. What failed before it ran has cost nothing."""
     for error in batch.errors:
         if error.code in ACCOUNT_CODES or is_queue_message(error.code, error.message):
             return F.QUEUE_FULL
