@@ -97,8 +97,8 @@ def nonce(key: JobKey, epoch: int, shard: str, unique: str, content: str = "", o
 
 
 def parse_nonce(text: str) -> Nonce | None:
-    """Return what a nonce says; None for any other text."""
-    parts = text.split("/")
+    """Return what a nonce says, also one in upper case, as some gateways write it; None for any other text."""
+    parts = text.lower().split("/")
     if len(parts) not in (4, 5) or not parts[1].isdecimal():
         return None
     return Nonce(parts[0], int(parts[1]), parts[2], parts[3], parts[4] if len(parts) == 5 else "")

@@ -255,6 +255,8 @@ class Evidence(Value, frozen=True, kw_only=True):
     """The downloaded files in the store, verbatim."""
     digest: str = ""
     """A digest of the files that were downloaded last."""
+    n_absent: int | None = None
+    """The rows without a line in anything that was downloaded so far; None in jobs of older versions."""
 
 
 class CarriedAnswers(Value, frozen=True, kw_only=True):

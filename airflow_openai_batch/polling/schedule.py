@@ -39,6 +39,8 @@ _BACKOFF_S, _MAX_BACKOFF_S = 5.0, 600.0
 
 _FAILURES_OF_AN_OUTAGE = 2
 
+_MAX_SHARED_PAUSE_S = 300.0
+
 _EARNED = 0.1
 
 _MAX_ALLOWANCE = 50.0
@@ -144,17 +146,19 @@ class Outage:
             n_awaited: Number of batches to poll.
             now: The time of the failure, on the caller's monotonic clock.
             pause_s: The pause after the connection's next failure in seconds, with jitter.
-            asked_s: The pause in seconds that the server asked for, if it did; bounded by who read it.
+            asked_s: The pause in seconds that the server asked for, if it did. Those who were not asked keep 5 minutes
+                of it at most: it may be the matter of a few batches.
         """
         self._failed.add(target)
+        asked_s = min(asked_s or 0.0, _MAX_SHARED_PAUSE_S)
         is_late = self.n > 0 and now < self.until  # it was sent together with the request that failed before
         if is_late:
-            self.hold(now + (asked_s or 0.0))
+            self.hold(now + asked_s)
             return False
         if len(self._failed) < min(_FAILURES_OF_AN_OUTAGE, n_awaited):
             return False  # a pause that was asked for is that of the target alone, until another target fails too
         self.n += 1
-        self.hold(now + max(pause_s, asked_s or 0.0))
+        self.hold(now + max(pause_s, asked_s))
         return True
 
     def hold(self, until: float) -> None:

@@ -119,7 +119,7 @@ def test_the_schedules_notice_expired_batches_that_are_not_fetched(
         return real(stack, api, msgspec.structs.replace(shard, batch=batch), sleep)
 
     monkeypatch.setattr(harvest, "_download_all", forgetful)
-    monkeypatch.setattr(harvest, "why_unproven", lambda batch, lines: None)
+    monkeypatch.setattr(harvest, "doubt_of", lambda batch, lines: None)
     assert re.search("is lost|paid for twice", _first_violation(range(40), folder))
 
 
@@ -131,7 +131,7 @@ def _first_violation_with(name: str, folder: Path) -> str:
 def test_the_schedules_notice_rows_that_are_asked_again_without_proof(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
-    monkeypatch.setattr("airflow_openai_batch.engine.answers.harvest.why_unproven", lambda batch, lines: None)
+    monkeypatch.setattr("airflow_openai_batch.engine.answers.harvest.doubt_of", lambda batch, lines: None)
     assert "paid for twice" in _first_violation_with("file_empty", folder)
 
 

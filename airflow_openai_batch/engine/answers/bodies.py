@@ -11,15 +11,14 @@ import msgspec
 
 from airflow_openai_batch.engine.answers.classify import (
     Body,
-    Error,
     Reader,
     calls_or_text,
     classify,
-    fail,
     fill,
     refuse,
     truncate,
 )
+from airflow_openai_batch.engine.answers.line_errors import error_of, fail
 from airflow_openai_batch.engine.endpoints import EMBEDDINGS
 from airflow_openai_batch.engine.model import Outcome, Status
 
@@ -51,7 +50,7 @@ class _Embeddings(Body):
 
 class _Job(Body):
     status: str | None = None
-    error: Error | None = None
+    error: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _Moderations(Body):
@@ -157,7 +156,7 @@ def read_other(outcome: Outcome, data: bytes, read: Reader) -> None:
     body = _decode_video(data)
     fill(outcome, body, body.status)
     if body.status == "failed":
-        return fail(outcome, body.error)
+        return fail(outcome, error_of(body.error))
     return classify(outcome, (data.decode(), read))
 
 
@@ -193,7 +192,7 @@ class _Reason(msgspec.Struct):
 
 class _ResponsesBody(Body):
     status: str | None = None
-    error: Error | None = None
+    error: msgspec.Raw = msgspec.Raw(b"null")
     incomplete_details: _Reason | None = None
     output: list[msgspec.Raw] = msgspec.field(default_factory=list)
 
@@ -215,8 +214,9 @@ def read_responses(outcome: Outcome, data: bytes, read: Reader) -> None:
     body = _decode_body(data)
     reason = body.incomplete_details.reason if body.incomplete_details is not None else None
     fill(outcome, body, reason or body.status)
-    if body.status == "failed" or body.error is not None:
-        return fail(outcome, body.error)
+    error = error_of(body.error)
+    if body.status == "failed" or error is not None:
+        return fail(outcome, error)
     content = _content_of(body.output)
     outcome.output = content.texts[-1] if content.texts else None
     if body.status == "incomplete" or body.incomplete_details is not None:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from airflow_openai_batch.engine.api.errors import PASSING_CODES
 from airflow_openai_batch.engine.model import Outcome, Status, Usage
 from airflow_openai_batch.engine.schema.validation import Read
 
@@ -17,16 +16,6 @@ _MAX_COUNT = 2**40
 
 Reader = Callable[[str], Read]
 """Reads an answer's text: returns the values of its fields, and what is wrong with it."""
-
-
-class Error(msgspec.Struct):
-    """The error of a line, of the body of a response, or in place of a response."""
-
-    code: str | int | None = None
-    message: str | None = None
-    type: str | None = None
-    error: Error | str | None = None
-    """The error itself, where a server nests it."""
 
 
 class _Details(msgspec.Struct):
@@ -134,14 +123,6 @@ def truncate(outcome: Outcome, reason: str) -> None:
     """Set the status of an outcome to truncated."""
     outcome.status = Status.TRUNCATED
     outcome.error_code, outcome.error_message = reason, "The answer was cut off; allow more output tokens."
-
-
-def fail(outcome: Outcome, error: Error | None) -> None:
-    """Set the status of an outcome to failed by the body's own word, and whether a retry may succeed."""
-    error = error or Error()
-    outcome.status = Status.FAILED
-    outcome.error_code, outcome.error_message = str(error.code or error.type or "failed"), error.message
-    outcome.retryable = outcome.error_code in PASSING_CODES
 
 
 def calls_or_text(calls: Sequence[msgspec.Raw | bytes], text: str, read: Reader) -> tuple[str, Reader]:

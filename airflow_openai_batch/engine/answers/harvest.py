@@ -19,7 +19,7 @@ from airflow_openai_batch.engine.answers.line_files import Lines, add_unmatched
 from airflow_openai_batch.engine.answers.outcome_files import AnswerColumns, ClassifiedRow, PartWriter, Tally
 from airflow_openai_batch.engine.answers.parser import LineParser, custom_id_of, is_json
 from airflow_openai_batch.engine.answers.proof import Lines as FoundLines
-from airflow_openai_batch.engine.answers.proof import are_damaged, why_unproven
+from airflow_openai_batch.engine.answers.proof import are_damaged, doubt_of
 from airflow_openai_batch.engine.answers.result_formats import as_json_lines
 from airflow_openai_batch.engine.answers.row_order import AnswerBlock, AnswerReader, Unordered
 from airflow_openai_batch.engine.api.client import Api
@@ -53,11 +53,12 @@ class Unproven(Exception):
         reason: Why.
         raw: The names under which the files were stored, verbatim.
         digest: A digest of the files, by which a repeated download is told from a new one.
+        n_absent: The rows without a line.
     """
 
-    def __init__(self, reason: str, raw: tuple[str, ...], digest: str) -> None:
+    def __init__(self, reason: str, raw: tuple[str, ...], digest: str, n_absent: int) -> None:
         super().__init__(reason)
-        self.raw, self.digest = raw, digest
+        self.raw, self.digest, self.n_absent = raw, digest, n_absent
 
 
 class _Damaged(Exception):
@@ -80,6 +81,8 @@ def harvest(
     parser: LineParser,
     sleep: Callable[[float], None] = time.sleep,
     accepted: Accepted | None = None,
+    *,
+    is_settled: bool = False,
 ) -> Harvested:
     """Write the outcome part of a shard whose batch has ended, was rejected, or was never created.
 
@@ -91,6 +94,7 @@ def harvest(
         parser: Reads the lines.
         sleep: Waits so many seconds before a download is repeated.
         accepted: What a person decided of rows that cannot be proven to have no answer.
+        is_settled: Whether the files were first fetched so long ago that nothing of them can be late any more.
 
     Raises:
         Unproven: Rows have no line, and it is not certain that they have no answer.
@@ -126,7 +130,8 @@ def harvest(
                     requests = index.slice(block.start, block.stop - block.start).to_batches()[0]
                     writer.write(requests, block.answers, block.rows - block.start, block.places, classifier(block))
                 if accepted is None and not is_absence_final:
-                    _require_proof(store, shard, downloads, classifier.n_absent, writer.tally, unmatched)
+                    n_absent = classifier.n_absent
+                    _require_proof(store, shard, downloads, n_absent, writer.tally, unmatched, is_settled=is_settled)
             return writer.tally
 
         is_final = accepted == "missing"
@@ -152,8 +157,19 @@ def _part_writer(store: JobStore, name: str, job: Job, shard: Shard, prices: Pri
         yield writer
 
 
+_MAX_FRUITLESS_RAW = 6
+"""How many different files are kept of a batch although they add nothing: a page of HTML may be another each time."""
+
+
 def _require_proof(
-    store: JobStore, shard: Shard, downloads: _Downloads, n_absent: int, tally: Tally, unmatched: IO[bytes]
+    store: JobStore,
+    shard: Shard,
+    downloads: _Downloads,
+    n_absent: int,
+    tally: Tally,
+    unmatched: IO[bytes],
+    *,
+    is_settled: bool,
 ) -> None:
     """Raise an error if rows have no line and may have an answer all the same."""
     if shard.state is State.REJECTED or shard.batch is None or not n_absent:
@@ -173,12 +189,19 @@ def _require_proof(
     )
     if are_damaged(shard.batch, lines):
         raise _Damaged
-    reason = why_unproven(shard.batch, lines)
-    if reason is not None:
-        digest = _digest(downloads.files)
-        is_stored = shard.evidence is not None and shard.evidence.digest == digest
-        raw = () if is_stored else tuple(_store_raw(store, file, shard.id) for file in downloads.files if _size(file))
-        raise Unproven(reason, raw, digest)
+    doubt = doubt_of(shard.batch, lines)
+    if doubt is None:
+        return
+    digest, before = _digest(downloads.files), shard.evidence
+    is_same = before is not None and before.digest == digest
+    if doubt.passes and is_settled and is_same:
+        return
+    adds = (
+        before is None or before.n_absent is None or n_absent < before.n_absent or len(before.raw) < _MAX_FRUITLESS_RAW
+    )
+    is_kept = adds and not is_same
+    raw = tuple(_store_raw(store, file, shard.id) for file in downloads.files if _size(file)) if is_kept else ()
+    raise Unproven(doubt.reason, raw, digest, n_absent)
 
 
 def _count_unmatched(unmatched: IO[bytes]) -> tuple[int, int, int]:

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from airflow_openai_batch.engine.answers.bodies import READERS, read_other
-from airflow_openai_batch.engine.answers.classify import Error, Reader, no_fields
+from airflow_openai_batch.engine.answers.classify import Reader, no_fields
 from airflow_openai_batch.engine.answers.fast_parser import FAST_READERS, UNREADABLE, FastRow, Fields, Line
-from airflow_openai_batch.engine.api.errors import ACCOUNT_CODES, PASSING_CODES, PASSING_STATUSES
+from airflow_openai_batch.engine.answers.line_errors import RowError, error_in_body, error_of, fail, text_of_failure
 from airflow_openai_batch.engine.api.text import MAX_MESSAGE, MAX_NAME, clean
 from airflow_openai_batch.engine.model import Outcome, Status
 from airflow_openai_batch.engine.schema.validation import Check, Read, ResponseSchema
@@ -35,16 +35,10 @@ class _Response(msgspec.Struct):
 class _Line(msgspec.Struct):
     custom_id: str | int | None = None
     response: _Response | None = None
-    error: Error | str | None = None
-
-
-class _ErrorBody(msgspec.Struct):
-    error: Error | str | None = None
+    error: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _decode_line = msgspec.json.Decoder(_Line).decode
-
-_decode_error = msgspec.json.Decoder(_ErrorBody).decode
 
 
 class LineParser:
@@ -79,16 +73,18 @@ class LineParser:
         if response is not None:
             outcome.request_id = str(response.request_id) if response.request_id is not None else None
         status = _status(response)
-        error = decoded.error or _error_in(response)
+        error = error_of(decoded.error) or _error_in(response)
         # Without a status, the body shows whether there is an answer.
         if response is None or (status != 200 if status is not None else error is not None or _is_empty(response)):
-            _read_failure(outcome, status, error)
+            if error is None and response is not None:
+                error = text_of_failure(bytes(response.body))
+            fail(outcome, error, status, code="no_answer")
             return _with_clean_error(outcome)
         try:
             self._read_body(outcome, _unwrapped(response.body), self._read_text)
         except UNREADABLE as unreadable:
             if error is not None or status is None:
-                _read_failure(outcome, status, error)
+                fail(outcome, error, status, code="no_answer" if status is None else "failed")
             else:
                 outcome.status, outcome.error_code = Status.INVALID, "unreadable_answer"
                 outcome.error_message = f"The answer cannot be read: {unreadable}"
@@ -190,41 +186,10 @@ def _status(response: _Response | None) -> int | None:
         return None
 
 
-def _error_in(response: _Response | None) -> Error | str | None:
-    """Return the error in the body of a response (OpenAI's API reference: `body.error` of a status 4xx or 5xx)."""
+def _error_in(response: _Response | None) -> RowError | None:
     if response is None:
         return None
     try:
-        return _decode_error(_unwrapped(response.body)).error
+        return error_in_body(_unwrapped(response.body))
     except UNREADABLE:
         return None
-
-
-_STATUS_IN_TEXT = re.compile(r"\b(?:error code|http(?: status)?|status(?: code)?)[:= ]+([1-5]\d\d)\b", re.IGNORECASE)
-"""Seen: some compatible servers tell the status of a failed request in words only ("Error code: 429 - …")."""
-
-
-def _unnested(error: Error | str | None) -> Error:
-    """Return an error as one value. Seen: vLLM nests it (``{"error": {"error": {"message": …}}}``)."""
-    depth = 0
-    while isinstance(error, Error) and error.error is not None and error.message is None and depth < 3:
-        error, depth = error.error, depth + 1
-    return Error(message=error) if isinstance(error, str) else error or Error()
-
-
-def _read_failure(outcome: Outcome, status: int | None, error: Error | str | None) -> None:
-    """Fill in the error of an outcome, and whether a retry may succeed."""
-    error = _unnested(error)
-    if status is None and (match := _STATUS_IN_TEXT.search(error.message or "")):
-        status = int(match[1])
-    code = str(error.code or error.type or (f"http_{status}" if status is not None else "no_answer"))
-    outcome.error_code = code
-    outcome.error_message = error.message or (f"HTTP {status}" if status is not None else None)
-    # OpenAI's API reference: the codes of a line are batch_expired, batch_cancelled and request_timeout.
-    if code in ("batch_expired", "batch_cancelled"):
-        outcome.status = Status.EXPIRED if code == "batch_expired" else Status.CANCELLED
-    if status is None and code.isdecimal():
-        status = int(code)  # some compatible servers use the HTTP status as the code
-    outcome.retryable = code not in ACCOUNT_CODES and (
-        code in PASSING_CODES or (status is not None and (status in PASSING_STATUSES or status >= 500))
-    )

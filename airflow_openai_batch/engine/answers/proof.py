@@ -52,24 +52,47 @@ def are_damaged(batch: Batch, lines: Lines) -> bool:
     return is_whole and is_each_spoilt and not lines.n_foreign and 2 * lines.n_seen >= lines.n_rows
 
 
-def why_unproven(batch: Batch, lines: Lines) -> str | None:
+class Doubt(NamedTuple):
+    """Why rows without a line may have an answer all the same.
+
+    Attributes:
+        reason: For a person.
+        passes: Whether it ends by itself once the files have been the same for minutes: OpenAI's status says that
+            rows may lack an answer, and only a file or the counts may be late.
+    """
+
+    reason: str
+    passes: bool
+
+
+def doubt_of(batch: Batch, lines: Lines) -> Doubt | None:
     """Return why rows without a line may have an answer all the same, or None if they certainly have none.
 
     OpenAI's guide: completed requests are in the output file, other requests in the error file. Seen: an expired batch
-    of 10 rows counted 1 completed and 0 failed, so counts say how many lines there are at least, not how many rows.
+    of 10 rows counted 1 completed and 0 failed, so the counts of a batch that ended early say how many lines there are
+    at least.
     """
     if lines.n_seen >= lines.n_rows:
         return None
     n_absent = lines.n_rows - lines.n_seen
     rows = f"{n_absent:,} of {lines.n_rows:,} rows have no line"
+    counts = f"but OpenAI counts {batch.n_completed:,} completed and {batch.n_failed:,} failed requests"
     if lines.n_unreadable or lines.n_foreign:
         n_odd = lines.n_unreadable + lines.n_foreign
-        return f"{rows}, and {n_odd:,} lines name no row or cannot be read"
+        return Doubt(f"{rows}, and {n_odd:,} lines name no row or cannot be read", passes=False)
     if lines.is_size_wrong:
-        return f"{rows}, and a file has another size than OpenAI says"
-    n_counted = batch.n_completed + batch.n_failed
-    if lines.n_answered < batch.n_completed:
-        return f"{rows}, but OpenAI counts {batch.n_completed:,} completed and {batch.n_failed:,} failed requests"
-    if batch.status not in ("expired", "cancelled") and not n_counted:
-        return f"{rows}, and OpenAI gives no counts that agree with it"
+        return Doubt(f"{rows}, and a file has another size than OpenAI says", passes=False)
+    has_ended_early = batch.status in _ENDED_EARLY
+    if lines.n_answered < batch.n_completed or (lines.n_answered > batch.n_completed and not has_ended_early):
+        return Doubt(f"{rows}, {counts}", passes=False)
+    if not has_ended_early and not batch.n_completed + batch.n_failed:
+        return Doubt(f"{rows}, and OpenAI gives no counts that agree with it", passes=False)
+    if lines.n_answered > batch.n_completed:
+        return Doubt(f"{rows}, {counts}, which are late or wrong", passes=True)
+    if has_ended_early and lines.is_cut:
+        return Doubt(f"{rows}, and a file is empty or ends in the middle of a line", passes=True)
     return None
+
+
+_ENDED_EARLY = frozenset({"expired", "cancelled", "failed"})
+"""Statuses with which OpenAI says that it dropped requests."""

@@ -17,6 +17,7 @@ from airflow_openai_batch.engine.job.create_batch import find_again, look
 from airflow_openai_batch.engine.job.failures import (
     TOO_LARGE,
     back_in_line,
+    concerns_all,
     denied,
     is_believed,
     is_new,
@@ -68,7 +69,9 @@ def _try(engine: Engine, job: Job, shard: Shard, verb: str) -> Learned | Stop:
     try:
         return ACTIONS[verb](engine, job, shard)
     except Denied as error:
-        return Stop(denied(error)) if is_believed(engine, job, shard, error) else postponed(engine, shard, error)
+        if not is_believed(engine, job, shard, error):
+            return postponed(engine, shard, error)
+        return Stop(denied(error), is_local=not concerns_all(job, error))
     except Stranger as error:
         if is_new(job) and not engine.api.is_spoken():
             return Stop(not_spoken(engine, error))
@@ -237,8 +240,9 @@ def _harvest(engine: Engine, job: Job, shard: Shard) -> Learned:
             latest = engine.api.retrieve(shard.batch.id)
             if latest.status in ENDED_STATUSES:
                 shard = msgspec.structs.replace(shard, batch=msgspec.structs.replace(latest, id=shard.batch.id))
+    is_settled = shard.evidence is not None and engine.clock() - shard.evidence.since >= engine.timing.late_file_s
     try:
-        harvested = harvest(engine.store, engine.api, job, shard, parser, engine.sleep, accepted)
+        harvested = harvest(engine.store, engine.api, job, shard, parser, engine.sleep, accepted, is_settled=is_settled)
     except Unproven as unproven:
         return _look_again(engine, job, shard, unproven)
     except NotFound as error:
@@ -270,12 +274,17 @@ def _look_again(engine: Engine, job: Job, shard: Shard, unproven: Unproven) -> L
     """Fetch the result files again later; hold the job if they have proved nothing for hours."""
     now = engine.clock()
     before = shard.evidence or Evidence(since=now, reason="")
+    has_news = before.n_absent is None or unproven.n_absent < before.n_absent
     evidence = Evidence(
-        since=before.since, reason=str(unproven), raw=(*before.raw, *unproven.raw), digest=unproven.digest
+        since=before.since,
+        reason=str(unproven),
+        raw=(*before.raw, *unproven.raw),
+        digest=unproven.digest,
+        n_absent=unproven.n_absent if has_news else before.n_absent,
     )
     batch_id = shard.batch.id if shard.batch is not None else "?"
     problem = f"The result files of batch {batch_id} are not whole, or not all there: {unproven}."
-    if now - evidence.since >= engine.timing.proof_s and evidence == shard.evidence:
+    if now - evidence.since >= engine.timing.proof_s and not has_news:
         key = job.key
         raise Stop(
             f"{problem} They were fetched again and again for {engine.timing.proof_s / 3600:g} h; what arrived is in "

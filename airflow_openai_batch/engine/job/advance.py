@@ -18,7 +18,7 @@ from airflow_openai_batch.engine.job.context import Change, Engine, Learned, Sto
 from airflow_openai_batch.engine.job.create_batch import adopt, cancel_extra, cancel_strangers, intend, post
 from airflow_openai_batch.engine.job.planner import Action, needs_manual_create, plan
 from airflow_openai_batch.engine.job.replay import replayed
-from airflow_openai_batch.engine.job.state_machine import Fact, ShardUpdate, learn
+from airflow_openai_batch.engine.job.state_machine import Fact, ShardUpdate, backoff_s, learn
 from airflow_openai_batch.engine.job.status import Done, Held, Wait, rest
 from airflow_openai_batch.engine.job.summary import counted, summarize
 from airflow_openai_batch.engine.model import Backoff, Commands, Job, Shard, State
@@ -153,7 +153,7 @@ def _step(
     shards = [_find(snapshot.job, action.shard) for action in group]
     verb = group[0].verb
     if verb == "create":
-        return _create(engine, snapshot, shards[0])
+        return _create(engine, snapshot, shards[0], stuck)
     with engine.timed(verb):
         results = _execute_all(engine, snapshot.job, shards, verb)
     learned = [(shard, result) for shard, result in zip(shards, results, strict=True) if isinstance(result, Learned)]
@@ -181,7 +181,7 @@ def _execute_all(engine: Engine, job: Job, shards: Sequence[Shard], verb: str) -
             results += [call.result() for call in calls]
             last = results[-_OUTAGE_AFTER:]
             if len(last) == _OUTAGE_AFTER and all(_is_postponed(result) for result in last):
-                return results + [_put_off(shard, last[-1]) for shard in shards[len(results) :]]
+                return results + [_put_off(engine, shard, last[-1]) for shard in shards[len(results) :]]
     return results
 
 
@@ -189,22 +189,26 @@ def _is_postponed(result: Learned | Stop) -> bool:
     return isinstance(result, Learned) and result.fact is Fact.POSTPONED
 
 
-def _put_off(shard: Shard, like: Learned | Stop) -> Learned:
-    """Postpone a shard until the same time as another."""
+def _put_off(engine: Engine, shard: Shard, like: Learned | Stop) -> Learned:
+    """Postpone a shard as another one was, but for no pause that a server asked for that one."""
     update = ShardUpdate()
     if isinstance(like, Learned) and "backoff" in like.update:
-        update["backoff"] = msgspec.structs.replace(shard.backoff, not_before=like.update["backoff"].not_before)
+        other = like.update["backoff"]
+        not_before = min(other.not_before, engine.clock() + backoff_s(max(1, other.n_waits), engine.timing))
+        update["backoff"] = msgspec.structs.replace(shard.backoff, not_before=not_before)
         update["problem"] = like.update.get("problem")
     return Learned(Fact.POSTPONED, update)
 
 
-def _create(engine: Engine, snapshot: Snapshot, shard: Shard) -> tuple[Snapshot, str | None]:
+def _create(engine: Engine, snapshot: Snapshot, shard: Shard, stuck: dict[str, str]) -> tuple[Snapshot, str | None]:
     # The intent must be in the store before the call that costs money.
     snapshot, _ = _commit(engine, snapshot, [(shard, intend(engine, snapshot.job, shard))])
     shard = _find(snapshot.job, shard.id)
     with engine.timed("create"), engine.observer.acting("create", shard) as act:
         learned = post(engine, snapshot.job, shard)
         act.tell(**observed(learned))
+    if learned.hold is not None and learned.is_hold_local:
+        stuck[shard.id] = learned.hold
     try:
         return _commit(engine, snapshot, [(shard, learned)])
     except CommitRefused:
@@ -246,7 +250,8 @@ def _commit(engine: Engine, snapshot: Snapshot, learned: list[tuple[Shard, Learn
         snapshot = engine.store.commit(snapshot.number + 1, _with_work(job, engine.work_s), engine.clock())
         engine.work_s.clear()
         engine.observer.committed(snapshot.job, changes)
-    return snapshot, next((result.hold for _, result in learned if result.hold is not None), None)
+    holds = (result.hold for _, result in learned if result.hold is not None and not result.is_hold_local)
+    return snapshot, next(holds, None)
 
 
 def _relieved(job: Job) -> Job:

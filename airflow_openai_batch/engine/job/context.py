@@ -130,12 +130,14 @@ class Learned:
         update: New values of the shard's fields.
         child: The child shard that was written, if one was.
         hold: Why the job needs manual intervention; reported after the fact is committed.
+        is_hold_local: Whether only this shard needs it, and the others can go on.
     """
 
     fact: Fact
     update: ShardUpdate = field(default_factory=ShardUpdate)
     child: Shard | None = None
     hold: str | None = None
+    is_hold_local: bool = False
 
 
 class Stop(Exception):

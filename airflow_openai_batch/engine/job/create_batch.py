@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 import msgspec
@@ -18,9 +19,17 @@ from airflow_openai_batch.engine.errors import (
     Unavailable,
     Unclear,
 )
-from airflow_openai_batch.engine.identity import NONCE_KEY, nonce, parse_nonce
+from airflow_openai_batch.engine.identity import NONCE_KEY, Nonce, nonce, parse_nonce
 from airflow_openai_batch.engine.job.context import Engine, Learned, Stop
-from airflow_openai_batch.engine.job.failures import denied, is_believed, not_created, problem_of, queue_full, rejected
+from airflow_openai_batch.engine.job.failures import (
+    concerns_all,
+    denied,
+    is_believed,
+    not_created,
+    problem_of,
+    queue_full,
+    rejected,
+)
 from airflow_openai_batch.engine.job.planner import MAX_ABSENT
 from airflow_openai_batch.engine.job.state_machine import (
     FRUITLESS_STATUSES,
@@ -104,7 +113,9 @@ def post(engine: Engine, job: Job, shard: Shard) -> Learned:
     except Denied as error:
         if not is_believed(engine, job, shard, error):
             return Learned(Fact.NOT_CREATED, not_created(engine, shard, error))
-        return Learned(Fact.NOT_CREATED, not_created(engine, shard, error, pause_s=0.0), hold=denied(error))
+        update = not_created(engine, shard, error, pause_s=0.0)
+        is_local = not concerns_all(job, error)
+        return Learned(Fact.NOT_CREATED, update, hold=denied(error), is_hold_local=is_local)
     except Unavailable as error:
         return Learned(Fact.NOT_CREATED, not_created(engine, shard, error))
     except Refused as error:
@@ -145,7 +156,7 @@ def look(engine: Engine, job: Job, shard: Shard) -> Learned:
     assert shard.intent is not None  # noqa: S101
     is_last = engine.clock() >= shard.not_before
     listed, lost = _listed(engine, shard.intent.at - _LOOK_BACK_S)
-    mine = {batch.id: batch for batch in listed if _is_mine(batch, job, shard)}.values()
+    mine = {batch.id: batch for batch in listed if _is_of_shard(batch, shard, shard.intent)}.values()
     if not mine:
         if lost is not None:  # what was not shown may be ours
             if engine.clock() - shard.intent.at >= engine.timing.proof_s:
@@ -199,7 +210,7 @@ def find_again(engine: Engine, job: Job, shard: Shard) -> Batch | None:
     if shard.intent is None or shard.batch is None:
         return None
     listed, _ = _listed(engine, shard.intent.at - _LOOK_BACK_S)
-    mine = [batch for batch in listed if batch.id != shard.batch.id and _is_mine(batch, job, shard)]
+    mine = [b for b in listed if b.id != shard.batch.id and _is_of_shard(b, shard, shard.intent)]
     return min(mine, key=lambda b: (b.status in FRUITLESS_STATUSES, b.created_at or 0.0), default=None)
 
 
@@ -225,13 +236,12 @@ def cancel_strangers(engine: Engine, job: Job) -> None:
     doubts = [(shard, shard.doubt) for shard in job.all_shards if shard.doubt is not None]
     if not doubts:
         return
-    doubted = {_owner(doubt.nonce): shard for shard, doubt in doubts}
+    known_ids = {shard.batch.id for shard in job.all_shards if shard.batch is not None}
     since = min(doubt.at for _, doubt in doubts)
     try:
         for batch in engine.api.batches(since - _LOOK_BACK_S):
-            shard = doubted.get(_owner(batch.nonce)) if batch.nonce is not None else None
-            is_known = shard is None or (shard.batch is not None and shard.batch.id == batch.id)
-            if not is_known and batch.status not in ENDED_STATUSES | {"cancelling"}:
+            is_over = batch.id in known_ids or batch.status in ENDED_STATUSES | {"cancelling"}
+            if not is_over and any(_is_of_shard(batch, shard, doubt) for shard, doubt in doubts):
                 engine.log.warning("Batch %s was created by a process that came too late; cancelling it.", batch.id)
                 cancel_extra(engine, batch.id)
     except ApiError as error:
@@ -244,17 +254,20 @@ def _owner(text: str | None) -> tuple[str, int, str] | None:
     return (parsed.job, parsed.epoch, parsed.shard) if parsed is not None else None
 
 
-def _is_mine(batch: Batch, job: Job, shard: Shard) -> bool:
+def _is_of_shard(batch: Batch, shard: Shard, intent: Intent) -> bool:
     """Return whether a batch was created for a shard: by its nonce, or by its input file, which is no other shard's.
 
     The nonce counts up to its unique part: a batch of an earlier try of the same shard is ours as well. Seen: gateways
-    drop metadata; times are of no help, as servers write them in other zones and by other clocks.
+    drop metadata, or cut its values; times are of no help, as servers write them in other zones and by other clocks.
     """
-    if shard.intent is None or batch.id in shard.past_batches:
+    if batch.id in shard.past_batches:
         return False
-    if batch.nonce is None:
-        return batch.input_file_id is not None and batch.input_file_id == shard.upload.file_id
-    return _owner(batch.nonce) is not None and _owner(batch.nonce) == _owner(shard.intent.nonce)
+    owner = _owner(batch.nonce)
+    return _has_file_of(batch, shard) if owner is None else owner == _owner(intent.nonce)
+
+
+def _has_file_of(batch: Batch, shard: Shard) -> bool:
+    return batch.input_file_id is not None and batch.input_file_id == shard.upload.file_id
 
 
 def content_of(store: JobStore, shard: Shard) -> str:
@@ -269,33 +282,41 @@ def content_of(store: JobStore, shard: Shard) -> str:
 def adopt(engine: Engine, job: Job) -> list[tuple[Shard, Learned]]:
     """Find batches of shards that are about to be sent: of a store that was wiped, or set back by a restored backup.
 
-    They are told by their nonce: job, epoch and index file, or the same job with the same requests. A batch of an
-    epoch before this one is not taken: a person may have asked to start over.
+    They are told by their nonce: job, epoch and index file, or the same job with the same requests; and by their input
+    file where metadata is dropped. A batch of an epoch before this one is not taken: a person may have asked to start
+    over.
     """
     unsent = [shard for shard in job.shards if shard.state in (State.PLANNED, State.UPLOADED)]
     known_ids = {batch_id for s in job.all_shards for batch_id in (*s.past_batches, *([s.batch.id] if s.batch else ()))}
     listed, lost = _listed(engine, min(job.created_at - _LOOK_BACK_S, engine.clock() - _WIPED_LOOK_BACK_S))
     if lost is not None:
         engine.log.debug("Could not look for all batches of this job that its store does not know: %s", lost)
-    who = parse_nonce(nonce(job.key, job.epoch, "", "", owner=job.owner))
-    candidates = [
-        (batch, parsed)
-        for batch in listed
-        if batch.nonce is not None
-        and batch.id not in known_ids
-        and batch.status not in FRUITLESS_STATUSES
-        and (parsed := parse_nonce(batch.nonce)) is not None
-        and who is not None
-        and parsed.job == who.job
+    free = [b for b in listed if b.id not in known_ids and b.status not in FRUITLESS_STATUSES]
+    own = parse_nonce(nonce(job.key, job.epoch, "", "", owner=job.owner))
+    by_nonce = {
+        batch.id: (batch, parsed)
+        for batch in free
+        if (parsed := parse_nonce(batch.nonce or "")) is not None
+        and own is not None
+        and parsed.job == own.job
         and parsed.epoch >= job.epoch
-    ]
+    }
+    by_file = {batch.input_file_id: batch for batch in free if _owner(batch.nonce) is None}
     adopted: list[tuple[Shard, Learned]] = []
-    for shard in unsent if candidates else ():
-        stem, content = PurePosixPath(shard.index).stem, content_of(engine.store, shard)
-        for batch, parsed in candidates:
-            if (parsed.epoch, parsed.shard) == (job.epoch, stem) or (parsed.content and parsed.content == content):
-                engine.log.warning("Shard %s: its store did not know of %s; adopted.", shard.id, describe(batch))
-                adopted.append((shard, _known(shard, batch)))
-                candidates.remove((batch, parsed))
-                break
+    for shard in unsent:
+        batch = by_file.get(shard.upload.file_id) if shard.upload.file_id is not None else None
+        if batch is None and by_nonce:
+            batch = _batch_named_for(shard, job.epoch, content_of(engine.store, shard), by_nonce.values())
+        if batch is not None:
+            by_nonce.pop(batch.id, None)
+            engine.log.warning("Shard %s: its store did not know of %s; adopted.", shard.id, describe(batch))
+            adopted.append((shard, _known(shard, batch)))
     return adopted
+
+
+def _batch_named_for(shard: Shard, epoch: int, content: str, batches: Iterable[tuple[Batch, Nonce]]) -> Batch | None:
+    stem = PurePosixPath(shard.index).stem
+    for batch, parsed in batches:
+        if (parsed.epoch, parsed.shard) == (epoch, stem) or (parsed.content and parsed.content == content):
+            return batch
+    return None

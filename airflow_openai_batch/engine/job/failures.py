@@ -65,8 +65,7 @@ def is_believed(engine: Engine, job: Job, shard: Shard, error: ApiError) -> bool
         shard: The shard.
         error: OpenAI's answer. That an account is out of money is believed at once.
     """
-    is_account = error.code in ACCOUNT_CODES or (error.code or "").endswith("_spend_limit_exceeded")
-    if isinstance(error, Denied) and (is_new(job) or is_account):
+    if isinstance(error, Denied) and concerns_all(job, error):
         return True
     return shard.refused_at is not None and engine.clock() - shard.refused_at >= engine.timing.belief_s
 
@@ -115,6 +114,16 @@ def too_large(engine: Engine, shard: Shard, error: ApiError) -> Learned:
         f"the server or a proxy before it takes: {error}. Nothing of it was sent or billed. {advice}"
     )
     return Learned(Fact.POSTPONED, ShardUpdate(upload=upload, problem=problem_of(error)), hold=hold)
+
+
+def concerns_all(job: Job, error: Denied) -> bool:
+    """Return whether a denial is plainly no matter of one shard: nothing was accepted yet, or the account is empty.
+
+    Args:
+        job: The job.
+        error: OpenAI's answer.
+    """
+    return is_new(job) or error.code in ACCOUNT_CODES or (error.code or "").endswith("_spend_limit_exceeded")
 
 
 def denied(error: ApiError) -> str:

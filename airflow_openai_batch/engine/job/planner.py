@@ -27,8 +27,13 @@ class Action(Value, frozen=True, kw_only=True):
 def deadline_at(job: Job, timing: Timing) -> float:
     """Return when waiting ends: as the policy says, but not before every running batch had its own chance."""
     running = [s.batch for s in job.all_shards if s.state is State.RUNNING and s.batch is not None]
-    expiries = [batch.expires_at + timing.expiry_margin_s for batch in running if batch.expires_at is not None]
+    latest = job.deadline_from + _LONGEST_WINDOW_S
+    expiries = [min(batch.expires_at, latest) + timing.expiry_margin_s for batch in running if batch.expires_at]
     return max([job.deadline_from + job.policy.deadline_s, *expiries])
+
+
+_LONGEST_WINDOW_S = 31 * 24 * 3600.0
+"""How far off an expiry may be, from when the deadline began to run: a wrong one must not hold a job for years."""
 
 
 def plan(
@@ -71,16 +76,15 @@ def is_awaited(job: Job, shard: Shard, now: float, timing: Timing) -> bool:
     """
     if is_quiet(shard):
         return False
-    until = not_awaited_at(job, shard, timing)
-    return until is None or now < until
+    return now < not_awaited_at(job, shard, timing)
 
 
-def not_awaited_at(job: Job, shard: Shard, timing: Timing) -> float | None:
-    """Return when a shard of an earlier epoch is waited for no longer, epoch seconds; None: that is not known yet.
+def not_awaited_at(job: Job, shard: Shard, timing: Timing) -> float:
+    """Return when a shard of an earlier epoch is waited for no longer, in epoch seconds.
 
     Args:
         job: The job, whose epoch may have begun when the shard's batch had long ended.
-        shard: A shard of an earlier epoch.
+        shard: A shard of an earlier epoch; a server that refuses to cancel its batch gets no more time than others.
         timing: Durations.
     """
     since = shard.cancel_asked_at
@@ -88,7 +92,7 @@ def not_awaited_at(job: Job, shard: Shard, timing: Timing) -> float | None:
         since = shard.intent.at
     if since is None and shard.state in (State.ENDED, State.REJECTED) and shard.batch is not None:
         since = shard.batch.ended_at
-    return None if since is None else max(since, job.created_at) + timing.earlier_epoch_s
+    return max(since or 0.0, job.created_at) + timing.earlier_epoch_s
 
 
 def _verb(

@@ -175,7 +175,7 @@ def is_quiet(shard: Shard) -> bool:
 
 def fact_of(batch: Batch, shard: Shard, now: float, timing: Timing) -> Fact:
     """Translate what OpenAI says of a batch into a fact about its shard."""
-    if batch.status == "failed" and not (batch.output_file_id or batch.error_file_id):
+    if batch.status == "failed" and not (batch.output_file_id or batch.error_file_id or batch.n_completed):
         return _fact_of_failure(batch, shard)
     if batch.status not in ENDED_STATUSES:
         return F.STILL_RUNNING
@@ -196,11 +196,11 @@ def _lacks_file(batch: Batch) -> bool:
         return True
     if batch.status == "completed":
         return not 0 < batch.n_total <= batch.n_failed
-    return batch.n_completed > 0  # an expired or cancelled batch may well have answered nothing
+    return batch.n_completed > 0  # a batch that ended early may well have answered nothing
 
 
 def _fact_of_failure(batch: Batch, shard: Shard) -> Fact:
-    """Code first, then words; anything unknown is the user's to read. A failed batch has cost nothing."""
+    """Code first, then words; anything unknown is the user's to read. What failed before it ran has cost nothing."""
     for error in batch.errors:
         if error.code in ACCOUNT_CODES or is_queue_message(error.code, error.message):
             return F.QUEUE_FULL

@@ -6,7 +6,7 @@ from airflow_openai_batch.engine.job.context import Engine
 from airflow_openai_batch.engine.job.planner import deadline_at, deserves_another_round, is_done, not_awaited_at
 from airflow_openai_batch.engine.job.state_machine import is_quiet
 from airflow_openai_batch.engine.job.summary import Summary, summarize
-from airflow_openai_batch.engine.model import ENDED_STATUSES, QUEUED, Job, Shard, State, Value
+from airflow_openai_batch.engine.model import ENDED_STATUSES, QUEUED, UNSENT, Job, Shard, State, Value
 
 
 class Wait(Value, frozen=True, kw_only=True):
@@ -63,7 +63,7 @@ def rest(engine: Engine, job: Job, now: float, stuck: dict[str, str]) -> Wait | 
     able = [s for s in job.all_shards if s.id not in stuck]
     watched = [s for s in able if _is_watched(s, now)]
     times = [s.not_before for s in able if s.not_before > now and s.state is not State.SETTLED]
-    times += [at for s in job.earlier if (at := not_awaited_at(job, s, engine.timing)) is not None and not is_quiet(s)]
+    times += [not_awaited_at(job, s, engine.timing) for s in job.earlier if not is_quiet(s)]
     times = [at for at in times if at > now]
     if not times and any(s.state is State.RUNNING and s not in watched for s in able):
         times = [now]  # the process was slow: a batch that nobody watches, as it has ended, is due for its next look
@@ -74,7 +74,10 @@ def rest(engine: Engine, job: Job, now: float, stuck: dict[str, str]) -> Wait | 
         times += [now + max(engine.timing.probe_s, (now - (b.created_at or now)) / 2) for b in validating]
     if not watched and not times:
         waiting = ", ".join(f"{s.id} {s.state}" for s in job.shards if s.state is not State.SETTLED)
-        reason = " ".join(stuck.values()) or f"Nothing runs and nothing can be done ({waiting}): please report it."
+        reason = (
+            " ".join(dict.fromkeys(stuck.values()))
+            or f"Nothing runs and nothing can be done ({waiting}): please report it."
+        )
         return Held(reason=reason, summary=summary, job=job)
     earlier = {s.id for s in job.earlier}
     return Wait(
@@ -99,7 +102,7 @@ def _late(job: Job) -> str:
     shards = job.all_shards
     running = [s.batch.id for s in shards if s.state is State.RUNNING and s.batch is not None]
     facts = [f"Batches still at OpenAI: {', '.join(running)}."] if running else []
-    if doubtful := [s.id for s in shards if s.state is State.CREATING]:
+    if doubtful := [s.id for s in shards if s.state is State.CREATING or (s.n_absent and s.state in UNSENT)]:
         facts.append(f"It is not known whether a batch runs for {', '.join(doubtful)}.")
     if unfetched := [s.batch.id for s in shards if s.state is State.ENDED and s.batch is not None]:
         facts.append(f"Ended and not fetched: {', '.join(unfetched)}.")

@@ -520,15 +520,17 @@ def test_a_refusal_that_is_interrupted_by_an_answer_begins_anew() -> None:
     run(act)
 
 
-def test_one_batch_whose_server_asks_for_an_hour_holds_up_no_other() -> None:
+@pytest.mark.parametrize("n_failing", [1, 2, 5])
+def test_batches_whose_server_asks_for_an_hour_hold_up_no_other(n_failing: int) -> None:
     async def act() -> None:
         account = Account(30)
         account.listing = 404
-        account.failing, account.headers = {"batch_3": 429}, {"retry-after": "86400"}
+        failing = {f"batch_{n}" for n in range(3, 3 + n_failing)}
+        account.failing, account.headers = dict.fromkeys(failing, 429), {"retry-after": "86400"}
         waits = {batch_id: Wait(FakeConnection(account), batch_id) for batch_id in account.status}
-        await intervals(30)
-        assert account.n(" batch_3") == 1
-        assert min(account.n(f" {batch_id}") for batch_id in account.status if batch_id != "batch_3") >= 20
+        await intervals(40)
+        assert max(account.n(f" {batch_id}") for batch_id in failing) == 1
+        assert min(account.n(f" {batch_id}") for batch_id in account.status if batch_id not in failing) >= 20
         account.failing.clear()
         account.end(*account.status)
         since = now()

@@ -132,7 +132,7 @@ def test_lines_of_no_row_are_kept_verbatim(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoilt", [b'{"custom_id":"t0","response":"oops"}', b'{"custom_id":"t0","error":{"message":7}}']
+    "spoilt", [b'{"custom_id":"t0","response":"oops"}', b'{"custom_id":"t0","response":{"status_code":[200]}}']
 )
 def test_a_line_that_names_its_row_and_nothing_else_is_kept_with_it(world: World, spoilt: bytes) -> None:
     _, got = fetch(world, text(spoilt), n=1)

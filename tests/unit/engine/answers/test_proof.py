@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from airflow_openai_batch.engine.answers.proof import Lines, are_damaged, why_unproven
+from airflow_openai_batch.engine.answers.proof import Lines, are_damaged, doubt_of
 from airflow_openai_batch.engine.model import Batch
 
 
@@ -35,19 +35,38 @@ def lines(n_seen: int, n_answered: int, **changes: Any) -> Lines:
 def test_answers_are_compared_with_completed_requests_whatever_errors_there_are(
     status: str, n_completed: int, n_failed: int, n_seen: int, n_answered: int, is_proven: bool
 ) -> None:
-    reason = why_unproven(batch(status, n_completed, n_failed), lines(n_seen, n_answered))
-    assert (reason is None) is is_proven
+    doubt = doubt_of(batch(status, n_completed, n_failed), lines(n_seen, n_answered))
+    assert (doubt is None) is is_proven
+    assert doubt is None or not doubt.passes
 
 
-@pytest.mark.parametrize(("status", "is_proven"), [("completed", False), ("expired", True), ("cancelled", True)])
-def test_without_counts_only_a_batch_that_ended_early_proves_anything(status: str, is_proven: bool) -> None:
-    assert (why_unproven(batch(status), lines(4, 4)) is None) is is_proven
+@pytest.mark.parametrize("n_completed", [0, 3])
+@pytest.mark.parametrize(
+    ("status", "passes"), [("completed", False), ("expired", True), ("cancelled", True), ("failed", True)]
+)
+def test_more_answers_than_counted_are_proof_only_of_a_batch_that_ended_early_and_only_later(
+    status: str, passes: bool, n_completed: int
+) -> None:
+    doubt = doubt_of(batch(status, n_completed), lines(4, 4))
+    assert doubt is not None and doubt.passes is passes
+
+
+@pytest.mark.parametrize(("status", "passes"), [("completed", False), ("expired", True), ("failed", True)])
+def test_an_empty_file_of_a_batch_without_counts_may_only_be_late(status: str, passes: bool) -> None:
+    doubt = doubt_of(batch(status), lines(0, 0, is_cut=True))
+    assert doubt is not None and doubt.passes is passes
+
+
+@pytest.mark.parametrize("status", ["expired", "cancelled", "failed"])
+def test_a_batch_that_ended_early_without_any_answer_and_file_is_believed(status: str) -> None:
+    assert doubt_of(batch(status), lines(0, 0)) is None
 
 
 @pytest.mark.parametrize("change", [{"n_unreadable": 1}, {"n_foreign": 1}, {"is_size_wrong": True}])
 def test_what_is_odd_in_a_file_proves_nothing(change: dict[str, Any]) -> None:
-    assert why_unproven(batch(n_completed=9, n_failed=1), lines(9, 9)) is None
-    assert why_unproven(batch(n_completed=9, n_failed=1), lines(9, 9, **change)) is not None
+    assert doubt_of(batch(n_completed=9, n_failed=1), lines(9, 9)) is None
+    doubt = doubt_of(batch("expired", 9, 1), lines(9, 9, **change))
+    assert doubt is not None and not doubt.passes
 
 
 def test_a_spoilt_line_in_a_whole_file_was_billed() -> None:
