@@ -85,6 +85,7 @@ class _Submitting(WithLineage, BaseOperator):
         max_requests_per_batch: int | None = None,
         cancel_on_kill: bool = True,
         completion_window: str = "24h",
+        pilot_rows: int | None = None,
         max_cost: float | None = None,
         prices: dict[str, Any] | None = None,
         metadata: dict[str, str] | None = None,
@@ -112,6 +113,7 @@ class _Submitting(WithLineage, BaseOperator):
         self.max_requests_per_batch = max_requests_per_batch
         self.cancel_on_kill = cancel_on_kill
         self.completion_window = completion_window
+        self.pilot_rows = pilot_rows
         self.max_cost = max_cost
         self.prices = prices
         self.metadata = metadata
@@ -191,6 +193,7 @@ class _Submitting(WithLineage, BaseOperator):
             max_enqueued_tokens=self.max_enqueued_tokens,
             cancel_on_kill=self.cancel_on_kill,
             completion_window=self.completion_window,
+            pilot_rows=self.pilot_rows,
             max_cost=max_cost_for(self.max_cost),
             prices=prices_for(self.prices),
             metadata=self.metadata or {},
@@ -237,6 +240,9 @@ class OpenAIBatchSubmitOperator(_Submitting):
         max_requests_per_batch: Cut smaller batches than OpenAI's limit of 50,000: more of them, each done sooner.
         cancel_on_kill: Whether marking the waiting task failed, success or skipped cancels its batches.
         completion_window: OpenAI accepts ``24h``; compatible servers have others.
+        pilot_rows: How many rows to ask first, alone (of each model). The rest is sent only when these rows pass the
+            thresholds and, by what they cost, the rest fits under ``max_cost``; otherwise the task fails with the
+            reason, and has cost no more than them.
         max_cost: The most that all answers of the job may cost, in US dollars, over all rounds. A batch that would not
             fit any more is not created, and the task fails with the figures; raise it and clear to go on. The body must
             bound its answers (``max_output_tokens``). By default the option ``[openai_batch] max_cost``.

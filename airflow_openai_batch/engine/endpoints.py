@@ -45,6 +45,8 @@ class Limits(Value, frozen=True, kw_only=True):
     """OpenAI's API reference: at most 50,000 embedding inputs over all requests."""
     max_tokens: int | None = None
     """Estimated input tokens; set from the job's `max_enqueued_tokens`, so that every shard fits into the queue."""
+    pilot_rows: int | None = None
+    """Requests of the first batch of each model, if that is a pilot; set from the job's `pilot_rows`."""
 
 
 def check_endpoint(endpoint: str) -> None:

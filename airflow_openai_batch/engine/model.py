@@ -121,6 +121,8 @@ class Policy(Value, frozen=True, kw_only=True, omit_defaults=False):
     """Whether marking the waiting task failed cancels its batches."""
     completion_window: str = "24h"
     """OpenAI accepts only 24h; compatible servers have others."""
+    pilot_rows: int | None = None
+    """How many rows of each model are sent first and alone; None for no such pilot."""
     max_cost: int | None = None
     """The most that all answers of the job may cost, in picodollars; None for no cap."""
     prices: dict[str, Any] = {}
@@ -277,6 +279,8 @@ class Shard(Value, frozen=True, kw_only=True):
 
     id: str
     state: State
+    is_pilot: bool = False
+    """Whether its rows are asked before all others, to see how they fare."""
     round: int = 0
     parent: str | None = None
     child: str | None = None

@@ -14,6 +14,7 @@ import msgspec
 
 from airflow_openai_batch.engine.errors import CommitRefused, StoreError
 from airflow_openai_batch.engine.job.actions import execute, observed
+from airflow_openai_batch.engine.job.admission import held_back
 from airflow_openai_batch.engine.job.context import Change, Engine, Learned, Stop
 from airflow_openai_batch.engine.job.create_batch import adopt, cancel_extra, cancel_strangers, intend, post
 from airflow_openai_batch.engine.job.planner import Action, needs_manual_create, plan
@@ -22,8 +23,6 @@ from airflow_openai_batch.engine.job.state_machine import Fact, ShardUpdate, bac
 from airflow_openai_batch.engine.job.status import Done, Held, Wait, rest
 from airflow_openai_batch.engine.job.summary import counted, summarize
 from airflow_openai_batch.engine.model import Backoff, Commands, Job, Shard, State
-from airflow_openai_batch.engine.money.budget import over_budget
-from airflow_openai_batch.engine.money.prices import Prices, parse_prices
 from airflow_openai_batch.engine.store.job_store import Snapshot
 
 # What gets work to OpenAI comes before what takes it home: its queue should not run dry while we parse.
@@ -55,11 +54,11 @@ def advance(engine: Engine) -> Wait | Done | Held:
         now = engine.clock()
         planned = plan(job, now, commands, engine.timing, frozenset(fresh))
         actions = [action for action in planned if action.shard not in stuck]
-        over = _over_budget(job, actions)
-        actions = [action for action in actions if action.shard not in over]
+        waiting = held_back(job, actions)
+        actions = [action for action in actions if action.shard not in waiting]
         if not actions:
             cancel_strangers(engine, job)
-            return rest(engine, job, now, stuck | over)
+            return rest(engine, job, now, stuck | waiting)
         group = _together(engine, actions)
         if group[0].verb == "refresh":
             fresh.update(action.shard for action in group)
@@ -83,16 +82,6 @@ def advance(engine: Engine) -> Wait | Done | Held:
         refusals = 0
         if hold is not None:
             return Held(reason=hold, summary=summarize(snapshot.job), job=snapshot.job)
-
-
-def _over_budget(job: Job, actions: Sequence[Action]) -> dict[str, str]:
-    """Return why shards must not be sent, by id: their batches do not fit under the job's cap any more."""
-    if job.policy.max_cost is None:
-        return {}
-    prices = Prices(parse_prices(job.policy.prices, "prices"))
-    sent = {action.shard for action in actions if action.verb in ("upload", "create")}
-    reasons = {s.id: over_budget(job, s, prices) for s in job.shards if s.id in sent}
-    return {shard: reason for shard, reason in reasons.items() if reason is not None}
 
 
 def _obey(engine: Engine, snapshot: Snapshot) -> tuple[Snapshot, Commands]:

@@ -43,6 +43,8 @@ def check_policy(policy: Policy) -> None:
         value = getattr(policy, name)
         if value is not None and value < 0:
             raise InputError(f"{name} must not be negative, is {value}.")
+    if policy.pilot_rows is not None and policy.pilot_rows < 1:
+        raise InputError(f"pilot_rows must be at least 1, or None for no pilot; is {policy.pilot_rows}.")
     if wrong := sorted(str(status) for status in policy.retry_on if status not in _MAY_RETRY):
         raise InputError(
             f"retry_on takes {', '.join(_MAY_RETRY)}, not {', '.join(wrong)}. What may pass by itself is asked again "

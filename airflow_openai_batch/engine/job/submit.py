@@ -264,7 +264,9 @@ class _Submission:
                 request.bodies,
                 endpoint=request.spec.endpoint,
                 custom_id=request.spec.custom_id,
-                limits=msgspec.structs.replace(request.limits, max_tokens=self.policy.max_enqueued_tokens),
+                limits=msgspec.structs.replace(
+                    request.limits, max_tokens=self.policy.max_enqueued_tokens, pilot_rows=self.policy.pilot_rows
+                ),
                 epoch=epoch,
                 state=state,
             )

@@ -7,6 +7,8 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from airflow_openai_batch.engine.concurrency import FileWriter, SerialExecutor
 from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.errors import InputError
@@ -35,6 +37,7 @@ class ShardWriter:
         model: The model of its requests.
         limits: The limits of a batch.
         writers: The thread that closes request files and writes indexes, and the one that writes row parts.
+        is_pilot: Whether it takes no more rows than a pilot has.
     """
 
     def __init__(
@@ -44,7 +47,12 @@ class ShardWriter:
         model: str,
         limits: Limits,
         writers: tuple[SerialExecutor, FileWriter],
+        *,
+        is_pilot: bool = False,
     ) -> None:
+        if is_pilot and limits.pilot_rows is not None:
+            limits = msgspec.structs.replace(limits, max_requests=min(limits.max_requests, limits.pilot_rows))
+        self._is_pilot = is_pilot
         self._store, self._name, self._model, self._limits = store, name, model, limits
         self._writing, self._row_writer = writers
         self._n_rows = self._n_bytes = self._n_inputs = self._n_tokens = 0
@@ -149,6 +157,7 @@ class ShardWriter:
             id=self._name,
             state=state,
             model=self._model or None,
+            is_pilot=self._is_pilot,
             first_row=self._first_row,
             n_rows=self._n_rows,
             n_requests=self._n_rows,

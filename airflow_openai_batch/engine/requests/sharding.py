@@ -148,6 +148,7 @@ class ShardBuilder:
         self._requests, self._rows = SerialExecutor(1), FileWriter(_WAITING)
         self._begun: list[ShardWriter] = []
         self._open: dict[str, ShardWriter] = {}
+        self._models: set[str] = set()
         self._spill = Spill(MAX_OPEN)
         self._schema: pa.Schema | None = None
         self.n_rows = 0
@@ -212,7 +213,9 @@ class ShardBuilder:
                 return shard, n
             self._close(shard)
         name = shard_id(self._epoch, len(self._begun))
-        shard = ShardWriter(self._store, name, model, self._limits, (self._requests, self._rows))
+        is_pilot = self._limits.pilot_rows is not None and model not in self._models
+        self._models.add(model)
+        shard = ShardWriter(self._store, name, model, self._limits, (self._requests, self._rows), is_pilot=is_pilot)
         self._begun.append(shard)
         self._open[model] = shard
         n = shard.room(requests, start)
