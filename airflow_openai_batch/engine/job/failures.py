@@ -9,6 +9,7 @@ from airflow_openai_batch.engine.errors import ApiError, Denied, NotFound
 from airflow_openai_batch.engine.job.context import Engine, Learned
 from airflow_openai_batch.engine.job.state_machine import Fact, ShardUpdate, account_problem, backoff_s
 from airflow_openai_batch.engine.model import Backoff, Batch, Job, LineError, Shard
+from airflow_openai_batch.engine.redaction import without_values
 
 _UNFIT_FACTOR, _DOUBTFUL_FACTOR, _DOUBTFUL_WAITS = 4, 1.5, 6
 """A shard whose estimate exceeds OpenAI's limit four times will never fit. Below, the estimate may be off, the JSON
@@ -136,12 +137,11 @@ def rejected(engine: Engine, shard: Shard, error: ApiError) -> Learned:
         shard: The shard that was to be uploaded or sent.
         error: OpenAI's refusal.
     """
-    engine.log.error("Shard %s: OpenAI refused it: %s", shard.id, error)
+    told = without_values(str(error))  # it may quote a row
+    engine.log.error("Shard %s: OpenAI refused it: %s", shard.id, told)
     rejection = LineError(code=error.code or f"http_{error.status}", message=str(error))
     backoff = msgspec.structs.replace(shard.backoff, not_before=0.0)
-    return Learned(
-        Fact.LINES_REJECTED, ShardUpdate(rejections=(rejection,), problem=problem_of(error), backoff=backoff)
-    )
+    return Learned(Fact.LINES_REJECTED, ShardUpdate(rejections=(rejection,), problem=problem_of(told), backoff=backoff))
 
 
 def not_created(engine: Engine, shard: Shard, error: ApiError, pause_s: float | None = None) -> ShardUpdate:

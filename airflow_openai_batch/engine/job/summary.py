@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from airflow_openai_batch.engine.model import Job, LineError, Policy, Shard, State, Status, Usage, Value
+from airflow_openai_batch.engine.redaction import without_values
+
+_MAX_MESSAGE = 300
 
 
 class Summary(Value, frozen=True, kw_only=True):
@@ -50,8 +55,13 @@ def summarize(job: Job) -> Summary:
         n_progress=sum(batch.n_completed + batch.n_failed for batch in running),
         n_carried=sum(s.n_carried for s in job.shards),
         # A refused follow-up concerns few rows, which the thresholds judge.
-        rejections=tuple(error for s in job.shards if s.parent is None for error in s.rejections)[:20],
+        rejections=tuple(_tellable(error) for s in job.shards if s.parent is None for error in s.rejections)[:20],
     )
+
+
+def _tellable(error: LineError) -> LineError:
+    """Return a batch's error as it may stand in XCom and logs: OpenAI's message may quote a row."""
+    return msgspec.structs.replace(error, message=without_values(error.message)[:_MAX_MESSAGE])
 
 
 def _final(job: Job, shard: Shard) -> dict[Status, int]:

@@ -123,9 +123,9 @@ def test_the_table_says_what_became_of_every_row_what_went_wrong_and_what_it_too
         "failed rate_limit_exceeded         490  t-1, t-2, t-3",
         "expired batch_expired               10  t-9",
         "",
-        "tokens    input 1,234,567 (cached 1,200), output 98,765 (reasoning 43)",
-        "batches   1, 1 round of asking again",
-        "time      build 3 s, upload 12 s, create 0.8 s, wait 2 h 58 min, harvest 1 min, results 11 s",
+        "tokens     input 1,234,567 (cached 1,200), output 98,765 (reasoning 43)",
+        "batches    1, 1 round of asking again",
+        "time       build 3 s, upload 12 s, create 0.8 s, wait 2 h 58 min, harvest 1 min, results 11 s",
     ]
 
 
