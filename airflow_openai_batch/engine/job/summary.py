@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import msgspec
 
-from airflow_openai_batch.engine.model import Job, LineError, Policy, Shard, State, Status, Usage, Value
+from airflow_openai_batch.engine.job.planner import deserves_another_round
+from airflow_openai_batch.engine.model import (
+    UNSENT,
+    Job,
+    LineError,
+    Policy,
+    Shard,
+    State,
+    Status,
+    Usage,
+    Value,
+)
 from airflow_openai_batch.engine.redaction import without_values
 
 _MAX_MESSAGE = 300
@@ -101,6 +112,23 @@ def _listed(errors: tuple[LineError, ...]) -> str:
         where = f" (first: custom_id {error.custom_id!r}, line {error.line})" if error.custom_id else ""
         texts.append(f"{error.n} x {error.code}: {error.message}{where}")
     return "; ".join(texts)
+
+
+def whereabouts(job: Job) -> str:
+    """Return where a job's requests are: answered, at OpenAI, or to be sent by whoever moves the job now."""
+    n_again = sum(sum(s.asked_again.values()) for s in job.shards if deserves_another_round(job, s))
+    n_done = sum(sum(_final(job, s).values()) + s.n_carried for s in job.shards) - n_again
+    n_doubtful = sum(s.n_requests for s in job.shards if s.state is State.CREATING)
+    n_there = sum(s.n_requests for s in job.shards if s.state in (State.RUNNING, State.ENDED))
+    n_unsent = sum(s.n_requests for s in job.shards if s.state in UNSENT) + n_again
+    parts = [f"{counted(n_done, 'row')} done"]
+    if n_there:
+        parts.append(f"{counted(n_there, 'request')} sent already, and not again")
+    if n_doubtful:
+        parts.append(f"{counted(n_doubtful, 'request')} to look for at OpenAI")
+    if n_unsent:
+        parts.append(f"{counted(n_unsent, 'request')} to be sent")
+    return ", ".join(parts)
 
 
 def counted(n: int, one: str, many: str | None = None) -> str:

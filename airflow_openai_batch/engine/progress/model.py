@@ -137,7 +137,7 @@ class Progress(Value, frozen=True, kw_only=True, omit_defaults=False):
     n_running: int
     errors: tuple[Failed, ...] = ()
     phases_s: dict[str, float]
-    """Seconds of own work, by phase; ``wait`` is what is left of the time."""
+    """Seconds of own work, by phase; ``wait`` are those in which OpenAI had a batch of the job."""
     output: str | None = None
     dead_letter: str | None = None
     """Where the raw lines of rows that were given up are."""
