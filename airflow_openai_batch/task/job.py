@@ -214,7 +214,9 @@ def write_results(engine: Engine, output: str | None, context: Mapping[str, Any]
     progress = show_results(engine, job, context, written, problem=problem, results_s=engine.clock() - began_at)
     if problem is not None:
         where = f"All rows are in {written.output}" if written.output else f"All outcomes are in {engine.store}"
-        raise OpenAIBatchFailure(f"{problem} {where}; nothing is paid for twice if this task is cleared.\n{why(progress)}")
+        raise OpenAIBatchFailure(
+            f"{problem} {where}; nothing is paid for twice if this task is cleared.\n{why(progress)}"
+        )
     tell_assets(engine, context, job, written)
     return sink.rows if isinstance(sink, ListSink) else writer.manifest(written)
 
