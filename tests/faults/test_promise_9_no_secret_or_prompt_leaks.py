@@ -125,6 +125,9 @@ def test_what_openai_quotes_of_rows_is_in_the_table_and_nowhere_else(world, told
         w.fault("row", error, match={"custom_id": f"{custom_id}$"})
     lines = [{"code": "invalid_value", "message": f"Line 1 has '{SECRET}'.", "line": 1}]
     w.fault("batch", {"fail": {"errors": lines}}, match={"batch": 2})
+    w.blip("POST /v1/files", {"status": {"code": 400, "error": {"message": f"Line 2 has '{SECRET}'."}}})
+    w.advance()
+    _has_no_secret(told(*(shard.problem for shard in w.job.shards)))
     summary = w.done()
     written = w.write()
     assert [row["error_message"] for row in w.table(written)[:3]] == list(quotes.values()), "whole, where rows are too"
