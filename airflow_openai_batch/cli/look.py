@@ -12,6 +12,7 @@ import msgspec
 from airflow_openai_batch.cli.answer import Answer, Exit
 from airflow_openai_batch.cli.jobs import Found, engine_of, find, keys_in
 from airflow_openai_batch.engine.errors import EngineError
+from airflow_openai_batch.engine.job.advice import ways_on
 from airflow_openai_batch.engine.job.planner import deadline_at, is_done
 from airflow_openai_batch.engine.job.summary import check_thresholds, counted, progress_line, summarize
 from airflow_openai_batch.engine.model import AT_OPENAI, ENDED_STATUSES, Batch, Job, Shard, State, Timing, Usage
@@ -80,6 +81,8 @@ def show(found: Found, arguments: Any) -> Answer:
     if problem:
         lines.append(problem)
     lines += [f"{error.n:,} {error.status} {error.code}: {_error_text(error)}" for error in errors[:10]]
+    ways = ways_on(job, summary) if problem else ()
+    lines += [f"- {way}" for way in ways]
     lines += [_shard_line(shard, latest) for shard in job.shards[:_MAX_LINES]]
     if len(job.shards) > _MAX_LINES:
         lines.append(f"and {len(job.shards) - _MAX_LINES:,} more shards")
@@ -96,6 +99,7 @@ def show(found: Found, arguments: Any) -> Answer:
         **in_dollars(summary.cost),
         "errors": errors,
         "problem_of_rows": problem,
+        "advice": ways,
         "problems": [shard.problem for shard in job.shards if shard.problem],
         "commands": {"cancel": commands.cancel, "replay": bool(commands.replays)},
         "age_s": now - job.created_at,

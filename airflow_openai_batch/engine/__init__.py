@@ -9,18 +9,20 @@ row travels:
 * ``schema``    strict structured output: ``response_format`` of a request, ``validation`` of an answer, ``arrow_types``
 * ``store``     the job's directory (``job_store``): numbered snapshots made by exclusive create, the rest write-once;
   the ``index`` of each shard
-* ``api``       the calls (``client``) within their time and size (``bounds``, ``transport``), what comes back
-  (``batch_json``, ``text``), what an error means (``errors``)
+* ``api``       the calls (``client``), of a connection that can work (``connection``), within their time and size
+  (``bounds``, ``transport``), what comes back (``batch_json``, ``text``), what an error means (``errors``)
 * ``job``       ``submit`` plans a job of a ``request``, or holds it against the plan that is there (``compare``);
   ``advance`` moves it: ``planner`` names what may be done, ``actions`` do it (``create_batch`` is the paid one), facts
-  change state (``state_machine``); until a rest (``status``); ``commands`` are a person's
+  change state (``state_machine``); until a rest (``status``); ``commands`` and ``replay`` are a person's, ``advice``
+  is for one
 * ``answers``   ``harvest`` makes one outcome part of a batch's files: ``fast_parser`` reads good lines, ``parser``
   any other, ``bodies`` and ``classify`` say what became of the row, ``row_order`` and ``outcome_files`` write it
-* ``results``   ``writer`` merges rows and outcomes (``merge``), arranges columns (``layout``) and fills a ``sink``
+* ``results``   ``writer`` merges rows and outcomes (``merge``), arranges columns (``layout``) and fills a ``sink``;
+  ``error_counts`` tells why rows are bad
 * ``progress``  where a job stands, for people: ``compute``, ``rate``, ``shards``, ``log_format``
 
 Below them all are ``model`` (the words as values), ``identity`` (names and digests), ``endpoints`` (limits),
-``encoding``, ``concurrency`` and ``errors``.
+``encoding``, ``concurrency``, ``redaction`` (what must not be told) and ``errors``.
 Facts change state, plan names actions, executing an action yields facts. Nothing else moves a job.
 """
 

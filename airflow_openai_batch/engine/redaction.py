@@ -95,13 +95,18 @@ def _forms_of(secret: str) -> set[str]:
     return forms
 
 
-def remember_headers(headers: Mapping[str, str]) -> None:
-    """Remember what of a request's headers is secret: by the header's name, or as its value looks like a token."""
+def remember_headers(headers: Mapping[str, str], *, by_look: bool = False) -> None:
+    """Remember what of headers is secret: by a header's name, and perhaps as its value looks like a token.
+
+    Args:
+        headers: The headers.
+        by_look: Whether values count that look random. Not of a request, in which tracing has ids that never repeat.
+    """
     values = []
     for name, value in headers.items():
         if _HARMLESS_NAME.match(name):
             continue
-        if _SECRET_NAME.search(name) or _LOOKS_RANDOM.fullmatch(value):
+        if _SECRET_NAME.search(name) or (by_look and _LOOKS_RANDOM.fullmatch(value)):
             values.append(value)
             if value[:6].lower() == "basic ":
                 values.append(_password_in(value[6:]))

@@ -9,11 +9,21 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
+from airflow_openai_batch.engine.job.advice import ways_on
 from airflow_openai_batch.engine.job.context import Act, Change, Engine
 from airflow_openai_batch.engine.model import Job, Shard
 from airflow_openai_batch.engine.progress.compute import look_after, progress_of
 from airflow_openai_batch.engine.progress.log_format import is_worth_logging, line, logged_as, table
-from airflow_openai_batch.engine.progress.model import MAX_ERRORS, MAX_EXAMPLES, Failed, Look, Phase, Progress, encoded
+from airflow_openai_batch.engine.progress.model import (
+    MAX_ERRORS,
+    MAX_EXAMPLES,
+    MAX_MESSAGE,
+    Failed,
+    Look,
+    Phase,
+    Progress,
+    encoded,
+)
 from airflow_openai_batch.engine.progress.shards import shards_of
 from airflow_openai_batch.engine.results.writer import Written
 from airflow_openai_batch.links import BATCH_IDS_KEY, BATCH_LINK_KEY, FILE_LINKS_KEY, LINKS, OpenAIBatchLink, addresses
@@ -97,8 +107,8 @@ class Meanwhile:
 
 def show_results(
     engine: Engine, job: Job, context: Mapping[str, Any], written: Written, *, problem: str | None, results_s: float
-) -> None:
-    """Leave what became of a job, and end the task's log with a table of it.
+) -> Progress:
+    """Leave what became of a job, and end the task's log with a table of it. Returns what was shown.
 
     Args:
         engine: The job's engine.
@@ -108,8 +118,9 @@ def show_results(
         problem: Why it is not good enough, or None.
         results_s: Seconds that writing took.
     """
-    shown = show(engine, job, context, **_written_as(written, problem), results_s=results_s)
+    shown = show(engine, job, context, **_written_as(job, written, problem), results_s=results_s)
     engine.log.info("%s", table(shown.progress))
+    return shown.progress
 
 
 def _show_batches(engine: Engine, job: Job, context: Mapping[str, Any]) -> None:
@@ -143,18 +154,27 @@ def phase_of(reached: Any) -> dict[str, Any]:
     return {"phase": Phase.DONE} if isinstance(reached, Done) else {}
 
 
-def _written_as(written: Written, problem: str | None) -> dict[str, Any]:
+def _written_as(job: Job, written: Written, problem: str | None) -> dict[str, Any]:
     errors = [
         Failed(
             status=error.status,
             code=error.code[:60],
             n=error.n,
             custom_ids=tuple(custom_id[:64] for custom_id in error.custom_ids[:MAX_EXAMPLES]),
+            message=(error.message or "")[:MAX_MESSAGE] or None,
         )
         for error in written.errors[:MAX_ERRORS]
     ]
     phase = Phase.WRITTEN if problem is None else Phase.BAD
-    return {"phase": phase, "problem": problem, "output": written.output, "errors": tuple(errors)}
+    return {
+        "phase": phase,
+        "problem": problem,
+        "output": written.output,
+        "dead_letter": written.dead_letter,
+        "n_dead_letter": written.n_dead_letter,
+        "errors": tuple(errors),
+        "advice": ways_on(job, written.summary),
+    }
 
 
 def _is_refreshed(context: Mapping[str, Any]) -> bool:

@@ -232,6 +232,7 @@ def write_results(engine: Engine, output: str | None, context: Mapping[str, Any]
     """
     from airflow_openai_batch.engine.job.advance import load
     from airflow_openai_batch.engine.job.summary import check_thresholds
+    from airflow_openai_batch.engine.progress.log_format import why
     from airflow_openai_batch.engine.results import writer
     from airflow_openai_batch.engine.results.sinks import FileSink, ListSink
     from airflow_openai_batch.reporting.assets import tell_assets
@@ -248,10 +249,12 @@ def write_results(engine: Engine, output: str | None, context: Mapping[str, Any]
             act.tell(rows=written.n_rows, shards=len(job.shards), round=written.summary.rounds)
     remember(context["ti"].task, job, written)
     problem = check_thresholds(written.summary, job.policy)
-    show_results(engine, job, context, written, problem=problem, results_s=engine.clock() - began_at)
+    progress = show_results(engine, job, context, written, problem=problem, results_s=engine.clock() - began_at)
     if problem is not None:
         where = f"All rows are in {written.output}" if written.output else f"All outcomes are in {engine.store}"
-        raise OpenAIBatchFailure(f"{problem} {where}; nothing is paid again if this task is cleared.")
+        raise OpenAIBatchFailure(
+            f"{problem} {where}; nothing is paid for twice if this task is cleared.\n{why(progress)}"
+        )
     tell_assets(engine, context, job, written)
     return sink.rows if isinstance(sink, ListSink) else writer.manifest(written)
 

@@ -383,7 +383,13 @@ def test_show_tells_errors_tokens_and_age_and_its_exit_code_how_the_job_ended(
 ) -> None:
     assert finished.run("show") == 0
     answer = capsys.readouterr().out
-    for part in ("2 failed invalid_value: Invalid value: 'ticket 7'.", "tokens: input", "age ", "bad: 12 of 12 rows"):
+    for part in (
+        "2 failed invalid_value: Invalid value: 'ticket 7'.",
+        "tokens: input",
+        "age ",
+        "bad: 12 of 12 rows",
+        "replay labels manual__1 ask",
+    ):
         assert part in answer
     assert finished.run("show", "--exit-code") == 5
     finished.emulator.faults.clear()

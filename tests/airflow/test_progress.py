@@ -90,7 +90,7 @@ def test_results_worse_than_allowed_are_bad_and_say_why(run_dag, emulator) -> No
     assert run.states == {"one": "failed"}
     value = run.xcom("one", "openai_batch_progress.one")
     assert value["phase"] == "bad" and "No row has a good answer" in value["problem"]
-    error = {"status": "failed", "code": "bad_request", "n": 20, "custom_ids": ["t-0", "t-1", "t-2"]}
+    error = {"status": "failed", "code": "bad_request", "n": 20, "custom_ids": ["t-0", "t-1", "t-2"], "message": "no"}
     assert value["errors"] == [error]
 
 
@@ -201,3 +201,38 @@ def test_a_job_is_shown_while_a_worker_still_sends_it(run_dag, emulator, monkeyp
     said = capfd.readouterr().out
     sent = [said.index(f"; {n} shard{'s wait' if n > 1 else ' waits'} for room; round 0") for n in (3, 2, 1)]
     assert sent == sorted(sent)
+
+
+def test_why_rows_are_bad_is_told_in_log_exception_and_xcom_without_what_is_quoted_of_them(
+    run_dag, emulator, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+
+    from airflow_openai_batch.exceptions import OpenAIBatchFailure
+
+    quoting = "Invalid value: 'ticket 7' is no 'max_tokens'; got ticket 7, sent with sk-emulator"
+    error = {"http_error": {"status": 400, "code": "invalid_value", "message": quoting}}
+    emulator.faults.add(Rule("row", error, match={"custom_id": "t-[78]$"}))
+    run = run_dag(THREE_TASKS)
+    assert run.states == {"submit": "success", "wait": "success", "results": "failed"}
+    written = run.xcom("results", PROGRESS)
+    (error,) = written["errors"]
+    assert (error["code"], error["n"], error["custom_ids"]) == ("invalid_value", 2, ["t-7", "t-8"])
+    assert error["message"] == "Invalid value: '…' is no 'max_tokens'; got …, sent with ***"
+    assert written["dead_letter"].endswith("labels.parquet.dead_letter.jsonl") and written["n_dead_letter"] == 2
+    assert any("replay" in way for way in written["advice"])
+    task = run.dag.get_task("results")
+    task.job = run.xcom("submit")
+    with pytest.raises(OpenAIBatchFailure) as caught:
+        run.execute(task)
+    told = str(caught.value)
+    assert "2 failed invalid_value: Invalid value: '…'" in told and "t-7, t-8" in told
+    assert all(part in told for part in ("dead_letter.jsonl", "replay", "max_bad_ratio"))
+    with create_session() as session:
+        xcoms = [str(value) for (value,) in session.query(XComModel.value).filter(XComModel.run_id == run.run_id)]
+    assert len(xcoms) > 10
+    assert not [text for text in xcoms if "ticket 7" in text or "sk-emulator" in text]
+    assert max(map(len, xcoms)) < 8000
+    lines = [record.getMessage() for record in caplog.records if "http_faults" not in record.name]
+    assert not [line for line in lines if "ticket 7" in line or "sk-emulator" in line]

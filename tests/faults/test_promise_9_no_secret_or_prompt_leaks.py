@@ -106,3 +106,31 @@ def test_a_key_with_a_line_end_is_told_nowhere(world, told):
         reason = w.held(w.engine(api_key=key))
         assert "enter it again" in reason and w.hours == 0
         _has_no_secret(told(reason, *(path.read_text() for path in w.root.rglob("state/*.json"))))
+
+
+def test_what_openai_quotes_of_rows_is_in_the_table_and_nowhere_else(world, told):
+    """In errors of rows, of whole batches and of uploads; in quotes, without, and cut."""
+    from airflow_openai_batch.engine.job.summary import summarize
+    from airflow_openai_batch.engine.results.writer import manifest
+
+    w = world()
+    w.submit(w.rows(9, SECRET + " {}"), per_shard=3)
+    quotes = {
+        "t-0": f"Invalid value: '{SECRET} 0' for 'max_tokens'.",
+        "t-1": f"Cannot read {SECRET} 1, please mend",
+        "t-2": f'Unexpected "{SECRET[:9]}',
+    }
+    for i, (custom_id, message) in enumerate(quotes.items()):
+        error = {"http_error": {"status": 400, "code": f"bad_{i}", "message": message}}
+        w.fault("row", error, match={"custom_id": f"{custom_id}$"})
+    lines = [{"code": "invalid_value", "message": f"Line 1 has '{SECRET}'.", "line": 1}]
+    w.fault("batch", {"fail": {"errors": lines}}, match={"batch": 2})
+    w.blip("POST /v1/files", {"status": {"code": 400, "error": {"message": f"Line 2 has '{SECRET}'."}}})
+    w.advance()
+    _has_no_secret(told(*(shard.problem for shard in w.job.shards)))
+    summary = w.done()
+    written = w.write()
+    assert [row["error_message"] for row in w.table(written)[:3]] == list(quotes.values()), "whole, where rows are too"
+    text = told(summary, summarize(w.job), manifest(written), written.errors, w.check_thresholds())
+    _has_no_secret(text)
+    assert "for 'max_tokens'." in text and "please mend" in text and "Line 1 has '…'" in text

@@ -399,3 +399,29 @@ def test_ready_made_lines_of_a_function_stand_until_asked_otherwise(world):
     tried(w, lambda: w.request(lines, body=None, custom_id=None), 1)
     assert w.done().n_succeeded == 3
     assert (n_calls, w.job.epoch, len(w.batches)) == (1, 0, 1)
+
+
+def test_who_takes_a_job_up_never_says_that_nothing_is_sent_and_then_sends(world, caplog):
+    """What is sent after the line was announced by it."""
+    import re
+
+    w = world()
+    w.fault("row", {"http_error": {"status": 429, "code": "rate_limit_exceeded"}}, match={"custom_id": "t-[12]$"})
+    w.fault("batch", {"fail": {"errors": [{"code": "x", "message": "y"}]}}, match={"batch": 2}, times=1)
+    w.submit(9, per_shard=3, policy=Policy(max_rounds=0, max_enqueued_tokens=20))
+    w.advance()
+    caplog.set_level("INFO")
+    n_announced = 0
+    for max_rounds in (0, 0, 1, 2):
+        for _ in range(4):
+            before = len(w.batches)
+            caplog.clear()
+            w.submit(9, per_shard=3, policy=Policy(max_rounds=max_rounds, max_enqueued_tokens=20))
+            (told,) = [line for line in caplog.messages if "Taking up the job" in line]
+            assert "nothing is sent" not in told
+            announced = re.search(r"(\d+) requests? to be sent", told)
+            w.advance()
+            n_announced += announced is not None
+            assert announced is not None or len(w.batches) == before, told
+            w.clock.advance(900)
+    assert n_announced >= 3

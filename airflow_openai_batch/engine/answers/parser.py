@@ -6,6 +6,7 @@ filtered, or break the schema. A line that is not JSON or names no row has no ou
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -94,10 +95,14 @@ class LineParser:
 def _with_clean_error(outcome: Outcome) -> Outcome:
     """Return an outcome whose error may be shown: servers quote keys and terminal codes here too."""
     if outcome.error_code is not None:
-        outcome.error_code = clean(outcome.error_code, MAX_NAME) or "failed"
+        outcome.error_code = _clean(outcome.error_code, MAX_NAME) or "failed"
     if outcome.error_message is not None and outcome.status is not Status.REFUSED:  # a refusal is the model's answer
-        outcome.error_message = clean(outcome.error_message, MAX_MESSAGE) or None
+        outcome.error_message = _clean(outcome.error_message, MAX_MESSAGE) or None
     return outcome
+
+
+_clean = functools.lru_cache(maxsize=512)(clean)
+"""Rows that fail by the thousand fail with the same few messages."""
 
 
 def _read_nothing(lines: Sequence[Line], fields: Fields | None) -> list[FastRow | None]:

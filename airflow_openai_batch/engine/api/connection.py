@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ADDRESSES = {
-    re.compile(r"(\w+\.)?api\.openai\.com"): "/v1",
-    re.compile(r"[\w-]+\.(openai|cognitiveservices|services\.ai)\.azure\.(com|us|cn)"): "/openai/v1",
+    re.compile(r"(\w+\.)?api\.openai\.com"): ("/v1", "/v1"),
+    re.compile(r"[\w-]+\.(openai|cognitiveservices|services\.ai)\.azure\.(com|us|cn)"): ("/openai", "/openai/v1"),
 }
-"""Hosts whose API has a path of its own, and that path. OpenAI's and Azure's documentation."""
+"""Hosts whose API has a path of its own: how it begins, and which one to write. OpenAI's and Azure's documentation."""
 
 
 def connected(make_client: Callable[[], T]) -> T:
@@ -55,8 +55,8 @@ def _problem_of(client: Any) -> str | None:
         # The user's own setting; but it may hold a password, so only its beginning without one.
         given = str(url).rpartition("@")[2].strip("/")[:100]
         return f"The connection's host is no address: write it whole, as https://{given or 'api.openai.com/v1'} ."
-    for host, path in _ADDRESSES.items():
-        if host.fullmatch(url.host) and not url.path.rstrip("/").startswith(path):
+    for host, (beginning, path) in _ADDRESSES.items():
+        if host.fullmatch(url.host) and not url.path.startswith(beginning):
             return (
                 f"The connection's host lacks {path}: write https://{url.host}{path} (or, for OpenAI itself, leave it "
                 "empty)."

@@ -94,8 +94,15 @@ class translated:
             return
         api_error = translate(error)
         if api_error is not None:
-            # A traceback prints the cause too, and it may quote the key.
-            raise api_error from (None if str(api_error) == BAD_KEY or _quotes_secret(error) else error)
+            # A traceback prints the cause too, which may quote the key; and what a server says, which may quote rows.
+            is_told = str(api_error) == BAD_KEY or _is_of_server(error) or _quotes_secret(error)
+            raise api_error from (None if is_told else error)
+
+
+def _is_of_server(error: Exception) -> bool:
+    import openai
+
+    return isinstance(error, openai.APIStatusError)
 
 
 def translate(error: Exception) -> errors.ApiError | None:

@@ -40,7 +40,8 @@ def _remember_secrets(client: Any) -> None:
     values = [getattr(client, name, None) for name in ("api_key", "admin_api_key", "webhook_secret")]
     remember_secrets(value for value in values if isinstance(value, str))
     remember_secrets(map(str, client._custom_query.values()))
-    remember_headers({name: value for name, value in client._custom_headers.items() if isinstance(value, str)})
+    own = {name: value for name, value in client._custom_headers.items() if isinstance(value, str)}
+    remember_headers(own, by_look=True)
 
 
 class _Transport(httpx2.BaseTransport):

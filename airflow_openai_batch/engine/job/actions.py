@@ -41,10 +41,14 @@ from airflow_openai_batch.engine.model import (
     Shard,
     describe,
 )
+from airflow_openai_batch.engine.redaction import without_values
 from airflow_openai_batch.engine.schema.validation import ResponseSchema
 from airflow_openai_batch.engine.store.index import read_index
 
 _UPLOAD_TRIES = 2
+
+_MAX_LOGGED = 5
+"""Reasons of a batch's failure that the log names."""
 
 
 def execute(engine: Engine, job: Job, shard: Shard, verb: str) -> Learned | Stop:
@@ -180,7 +184,8 @@ def _learn_batch(engine: Engine, shard: Shard, batch: Batch) -> Learned:
     update = ShardUpdate(batch=batch, problem=_unknown_status(batch), backoff=backoff)
     if fact is Fact.LINES_REJECTED:
         update["rejections"] = _with_custom_ids(engine, shard, batch.errors)
-        engine.log.error("Shard %s: OpenAI refused the batch, nothing was billed: %s", shard.id, batch.errors)
+        reasons = "; ".join(f"{e.n} x {e.code}: {without_values(e.message)}" for e in batch.errors[:_MAX_LOGGED])
+        engine.log.error("Shard %s: OpenAI refused the batch, nothing was billed: %s", shard.id, reasons or "no reason")
     return Learned(fact, update)
 
 

@@ -88,8 +88,11 @@ def _obey(engine: Engine, snapshot: Snapshot) -> tuple[Snapshot, Commands]:
     """Return the newest snapshot and the commands that stand.
 
     Those to ask bad rows again are obeyed and acknowledged with one commit, so once for each command.
+
+    Raises:
+        StoreError: The commit is refused again and again.
     """
-    while True:
+    for _ in range(_MAX_REFUSALS):
         commands = engine.store.standing_commands(snapshot.job)
         if not commands.replays or commands.cancel:
             return snapshot, commands
@@ -102,6 +105,7 @@ def _obey(engine: Engine, snapshot: Snapshot) -> tuple[Snapshot, Commands]:
             snapshot = load(engine)
             continue
         engine.log.warning("As a person asked: %s without a good answer are asked again.", counted(n_rows, "row"))
+    raise StoreError(f"{_MAX_REFUSALS} commits in a row were refused by {engine.store}; is it read-only?")
 
 
 def _hidden_create(shard: Shard) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from airflow_openai_batch.engine.api.errors import ACCOUNT_CODES, queue_limit
-from airflow_openai_batch.engine.errors import ApiError, Denied, NotFound
+from airflow_openai_batch.engine.errors import ApiError, Denied, NotFound, Refused
 from airflow_openai_batch.engine.job.context import Engine, Learned
 from airflow_openai_batch.engine.job.state_machine import Fact, ShardUpdate, account_problem, backoff_s
 from airflow_openai_batch.engine.model import Backoff, Batch, Job, LineError, Shard
+from airflow_openai_batch.engine.redaction import without_values
 
 _UNFIT_FACTOR, _DOUBTFUL_FACTOR, _DOUBTFUL_WAITS = 4, 1.5, 6
 """A shard whose estimate exceeds OpenAI's limit four times will never fit. Below, the estimate may be off, the JSON
@@ -18,8 +19,10 @@ _MAX_PROBLEM = 500
 
 
 def problem_of(error: ApiError | str) -> str:
-    """Return an error's message as a shard keeps it."""
-    return str(error)[:_MAX_PROBLEM]
+    """Return an error's message as a shard keeps it, and XCom and logs show it."""
+    # What is refused for its content may be quoted.
+    may_quote = isinstance(error, Refused) and not isinstance(error, NotFound)
+    return (without_values(str(error)) if may_quote else str(error))[:_MAX_PROBLEM]
 
 
 def postponed(engine: Engine, shard: Shard, error: ApiError) -> Learned:
@@ -31,7 +34,7 @@ def postponed(engine: Engine, shard: Shard, error: ApiError) -> Learned:
         error: Why the call failed; its ``retry_after_s`` lengthens the pause.
     """
     pause = _pause_s(engine, shard, error.retry_after_s)
-    engine.log.warning("Shard %s: %s Trying again in %.0f s; nothing is lost.", shard.id, error, pause)
+    engine.log.warning("Shard %s: %s Trying again in %.0f s; nothing is lost.", shard.id, problem_of(error), pause)
     not_before = max(shard.not_before, engine.clock() + pause)
     update = ShardUpdate(
         backoff=_one_more_wait(shard, not_before),
@@ -145,7 +148,7 @@ def rejected(engine: Engine, shard: Shard, error: ApiError) -> Learned:
         shard: The shard that was to be uploaded or sent.
         error: OpenAI's refusal.
     """
-    engine.log.error("Shard %s: OpenAI refused it: %s", shard.id, error)
+    engine.log.error("Shard %s: OpenAI refused it: %s", shard.id, problem_of(error))
     rejection = LineError(code=error.code or f"http_{error.status}", message=str(error))
     backoff = msgspec.structs.replace(shard.backoff, not_before=0.0)
     return Learned(
@@ -163,7 +166,7 @@ def not_created(engine: Engine, shard: Shard, error: ApiError, pause_s: float | 
         pause_s: Seconds until the next try; by default they grow with each failure.
     """
     pause = _pause_s(engine, shard, error.retry_after_s) if pause_s is None else max(pause_s, error.retry_after_s or 0)
-    engine.log.warning("Shard %s: no batch was created: %s", shard.id, error)
+    engine.log.warning("Shard %s: no batch was created: %s", shard.id, problem_of(error))
     return ShardUpdate(
         intent=None,
         backoff=_one_more_wait(shard, engine.clock() + pause),

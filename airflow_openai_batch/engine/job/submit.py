@@ -31,7 +31,7 @@ from airflow_openai_batch.engine.job.planner import deadline_at
 from airflow_openai_batch.engine.job.policy import check_policy
 from airflow_openai_batch.engine.job.request import Request as Request
 from airflow_openai_batch.engine.job.state_machine import is_quiet, reset_for_resubmit
-from airflow_openai_batch.engine.job.summary import counted
+from airflow_openai_batch.engine.job.summary import counted, whereabouts
 from airflow_openai_batch.engine.model import FORMAT_VERSION, UNSENT, Cost, Job, Measure, Policy, Shard, State, Usage
 from airflow_openai_batch.engine.money.prices import Prices, parse_prices
 from airflow_openai_batch.engine.requests.bodies import CALLABLE
@@ -122,7 +122,7 @@ class _Submission:
         commands += tuple(token for token in tokens if token not in job.acknowledged)
         is_requested = any(name.startswith("start_over-") for name in commands)
         if not is_requested and self._is_retry(job):
-            self._log_reattached(snapshot)
+            self._log_reattached(snapshot.number, job)
             return job
         check_policy(self.policy)
         if is_requested:
@@ -203,7 +203,6 @@ class _Submission:
 
     def _reattach(self, snapshot: Snapshot, job: Job) -> Job:
         """Commit the job with what the task asks of it now, if that is anything new."""
-        self._log_reattached(snapshot)
         now = self.engine.clock()
         after = msgspec.structs.replace(
             job,
@@ -213,16 +212,18 @@ class _Submission:
             compared_at=job.compared_at if self.max_tries is None else self.max_tries,
             deadline_from=now if now >= deadline_at(job, self.engine.timing) else job.deadline_from,
         )
+        self._log_reattached(snapshot.number, after)
         if after == snapshot.job:
             return snapshot.job
         return self.engine.store.commit(snapshot.number + 1, after, now).job
 
-    def _log_reattached(self, snapshot: Snapshot) -> None:
+    def _log_reattached(self, number: int, job: Job) -> None:
         self.engine.log.info(
-            "Taking up the job in %s (epoch %d, snapshot %d); nothing is sent again.",
+            "Taking up the job in %s (epoch %d, snapshot %d): %s.",
             self.engine.store,
-            snapshot.job.epoch,
-            snapshot.number,
+            job.epoch,
+            number,
+            whereabouts(job),
         )
 
     def _start_over(self, snapshot: Snapshot, acknowledged: tuple[str, ...]) -> Job:

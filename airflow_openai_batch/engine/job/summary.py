@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-from airflow_openai_batch.engine.model import Cost, Job, LineError, Policy, Shard, State, Status, Usage, Value
+import msgspec
+
+from airflow_openai_batch.engine.job.planner import deserves_another_round
+from airflow_openai_batch.engine.model import (
+    UNSENT,
+    Cost,
+    Job,
+    LineError,
+    Policy,
+    Shard,
+    State,
+    Status,
+    Usage,
+    Value,
+)
+from airflow_openai_batch.engine.redaction import without_values
+
+_MAX_MESSAGE = 300
 
 
 class Summary(Value, frozen=True, kw_only=True):
@@ -13,7 +30,7 @@ class Summary(Value, frozen=True, kw_only=True):
     """Settled rows by outcome, each row once, in its last round."""
     usage: Usage
     """Of all rounds and epochs, as the cost."""
-    cost: Cost
+    cost: Cost = Cost()
     batch_ids: tuple[str, ...]
     n_shards: int
     n_settled: int
@@ -52,8 +69,13 @@ def summarize(job: Job) -> Summary:
         n_progress=sum(batch.n_completed + batch.n_failed for batch in running),
         n_carried=sum(s.n_carried for s in job.shards),
         # A refused follow-up concerns few rows, which the thresholds judge.
-        rejections=tuple(error for s in job.shards if s.parent is None for error in s.rejections)[:20],
+        rejections=tuple(_tellable(error) for s in job.shards if s.parent is None for error in s.rejections)[:20],
     )
+
+
+def _tellable(error: LineError) -> LineError:
+    """Return a batch's error as it may stand in XCom and logs: OpenAI's message may quote a row."""
+    return msgspec.structs.replace(error, message=without_values(error.message)[:_MAX_MESSAGE])
 
 
 def _final(job: Job, shard: Shard) -> dict[Status, int]:
@@ -93,6 +115,23 @@ def _listed(errors: tuple[LineError, ...]) -> str:
         where = f" (first: custom_id {error.custom_id!r}, line {error.line})" if error.custom_id else ""
         texts.append(f"{error.n} x {error.code}: {error.message}{where}")
     return "; ".join(texts)
+
+
+def whereabouts(job: Job) -> str:
+    """Return where a job's requests are: answered, at OpenAI, or to be sent by whoever moves the job now."""
+    n_again = sum(sum(s.asked_again.values()) for s in job.shards if deserves_another_round(job, s))
+    n_done = sum(sum(_final(job, s).values()) + s.n_carried for s in job.shards) - n_again
+    n_doubtful = sum(s.n_requests for s in job.shards if s.state is State.CREATING)
+    n_there = sum(s.n_requests for s in job.shards if s.state in (State.RUNNING, State.ENDED))
+    n_unsent = sum(s.n_requests for s in job.shards if s.state in UNSENT) + n_again
+    parts = [f"{counted(n_done, 'row')} done"]
+    if n_there:
+        parts.append(f"{counted(n_there, 'request')} sent already, and not again")
+    if n_doubtful:
+        parts.append(f"{counted(n_doubtful, 'request')} to look for at OpenAI")
+    if n_unsent:
+        parts.append(f"{counted(n_unsent, 'request')} to be sent")
+    return ", ".join(parts)
 
 
 def counted(n: int, one: str, many: str | None = None) -> str:

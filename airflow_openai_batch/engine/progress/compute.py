@@ -14,7 +14,7 @@ import msgspec
 
 from airflow_openai_batch.engine.job.planner import deadline_at
 from airflow_openai_batch.engine.job.summary import summarize
-from airflow_openai_batch.engine.model import ENDED_STATUSES, UNSENT, Batch, Job, Shard, State, Timing, model_of
+from airflow_openai_batch.engine.model import ENDED_STATUSES, QUEUED, UNSENT, Batch, Job, Shard, State, Timing, model_of
 from airflow_openai_batch.engine.money.prices import in_dollars
 from airflow_openai_batch.engine.progress.model import (
     MAX_BATCHES,
@@ -115,7 +115,8 @@ def with_batches(base: Progress, batches: Mapping[str, Batch], now: float, look:
     n_running_done = sum(batch.n_done for batch in latest.values())
     if len(latest) < base.n_running:  # the others have done something too, as far as the worker could see
         n_running_done = max(n_running_done, base.n_running_done)
-    phases = {**base.phases_s, "wait": round(base.phases_s.get("wait", 0.0) + max(0.0, now - base.updated_at), 1)}
+    waited_s = max(0.0, now - base.updated_at) if base.n_running else 0.0
+    phases = {**base.phases_s, "wait": round(base.phases_s.get("wait", 0.0) + waited_s, 1)}
     made = msgspec.structs.replace(
         base,
         updated_at=now,
@@ -129,14 +130,41 @@ def with_batches(base: Progress, batches: Mapping[str, Batch], now: float, look:
 
 
 def phases_s(job: Job, until: float) -> dict[str, float]:
-    """Return the seconds of own work by phase, and as ``wait`` the rest of the time since the job was planned."""
+    """Return the seconds of own work by phase, and as ``wait`` those in which OpenAI had a batch of the job.
+
+    Time in which nobody did anything, as while a held job waits for a person, is in no phase. Work beside a batch that
+    runs is work.
+    """
     own = dict.fromkeys(("build", "upload", "create", "wait", "harvest"), 0.0)
     for verb, seconds in job.work_s.items():
         phase = verb if verb == "build" else PHASE_OF_VERB.get(verb)
         if phase is not None:
             own[phase] += seconds
-    own["wait"] = max(0.0, until - job.created_at - sum(own.values()) + own["build"])
+    rest = until - job.created_at - sum(own.values()) + own["build"]
+    own["wait"] = max(0.0, min(rest, _at_openai_s(job, until)))
     return {phase: round(seconds, 1) for phase, seconds in own.items()}
+
+
+def _at_openai_s(job: Job, until: float) -> float:
+    """Return the seconds, until a time, in which OpenAI had at least one batch of the job, or a place in its queue."""
+    spans = sorted(span for shard in job.shards if (span := _span(shard, job, until)) is not None)
+    total, end = 0.0, job.created_at
+    for start, stop in spans:
+        total += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return total
+
+
+def _span(shard: Shard, job: Job, until: float) -> tuple[float, float] | None:
+    """Return from when until when a shard was at OpenAI, by our clock where it is known; epoch seconds."""
+    if shard.state in QUEUED and shard.backoff.n_waits:
+        return job.created_at, until  # it would have gone long ago, if OpenAI had let it
+    if shard.batch is None and shard.state is not State.CREATING:
+        return None
+    batch = shard.batch
+    start = shard.intent.at if shard.intent is not None else batch.created_at if batch is not None else None
+    stop = batch.ended_at if batch is not None and batch.status in ENDED_STATUSES else None
+    return max(start or job.created_at, job.created_at), min(until, stop if stop is not None else until)
 
 
 def _has_batch(shard: Shard) -> bool:

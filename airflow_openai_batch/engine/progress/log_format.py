@@ -84,7 +84,9 @@ def table(progress: Progress) -> str:
     lines = [f"{counted(progress.n_rows, 'row')}, {where}", "", *_outcomes(progress)]
     if progress.errors:
         lines += ["", *_errors(progress.errors)]
-    lines += ["", *(f"{name:<10}{text}" for name, text in _facts(progress))]
+    lines += ["", *(f"{name:<11}{text}" for name, text in _facts(progress))]
+    if progress.advice:
+        lines += ["", *(f"- {way}" for way in progress.advice)]
     return "\n".join(lines)
 
 
@@ -103,6 +105,8 @@ def _errors(errors: tuple[Failed, ...]) -> list[str]:
     lines = [f"{'error':<{width}}{'rows':>12}  for example"]
     for name, error in zip(names, errors, strict=True):
         lines.append(f"{name:<{width}}{error.n:>12,}  {', '.join(error.custom_ids)}")
+        if error.message:
+            lines.append(f"  {error.message}")
     return lines
 
 
@@ -110,7 +114,9 @@ def _facts(progress: Progress) -> list[tuple[str, str]]:
     usage = progress.usage
     rounds = f", {counted(progress.round, 'round')} of asking again" if progress.round else ""
     spent = [f"{phase} {duration(seconds)}" for phase, seconds in progress.phases_s.items() if seconds]
+    where = [("raw lines", f"{progress.n_dead_letter:,} in {progress.dead_letter}")] if progress.dead_letter else []
     return [
+        *where,
         (
             "tokens",
             f"input {usage.input_tokens:,} (cached {usage.cached_tokens:,}{_written(usage)}), "
@@ -130,6 +136,23 @@ def _cost(progress: Progress) -> Cost:
     amounts = (progress.cost or 0.0, progress.cost_of_bad_rows, progress.saved)
     total, bad, saved = (round(dollars * PICODOLLARS) for dollars in amounts)
     return Cost(picodollars=total, bad_picodollars=bad, saved_picodollars=saved, n_unknown=progress.rows_without_price)
+
+
+def why(progress: Progress) -> str:
+    """Return why rows of a written job are bad and what to do, as the lines of an exception's message."""
+    lines = [
+        f"{error.n:,} {error.status} {error.code}: {error.message or 'no message'} "
+        f"(for example {', '.join(error.custom_ids)})"
+        for error in progress.errors[:_MAX_WHY]
+    ]
+    if len(progress.errors) > _MAX_WHY:
+        lines.append(f"and {len(progress.errors) - _MAX_WHY:,} more codes, in the table above")
+    if progress.dead_letter:
+        lines.append(f"Their raw lines are in {progress.dead_letter}.")
+    return "\n".join([*lines, *(f"- {way}" for way in progress.advice)])
+
+
+_MAX_WHY = 5
 
 
 def _percent(percent: float) -> str:

@@ -14,7 +14,7 @@ VERSION = 1
 
 MAX_BATCHES, MAX_ERRORS, MAX_EXAMPLES = 20, 10, 3
 
-MAX_PROBLEM = 500
+MAX_PROBLEM, MAX_MESSAGE = 500, 200
 
 MAX_ID = 64
 
@@ -71,6 +71,8 @@ class Failed(Value, frozen=True, kw_only=True, omit_defaults=False):
     code: str
     n: int
     custom_ids: tuple[str, ...]
+    message: str | None = None
+    """Of the first such row, without what it quotes of the row."""
 
 
 class Logged(Value, frozen=True, kw_only=True):
@@ -143,8 +145,13 @@ class Progress(Value, frozen=True, kw_only=True, omit_defaults=False):
     n_running: int
     errors: tuple[Failed, ...] = ()
     phases_s: dict[str, float]
-    """Seconds of own work, by phase; ``wait`` is what is left of the time."""
+    """Seconds of own work, by phase; ``wait`` are those in which OpenAI had a batch of the job."""
     output: str | None = None
+    dead_letter: str | None = None
+    """Where the raw lines of rows that were given up are."""
+    n_dead_letter: int = 0
+    advice: tuple[str, ...] = ()
+    """What a person can do about bad rows."""
     host: str = ""
 
     @property

@@ -71,18 +71,21 @@ class ErrorCounter:
             key = (status, code or "unknown")
             self._n[key] += 1
             if key not in self._examples:
-                message, output = (batch.column(name)[row].as_py() for name in _COLUMNS[3:])
-                self._examples[key] = (self._shown(status, message, output, values_of(row)), [])
+                self._examples[key] = (self._message(batch, row, status, values_of), [])
             if len(self._examples[key][1]) < _EXAMPLES:
                 self._examples[key][1].append(custom_id)
 
-    def _shown(self, status: str, message: str | None, output: Any, values: Sequence[Any]) -> str | None:
+    def _message(
+        self, batch: pa.RecordBatch, row: int, status: str, values_of: Callable[[int], Sequence[Any]]
+    ) -> str | None:
+        message = batch.column("error_message")[row].as_py() or ""
         if self._is_verbatim:
-            return (message or "")[:_MAX_VERBATIM] or None
+            return message[:_MAX_VERBATIM] or None
         if status == Status.REFUSED:
             return _REFUSAL
-        texts = [text for value in (*values, output) for text in _texts(value)]
-        return without_values(message or "", texts)[:_MAX_MESSAGE] or None
+        values = (*values_of(row), batch.column("output")[row].as_py())
+        texts = [text for value in values for text in _texts(value)]
+        return without_values(message, texts)[:_MAX_MESSAGE] or None
 
     def counts(self) -> tuple[ErrorCount, ...]:
         """Return the most frequent codes."""
@@ -128,6 +131,7 @@ def stored_errors(store: JobStore, job: Job, *, is_verbatim: bool = False) -> tu
         is_everything_asked_again = shard.is_replayed and shard.child is not None
         if shard.outcomes is None or not shard.bad or is_everything_asked_again:
             continue
-        for batch in read_part(store, shard.outcomes.name, [*_COLUMNS, "retryable"]):
+        columns = [*(_COLUMNS[:-1] if is_verbatim else _COLUMNS), "retryable"]
+        for batch in read_part(store, shard.outcomes.name, columns):
             errors.add(batch if shard.child is None else batch.filter(pc.invert(batch.column("retryable"))))
     return errors.counts()

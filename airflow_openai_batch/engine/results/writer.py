@@ -182,6 +182,7 @@ def manifest(written: Written) -> dict[str, Any]:
         {
             "output": written.output,
             "dead_letter": written.dead_letter,
+            "dead_letter_lines": written.n_dead_letter,
             "rows": written.n_rows,
             "by_status": summary.by_status,
             "tokens": {name: getattr(summary.usage, name) for name in summary.usage.__struct_fields__},

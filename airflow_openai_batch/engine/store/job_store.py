@@ -262,7 +262,13 @@ class JobStore:
             return bytes(self._fs.cat_file(self._at(name)))
 
     def read_range(self, name: str, start: int, stop: int) -> bytes:
-        """Return a part of a file: the bytes from `start` to before `stop`."""
+        """Return a part of a file.
+
+        Args:
+            name: Its name.
+            start: The first byte, counted from 0.
+            stop: The byte after the last.
+        """
         with self._guard("read from"):
             return bytes(self._fs.cat_file(self._at(name), start=start, end=stop))
 

@@ -73,7 +73,7 @@ def test_a_key_that_was_broken_by_what_cannot_be_sent_is_told_in_no_part() -> No
     ],
 )
 def test_headers_are_secret_by_their_name_or_their_look(name: str, value: str) -> None:
-    remember_headers({name: value})
+    remember_headers({name: value}, by_look=True)
     secret = value.rpartition(" ")[2]
     assert secret not in scrubbed(f"header {name}: {secret}")
     if "Basic" in value:
@@ -89,6 +89,15 @@ def test_headers_that_are_no_secret_may_be_told() -> None:
     remember_headers(harmless)
     for value in harmless.values():
         assert scrubbed(f"for {value}.") == f"for {value}."
+
+
+def test_ids_of_traces_do_not_drive_out_the_key() -> None:
+    remember_secrets([KEY])
+    for i in range(500):
+        remember_headers(
+            {"traceparent": f"00-4bf92f3577b34da6a3ce929d0e{i:06d}-00f067aa0ba902b7-01", "X-Env": "staging"}
+        )
+    assert list(redaction._secrets) == [KEY]
 
 
 def test_a_key_that_is_a_word_does_not_hide_other_words() -> None:

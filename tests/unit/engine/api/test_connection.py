@@ -27,7 +27,7 @@ def client(**arguments: Any) -> OpenAI:
         ("https://api.openai.com", "write https://api.openai.com/v1 "),
         ("https://eu.api.openai.com/", "write https://eu.api.openai.com/v1 "),
         ("https://x-y.openai.azure.com", "write https://x-y.openai.azure.com/openai/v1 "),
-        ("https://x.openai.azure.com/openai", "write https://x.openai.azure.com/openai/v1 "),
+        ("https://x.openai.azure.com/v1", "write https://x.openai.azure.com/openai/v1 "),
     ],
 )
 def test_an_address_that_cannot_work_is_told_with_the_one_that_does(base_url: str, says: str) -> None:
@@ -60,6 +60,7 @@ def test_no_key_at_all_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         "http://litellm:4000/",
         "https://gateway/openai/deployments",
         "https://x.openai.azure.com/openai/v1/",
+        "https://x.openai.azure.com/openai",  # with an api-version, as before Azure had a v1
         "https://api.openai.company.com/",
     ],
 )

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from builders import batch, job, shard
 
-from airflow_openai_batch.engine.job.summary import Summary, check_thresholds, progress_line, summarize
-from airflow_openai_batch.engine.model import LineError, Policy, State, Status, Usage
+from airflow_openai_batch.engine.job.summary import Summary, check_thresholds, progress_line, summarize, whereabouts
+from airflow_openai_batch.engine.model import LineError, Policy, Shard, State, Status, Usage
 
 S = State
 
@@ -49,6 +49,47 @@ def test_each_row_is_counted_once_in_its_last_round() -> None:
     assert (found.n_rows, found.rounds, found.n_settled, found.n_shards) == (10, 1, 2, 2)
     assert found.usage == Usage(input_tokens=13, output_tokens=1, reasoning_tokens=5)
     assert found.batch_ids == ("b0", "b1")
+
+
+def test_tokens_of_earlier_epochs_count_also_of_those_that_are_remembered_no_more() -> None:
+    now = shard(S.SETTLED, tally={Status.SUCCEEDED: 2}, usage=Usage(input_tokens=1, output_tokens=10))
+    before = shard(S.SETTLED, "0-00000", tally={Status.SUCCEEDED: 2}, usage=Usage(input_tokens=100))
+    found = summarize(job(now, earlier=(before,), dropped_usage=Usage(input_tokens=1000, cached_tokens=7)))
+    assert found.usage == Usage(input_tokens=1101, cached_tokens=7, output_tokens=10)
+    assert found.by_status == {Status.SUCCEEDED: 2}
+
+
+@pytest.mark.parametrize(
+    ("shards", "says"),
+    [
+        ((shard(S.SETTLED, tally={Status.SUCCEEDED: 4}),), "4 rows done"),
+        (
+            (shard(S.SETTLED, tally={Status.SUCCEEDED: 1}), shard(S.RUNNING, "1", n_requests=3)),
+            "1 row done, 3 requests sent already, and not again",
+        ),
+        (
+            (shard(S.CREATING, n_requests=1), shard(S.PLANNED, "1", n_requests=5)),
+            "0 rows done, 1 request to look for at OpenAI, 5 requests to be sent",
+        ),
+        (
+            (shard(S.SETTLED, tally={Status.SUCCEEDED: 4, Status.EXPIRED: 2}, retryable={Status.EXPIRED: 2}),),
+            "4 rows done, 2 requests to be sent",
+        ),
+        (
+            (shard(S.SETTLED, tally={Status.SUCCEEDED: 4, Status.REFUSED: 1}, is_replayed=True),),
+            "4 rows done, 1 request to be sent",
+        ),
+    ],
+)
+def test_who_takes_a_job_up_says_what_will_be_sent(shards: tuple[Shard, ...], says: str) -> None:
+    assert whereabouts(job(*shards)) == says
+
+
+def test_of_a_batchs_error_what_it_quotes_of_a_row_is_left_out() -> None:
+    errors = (LineError(code="invalid_value", message="Line 3: 'patient Jane Roe' is no URL for 'custom_id'."),)
+    refused = shard(S.SETTLED, tally={Status.FAILED: 2}, rejections=errors)
+    (found,) = summarize(job(refused)).rejections
+    assert found.message == "Line 3: '…' is no URL for 'custom_id'."
 
 
 def test_rows_of_a_child_that_runs_are_not_settled() -> None:

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from builders import SNAPSHOT_V1, TIMING, batch, job, shard
 
-from airflow_openai_batch.engine.model import Batch, LineError, Shard, Spec, State, Status, Usage
+from airflow_openai_batch.engine.model import Backoff, Batch, LineError, Shard, Spec, State, Status, Usage
 from airflow_openai_batch.engine.progress.compute import look_after, progress_of, with_batches
 from airflow_openai_batch.engine.progress.model import (
     Failed,
@@ -233,10 +233,38 @@ def test_waiting_is_what_is_left_of_the_time() -> None:
 
 
 def test_waiting_ends_when_the_last_outcome_is_known() -> None:
-    on_paper = job(shard(S.SETTLED), created_at=NOW, committed_at=NOW + 50, work_s={"harvest": 10.0})
+    ended = batch("completed", created_at=NOW, ended_at=NOW + 40)
+    on_paper = job(shard(S.SETTLED, batch=ended), created_at=NOW, committed_at=NOW + 50, work_s={"harvest": 10.0})
     found = progress_of(on_paper, NOW + 5000, TIMING, phase=Phase.WRITTEN, results_s=2.0)
     assert found.phases_s["wait"] == 40.0
     assert found.phases_s["results"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("spans", "waited_s"),
+    [
+        ([(0, 100)], 100),
+        ([(0, 100), (50, 150)], 150),
+        ([(0, 100), (3600, 3700)], 200),  # a second round that a person began an hour later
+        ([(0, 100), (20, 30)], 100),
+        ([(-500, 100)], 100),  # a server whose clock is slow
+        ([], 0),  # held, and never sent
+    ],
+)
+def test_only_time_at_openai_is_a_wait_for_it(spans: list[tuple[float, float]], waited_s: float) -> None:
+    shards = [
+        shard(S.SETTLED, str(i), batch=batch("completed", created_at=NOW + start, ended_at=NOW + end))
+        for i, (start, end) in enumerate(spans)
+    ] or [shard(S.UPLOADED)]
+    on_paper = job(*shards, created_at=NOW, committed_at=NOW + 86_400)
+    assert progress_of(on_paper, NOW + 9e6, TIMING, phase=Phase.WRITTEN).phases_s["wait"] == waited_s
+    held = progress_of(on_paper, NOW + 9e6, TIMING, phase=Phase.HELD)
+    assert held.phases_s["wait"] == waited_s, "nobody waits while a person is waited for"
+
+
+def test_a_full_queue_is_waited_for() -> None:
+    waiting = job(shard(S.UPLOADED, backoff=Backoff(n_waits=2, n_full=2)), created_at=NOW)
+    assert progress_of(waiting, NOW + 500, TIMING).phases_s["wait"] == 500
 
 
 def test_no_time_is_counted_in_a_job_of_an_older_version() -> None:

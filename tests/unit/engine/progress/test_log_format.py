@@ -8,7 +8,7 @@ from builders import TIMING, batch, job, shard
 
 from airflow_openai_batch.engine.model import Cost, Shard, State, Status, Usage
 from airflow_openai_batch.engine.progress.compute import progress_of
-from airflow_openai_batch.engine.progress.log_format import duration, is_worth_logging, line, logged_as, table
+from airflow_openai_batch.engine.progress.log_format import duration, is_worth_logging, line, logged_as, table, why
 from airflow_openai_batch.engine.progress.model import Failed, Look, Phase, Progress
 
 S = State
@@ -123,7 +123,7 @@ def results(cost: Cost = Cost(picodollars=1_240_000_000_000), **known: Any) -> P
     ],
 )
 def test_the_cost_is_told_with_what_bad_rows_cost_and_what_was_saved(cost: Cost, text: str) -> None:
-    assert f"cost      {text}" in table(results(cost)).splitlines()
+    assert f"cost       {text}" in table(results(cost)).splitlines()
 
 
 def test_the_table_says_what_became_of_every_row_what_went_wrong_and_what_it_took() -> None:
@@ -139,11 +139,29 @@ def test_the_table_says_what_became_of_every_row_what_went_wrong_and_what_it_too
         "failed rate_limit_exceeded         490  t-1, t-2, t-3",
         "expired batch_expired               10  t-9",
         "",
-        "tokens    input 1,234,567 (cached 1,200), output 98,765 (reasoning 43)",
-        "cost      $1.24",
-        "batches   1, 1 round of asking again",
-        "time      build 3 s, upload 12 s, create 0.8 s, wait 2 h 58 min, harvest 1 min, results 11 s",
+        "tokens     input 1,234,567 (cached 1,200), output 98,765 (reasoning 43)",
+        "cost       $1.24",
+        "batches    1, 1 round of asking again",
+        "time       build 3 s, upload 12 s, create 0.8 s, wait 2 h 58 min, harvest 1 min, results 11 s",
     ]
+
+
+def test_the_table_has_the_messages_the_place_of_the_raw_lines_and_the_ways_on() -> None:
+    error = Failed(status="failed", code="invalid_value", n=2, custom_ids=("t-1",), message="Invalid value: '…'.")
+    advice = ("Do this.", "Or that.")
+    bad = results(errors=(error,), dead_letter="s3://lake/labels.dead_letter.jsonl", n_dead_letter=2, advice=advice)
+    lines = table(bad).splitlines()
+    assert "  Invalid value: '…'." in lines
+    assert "raw lines  2 in s3://lake/labels.dead_letter.jsonl" in lines
+    assert lines[-2:] == ["- Do this.", "- Or that."]
+    assert why(bad).splitlines() == [
+        "2 failed invalid_value: Invalid value: '…'. (for example t-1)",
+        "Their raw lines are in s3://lake/labels.dead_letter.jsonl.",
+        "- Do this.",
+        "- Or that.",
+    ]
+    many = results(errors=(error,) * 8)
+    assert "and 3 more codes, in the table above" in why(many)
 
 
 def test_a_table_without_errors_has_no_empty_part() -> None:
