@@ -19,7 +19,7 @@ from airflow_openai_batch.engine.job.create_batch import adopt, cancel_extra, ca
 from airflow_openai_batch.engine.job.planner import Action, needs_manual_create, plan
 from airflow_openai_batch.engine.job.state_machine import Fact, ShardUpdate, backoff_s, learn
 from airflow_openai_batch.engine.job.status import Done, Held, Wait, rest
-from airflow_openai_batch.engine.job.summary import summarize
+from airflow_openai_batch.engine.job.summary import counted, summarize
 from airflow_openai_batch.engine.model import Backoff, Job, Shard, State
 from airflow_openai_batch.engine.store.job_store import Snapshot
 
@@ -82,9 +82,9 @@ def advance(engine: Engine) -> Wait | Done | Held:
 
 def _hidden_create(shard: Shard) -> str:
     return (
-        f"Shard {shard.id}: {shard.n_absent} creates in a row had no clear answer ({shard.problem or 'no reason'}), "
-        "and no batch of theirs is listed. A server that hides what it creates would be paid again and again: look at "
-        "its batches, cancel those of this job, and clear the submitting task to try anew."
+        f"Shard {shard.id}: no batch of its {counted(shard.n_creates, 'create')} is listed, and the last had no clear "
+        f"answer ({shard.problem or 'no reason'}). A server that hides what it creates would be paid again and again: "
+        "look at its batches, cancel those of this job, and clear the submitting task to try anew."
     )
 
 
