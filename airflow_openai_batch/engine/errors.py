@@ -66,6 +66,10 @@ class NotFound(Refused):
     """OpenAI itself does not know the object (HTTP 404)."""
 
 
+class Unfetchable(NotFound):
+    """A file is named by an address or a path, which is no id of a file."""
+
+
 class QueueFull(ApiError):
     """The organization's batch queue for this model is full: no effect, the same call may succeed later."""
 

@@ -18,7 +18,7 @@ FILE, CONTENT = "GET /v1/files/*", "GET /v1/files/*/content"
 
 LATE = r"The deadline of"
 HIDDEN = r"had no clear answer"
-GONE = r"are gone at OpenAI"
+GONE = r"are gone at OpenAI|cannot be fetched"
 UNKNOWN = r"does not know batch"
 """Why a job may be held: it waited for nothing; or the server hides what it creates, or names what it does not have."""
 

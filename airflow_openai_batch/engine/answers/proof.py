@@ -57,8 +57,8 @@ class Doubt(NamedTuple):
 
     Attributes:
         reason: For a person.
-        passes: Whether it ends by itself once the files have been the same for minutes: OpenAI's status says that
-            rows may lack an answer, and only a file or the counts may be late.
+        passes: Whether it ends by itself once the files have been the same for minutes: only a file or the counts may
+            be late.
     """
 
     reason: str
@@ -76,21 +76,21 @@ def doubt_of(batch: Batch, lines: Lines) -> Doubt | None:
         return None
     n_absent = lines.n_rows - lines.n_seen
     rows = f"{n_absent:,} of {lines.n_rows:,} rows have no line"
-    counts = f"but OpenAI counts {batch.n_completed:,} completed and {batch.n_failed:,} failed requests"
+    counts = f"OpenAI counts {batch.n_completed:,} completed and {batch.n_failed:,} failed requests"
     if lines.n_unreadable or lines.n_foreign:
         n_odd = lines.n_unreadable + lines.n_foreign
         return Doubt(f"{rows}, and {n_odd:,} lines name no row or cannot be read", passes=False)
     if lines.is_size_wrong:
         return Doubt(f"{rows}, and a file has another size than OpenAI says", passes=False)
     has_ended_early = batch.status in _ENDED_EARLY
+    n_counted = batch.n_completed + batch.n_failed
     if lines.n_answered < batch.n_completed or (lines.n_answered > batch.n_completed and not has_ended_early):
-        return Doubt(f"{rows}, {counts}", passes=False)
-    if not has_ended_early and not batch.n_completed + batch.n_failed:
+        return Doubt(f"{rows}, but {counts}", passes=False)
+    if not n_counted and not has_ended_early:
         return Doubt(f"{rows}, and OpenAI gives no counts that agree with it", passes=False)
-    if lines.n_answered > batch.n_completed:
-        return Doubt(f"{rows}, {counts}, which are late or wrong", passes=True)
-    if has_ended_early and lines.is_cut:
-        return Doubt(f"{rows}, and a file is empty or ends in the middle of a line", passes=True)
+    is_dropped = has_ended_early and lines.n_answered == batch.n_completed and not lines.is_cut
+    if n_counted < lines.n_rows and not is_dropped:
+        return Doubt(f"{rows}, and {counts}; more may come", passes=True)
     return None
 
 

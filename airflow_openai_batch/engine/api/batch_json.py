@@ -147,6 +147,19 @@ def page_of(content: bytes) -> Page:
     return Page(batches, has_more)
 
 
+def is_of_another(content: bytes) -> bool:
+    """Return whether the answer to a create is plainly not about a batch: a web page, or a listing.
+
+    So answers a proxy, or whatever a redirect led to, which has created nothing. An empty answer may be a server's own.
+    """
+    if content.strip() and not content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+        return True
+    try:
+        return isinstance(json_object(content).get("data"), list)
+    except errors.Unclear:
+        return False
+
+
 class _Brief(msgspec.Struct, gc=False):
     """The fields of a batch object that polling needs. All others are skipped, which is ten times faster."""
 

@@ -18,6 +18,7 @@ from airflow_openai_batch.engine.api.batch_json import (
     brief_batch_of,
     brief_page_of,
     file_id_of,
+    is_of_another,
     json_object,
     page_of,
 )
@@ -240,7 +241,7 @@ class Api:
         Raises:
             Unclear: The download broke: empty the target and start again.
             NotFound: There is no such file. OpenAI's guide: it is deleted 30 days after the batch completed.
-            Refused: The id is an address or a path.
+            Unfetchable: The id is an address or a path.
             ApiError: The call failed.
         """
         _check_file_id(file_id)
@@ -282,6 +283,8 @@ def _created(content: bytes) -> Batch:
     try:
         return batch_of(content)
     except (errors.Unclear, msgspec.MsgspecError, ValueError) as error:
+        if is_of_another(content):
+            raise
         raise errors.Accepted(f"The batch was created, but the answer cannot be read: {error}") from error
 
 
@@ -294,10 +297,10 @@ def _check_file_id(file_id: str) -> None:
     Azure's documentation: a batch whose files are in blob storage has addresses in place of ids.
 
     Raises:
-        Refused: It is an address or a path.
+        Unfetchable: It is an address or a path.
     """
     if _ADDRESS.match(file_id):
-        raise errors.Refused(
+        raise errors.Unfetchable(
             f"The server names {clean(file_id, 200)!r} as a file of the batch. That is an address or a path, not the "
             "id of a file that can be fetched with the connection's key: fetch it by other means. Nothing is lost."
         )

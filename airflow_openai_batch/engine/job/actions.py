@@ -10,7 +10,7 @@ import msgspec
 from airflow_openai_batch.engine.answers.harvest import Accepted, Unproven, harvest
 from airflow_openai_batch.engine.answers.parser import LineParser
 from airflow_openai_batch.engine.api.batch_json import is_known_status
-from airflow_openai_batch.engine.errors import ApiError, Denied, NotFound, Refused, Stranger
+from airflow_openai_batch.engine.errors import ApiError, Denied, NotFound, Refused, Stranger, Unfetchable
 from airflow_openai_batch.engine.identity import file_name
 from airflow_openai_batch.engine.job.context import Engine, Learned, Stop
 from airflow_openai_batch.engine.job.create_batch import find_again, look
@@ -253,12 +253,7 @@ def _harvest(engine: Engine, job: Job, shard: Shard) -> Learned:
     except NotFound as error:
         if not is_believed(engine, job, shard, error):
             raise
-        raise Stop(
-            f"The result files of batch {shard.batch.id if shard.batch else '?'} are gone at OpenAI ({error}): they "
-            "were deleted, or are older than OpenAI keeps them. Nothing was sent again; clearing this task looks once "
-            "more, and starting over asks these rows again.",
-            is_local=True,
-        ) from error
+        raise Stop(_not_there(shard, error), is_local=True) from error
     tally = harvested.tally
     engine.log.info(
         "Shard %s: %s", shard.id, ", ".join(f"{n} {status}" for status, n in sorted(tally.by_status.items()))
@@ -273,6 +268,16 @@ def _harvest(engine: Engine, job: Job, shard: Shard) -> Learned:
     )
     update = ShardUpdate(batch=shard.batch, outcomes=part, backoff=Backoff(), problem=None, evidence=None)
     return Learned(Fact.OUTCOMES_SAVED, update)
+
+
+def _not_there(shard: Shard, error: NotFound) -> str:
+    why = f"are gone at OpenAI ({error}): they were deleted, or are older than OpenAI keeps them."
+    if isinstance(error, Unfetchable):
+        why = f"cannot be fetched. {error}"
+    return (
+        f"The result files of batch {shard.batch.id if shard.batch else '?'} {why} Nothing was sent again; clearing "
+        "this task looks once more, and starting over asks these rows again."
+    )
 
 
 def _look_again(engine: Engine, job: Job, shard: Shard, unproven: Unproven) -> Learned:

@@ -110,9 +110,9 @@ def _obey(engine: Engine, snapshot: Snapshot) -> tuple[Snapshot, Commands]:
 
 def _hidden_create(shard: Shard) -> str:
     return (
-        f"Shard {shard.id}: {shard.n_absent} creates in a row had no clear answer ({shard.problem or 'no reason'}), "
-        "and no batch of theirs is listed. A server that hides what it creates would be paid again and again: look at "
-        "its batches, cancel those of this job, and clear the submitting task to try anew."
+        f"Shard {shard.id}: no batch of its {counted(shard.n_creates, 'create')} is listed, and the last had no clear "
+        f"answer ({shard.problem or 'no reason'}). A server that hides what it creates would be paid again and again: "
+        "look at its batches, cancel those of this job, and clear the submitting task to try anew."
     )
 
 

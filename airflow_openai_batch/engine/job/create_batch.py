@@ -158,13 +158,14 @@ def look(engine: Engine, job: Job, shard: Shard) -> Learned:
     listed, lost = _listed(engine, shard.intent.at - _LOOK_BACK_S)
     mine = {batch.id: batch for batch in listed if _is_of_shard(batch, shard, shard.intent)}.values()
     if not mine:
+        lost = lost or _unnamed(job, listed, shard.intent.at - _LOOK_BACK_S)
         if lost is not None:  # what was not shown may be ours
             if engine.clock() - shard.intent.at >= engine.timing.proof_s:
                 raise Stop(
                     f"It is not known whether a batch runs for shard {shard.id}: its create had no clear answer, and "
-                    f"the listing of batches cannot be read to its end ({lost}). Nothing was sent again. Where the "
-                    "listing works, clearing this task finds the batch; else look for one with this job's metadata, "
-                    "cancel it, and start over.",
+                    f"the listing of batches does not tell ({lost}). Nothing was sent again. Where the listing works, "
+                    "clearing this task finds the batch; else look for one with this job's metadata, cancel it, and "
+                    "start over.",
                     is_local=True,
                 ) from lost
             raise lost
@@ -197,6 +198,28 @@ def _listed(engine: Engine, since: float) -> tuple[list[Batch], ApiError | None]
     except ApiError as error:
         return batches, error
     return batches, None
+
+
+def _unnamed(job: Job, listed: list[Batch], since: float) -> ApiError | None:
+    """Return an error if the listing shows new batches and not whose they are: any of them may be ours.
+
+    Args:
+        job: The job, whose own batches are known.
+        listed: The listing.
+        since: Creation time of the oldest batch that is searched for, epoch seconds.
+    """
+    known_ids = {shard.batch.id for shard in job.all_shards if shard.batch is not None}
+    unnamed = [
+        batch.id
+        for batch in listed
+        if batch.nonce is None
+        and batch.input_file_id is None
+        and batch.id not in known_ids
+        and (batch.created_at is None or batch.is_local_time or batch.created_at >= since)
+    ]
+    if not unnamed:
+        return None
+    return Unclear(f"{unnamed[0]} and {len(unnamed) - 1} others are listed with neither metadata nor an input file.")
 
 
 def find_again(engine: Engine, job: Job, shard: Shard) -> Batch | None:

@@ -77,6 +77,7 @@ def test_each_action_is_told_with_what_became_known(world: World, witness: Witne
     world.waits()
     world.api.finish("batch_0")
     world.api.finish("batch_1", lambda i: answer(i) if i == "t2" else None)
+    world.api.change("batch_1", n_failed=1)
     world.waits()
     world.api.finish("batch_2")
     world.done()
@@ -107,6 +108,7 @@ def test_facts_are_told_once_they_are_committed_and_never_again(world: World, wi
     world.waits()
     world.submit(3)
     world.api.finish("batch_0", lambda i: answer(i) if i != "t2" else None)
+    world.api.change("batch_0", n_failed=1)
     world.waits()
     world.api.finish("batch_1", failure)
     for _ in range(5):

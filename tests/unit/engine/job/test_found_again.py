@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from builders import Lost, World
 
-from airflow_openai_batch.engine.errors import Unavailable
-from airflow_openai_batch.engine.model import State
+from airflow_openai_batch.engine.errors import Unavailable, Unclear
+from airflow_openai_batch.engine.job.status import Held, Wait
+from airflow_openai_batch.engine.model import Batch, State
 
 MANGLED: dict[str, Callable[[str], str | None]] = {
     "dropped": lambda nonce: None,
@@ -78,6 +79,34 @@ def test_a_batch_that_is_listed_after_it_was_created_again_is_cancelled(world: W
     assert world.api.running == ["batch_1"]
     world.api.finish("batch_0", output=None, status="cancelled")
     world.ends_well()
+
+
+@pytest.mark.parametrize("created_at", [1_000_000.0, None])
+def test_batches_that_are_listed_without_any_name_are_not_taken_for_those_of_others(
+    world: World, created_at: float | None
+) -> None:
+    world.submit(2)
+    world.api.script("create", Lost())
+    world.api.on_create = lambda: world.api.change("batch_0", nonce=None, input_file_id=None, created_at=created_at)
+    began_at = world.clock()
+    while isinstance(reached := world.advance(), Wait):
+        world.later(max(reached.wake_at - world.clock(), 1.0))
+    assert isinstance(reached, Held) and "batch_0" in reached.reason and "does not tell" in reached.reason
+    assert len(world.api.made) == 1 and world.clock() - began_at < 8 * 3600
+    world.api.change("batch_0", input_file_id="file-0")  # a gateway that was mended
+    world.later(3600)
+    world.ends_well()
+    assert len(world.api.made) == 1, "billed once"
+
+
+def test_old_batches_without_any_name_are_those_of_others(world: World) -> None:
+    world.api.made["batch_0"] = Batch(id="batch_0", status="completed", created_at=world.clock() - 7200)
+    world.submit(2)
+    world.api.script("create", Unclear("lost"))
+    world.waits()
+    world.later(3600)
+    world.waits()
+    assert list(world.api.made) == ["batch_0", "batch_1"]
 
 
 def test_an_input_file_that_two_jobs_share_does_not_make_one_job_of_them(world: World) -> None:

@@ -84,6 +84,30 @@ def test_a_batch_that_failed_while_it_ran_and_never_names_its_file_is_for_a_pers
     assert len(world.api.made) == 1
 
 
+@pytest.mark.parametrize("line_s", [60, 240])
+def test_a_file_and_counts_that_grow_together_behind_the_status_are_waited_for(world: World, line_s: float) -> None:
+    file_id, whole = ended(world, "completed")
+    lines = whole.splitlines(keepends=True)
+    began_at = world.clock()
+    while isinstance(reached := world.advance(), Wait):
+        world.later(max(reached.wake_at - world.clock(), 1.0))
+        n = min(N, 1 + int((world.clock() - began_at) / line_s))
+        world.api.files[file_id] = b"".join(lines[:n])
+        world.api.change("batch_0", n_completed=n)
+        assert len(world.api.made) == 1, "billed once"
+    assert reached.summary.by_status == {Status.SUCCEEDED: N}
+
+
+def test_rows_that_a_completed_batch_never_counts_are_asked_again(world: World) -> None:
+    file_id, whole = ended(world, "completed")
+    world.api.files[file_id] = b"".join(whole.splitlines(keepends=True)[:4])
+    world.api.change("batch_0", n_completed=4)
+    began_at = world.clock()
+    assert run(world, 2).summary.by_status == {Status.SUCCEEDED: N}
+    assert [len(world.api.requests(name)) for name in world.api.made] == [N, 2]
+    assert world.clock() - began_at <= 3600
+
+
 def test_a_completed_batch_with_more_answers_than_it_counts_proves_nothing(world: World) -> None:
     file_id, whole = ended(world, "completed")
     world.api.files[file_id] = b"".join(whole.splitlines(keepends=True)[:4])

@@ -31,7 +31,7 @@ def test_a_server_that_hides_what_it_creates_is_not_paid_for_three_days(world: W
     world.api.script("create", *[Unclear("no id")] * 100)
     world.submit(2)
     reached = run(world, 72)
-    assert isinstance(reached, Held) and "creates in a row had no clear answer" in reached.reason
+    assert isinstance(reached, Held) and "no batch of its 3 creates is listed" in reached.reason
     assert world.api.calls["create"] == MAX_ABSENT
     world.api.forget_scripts()
     world.submit(2)  # a person has looked

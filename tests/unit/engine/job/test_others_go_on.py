@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from builders import BODY, World, cut
 
-from airflow_openai_batch.engine.errors import ApiError, Denied, NotFound, Refused, Unavailable, Unclear
+from airflow_openai_batch.engine.errors import ApiError, Denied, NotFound, Refused, Unavailable, Unclear, Unfetchable
 from airflow_openai_batch.engine.job.status import Done, Held, Wait
 from airflow_openai_batch.engine.model import Policy, State, Status
 
@@ -136,3 +136,30 @@ def test_after_the_deadline_a_create_that_left_no_trace_is_no_proof_that_nothing
     reached = run(world, 2)
     assert isinstance(reached, Held) and "It is not known whether a batch runs for 0-00000" in reached.reason
     assert "Nothing runs" not in reached.reason
+
+
+@pytest.mark.parametrize("address", ["https://x.blob.core.windows.net/out.jsonl", "/mnt/out.jsonl"])
+def test_a_file_that_is_named_by_an_address_is_told_within_the_hour_and_others_go_on(
+    world: World, address: str
+) -> None:
+    world.submit(4, limits=cut(2))
+    world.waits()
+    real = world.api.download
+
+    def download(file_id: str, target: object) -> int:
+        if file_id == address:
+            raise Unfetchable(f"The server names {address!r} as a file of the batch.")
+        return real(file_id, target)  # type: ignore[arg-type]
+
+    world.api.download = download  # type: ignore[method-assign]
+    world.api.finish("batch_0")
+    right = world.api.made["batch_0"].output_file_id
+    world.api.change("batch_0", output_file_id=address)
+    world.api.finish("batch_1")
+    began_at = world.clock()
+    reached = run(world, 3)
+    assert isinstance(reached, Held) and address in reached.reason and "gone" not in reached.reason
+    assert world.clock() - began_at <= 3600 and reached.summary.by_status == {Status.SUCCEEDED: 2}
+    world.api.change("batch_0", output_file_id=right)
+    world.later(3600)
+    assert world.done().summary.by_status == {Status.SUCCEEDED: 4} and len(world.api.made) == 2
