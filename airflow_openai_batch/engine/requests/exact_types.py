@@ -11,6 +11,7 @@ from airflow_openai_batch.engine.requests.values import (
     finite,
     holds_infinity,
     json_as_given,
+    python_values,
     result_values,
     text_of,
 )
@@ -216,6 +217,8 @@ def cast_exactly(column: pa.Array, arrow_type: pa.DataType) -> pa.Array:
         if is_json(column.type):
             return column.storage.cast(arrow_type)
         return pa.array([None if value is None else text_of(value) for value in result_values(column)], arrow_type)
+    if pa.types.is_float64(arrow_type) and pa.types.is_floating(column.type):
+        return pa.array(python_values(column), arrow_type)  # 0.1 stays 0.1
     try:
         return column.cast(arrow_type)
     except pa.ArrowNotImplementedError:

@@ -7,7 +7,7 @@ is allowed, and ``1`` stays ``1``. Only lists of plain values of one type stay l
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -47,7 +47,9 @@ def json_row(line: bytes, number: int) -> Any:
         raise InputError(f"line {number + 1} is not JSON: {error}") from None
 
 
-def python_batch(rows: Sequence[Any], first_row: int, endpoint: str, ready: bool) -> pa.RecordBatch:
+def python_batch(
+    rows: Sequence[Any], first_row: int, endpoint: str, ready: bool, columns: Iterable[str] = ()
+) -> pa.RecordBatch:
     """Return dicts as one record batch.
 
     Args:
@@ -55,6 +57,7 @@ def python_batch(rows: Sequence[Any], first_row: int, endpoint: str, ready: bool
         first_row: The ordinal of the first one, for error messages.
         endpoint: The endpoint, which ready-made request lines must name.
         ready: Whether the dicts are ready-made request lines.
+        columns: The columns of earlier rows, which are null where these leave them out.
 
     Raises:
         InputError: A row is not a dict or not a valid request line, or no column type holds a value exactly.
@@ -62,13 +65,13 @@ def python_batch(rows: Sequence[Any], first_row: int, endpoint: str, ready: bool
     for ordinal, row in enumerate(rows, first_row):
         if not isinstance(row, Mapping):
             raise InputError(f"row {ordinal} is no dict but {type(row).__name__}.")
-    return _request_lines(rows, endpoint, first_row) if ready else _record_batch(rows, first_row)
+    return _request_lines(rows, endpoint, first_row) if ready else _record_batch(rows, first_row, columns)
 
 
-def _record_batch(rows: Sequence[Mapping[str, Any]], first_row: int) -> pa.RecordBatch:
+def _record_batch(rows: Sequence[Mapping[str, Any]], first_row: int, columns: Iterable[str]) -> pa.RecordBatch:
     import pyarrow as pa
 
-    names: dict[str, None] = {}
+    names = dict.fromkeys(columns)
     for i, row in enumerate(rows):
         for name in row:
             if not isinstance(name, str):

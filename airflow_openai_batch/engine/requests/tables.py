@@ -43,6 +43,7 @@ def from_python(rows: Any, *, endpoint: str, ready: bool) -> Iterator[pa.RecordB
         yield from from_arrow(rows, ready)
         return
     first_row = 0
+    columns: list[str] = []
     iterator = iter(rows)
     for first in iterator:
         if hasattr(first, "__arrow_c_stream__"):  # one at a time: a table may be large
@@ -51,7 +52,9 @@ def from_python(rows: Any, *, endpoint: str, ready: bool) -> Iterator[pa.RecordB
                 first_row += batch.num_rows
             continue
         chunk = (first, *itertools.islice(iterator, BATCH_ROWS - 1))
-        yield from shown([python_batch(chunk, first_row, endpoint, ready)], first_row)
+        made = python_batch(chunk, first_row, endpoint, ready, columns)
+        columns = made.schema.names
+        yield from shown([made], first_row)
         first_row += len(chunk)
 
 

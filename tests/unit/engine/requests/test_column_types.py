@@ -34,6 +34,7 @@ def files(folder: Path, *columns: pa.Array) -> Path:
         ([pa.array([BIG], INT), pa.array([None], FLOAT)], [BIG, None]),
         ([pa.array([None], FLOAT), pa.array([BIG], INT)], [None, BIG]),
         ([pa.array([7], INT), pa.array([1.5], FLOAT)], [7.0, 1.5]),
+        ([pa.array([0.1], pa.float32()), pa.array([0.1], FLOAT)], [0.1, 0.1]),
         ([pa.array([2**63 + 5], pa.uint64()), pa.array([7], INT)], [2**63 + 5, 7]),
         ([pa.array([7], pa.uint64()), pa.array([-1], pa.int8())], [7, -1]),
         ([pa.array([2**32 - 1], pa.uint32()), pa.array([-1], pa.int32())], [2**32 - 1, -1]),

@@ -111,6 +111,11 @@ def test_bad_rows_are_named(rows: Any, message: str) -> None:
         read(rows)
 
 
+def test_rows_without_any_key_are_null_after_others() -> None:
+    rows = [{"a": "x", "b": 1}] * BATCH_ROWS + [{}]
+    assert read(lambda: iter(rows))[-1] == {"a": None, "b": None}
+
+
 @pytest.mark.parametrize("rows", [[], pd.DataFrame({"a": []}), list, pa.table({})])
 def test_empty_inputs_have_no_rows(rows: Any) -> None:
     assert read(rows) == []
