@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from airflow_openai_batch.engine.requests.files import lists_files
 from airflow_openai_batch.exceptions import OpenAIBatchFailure, airflow_errors
 from airflow_openai_batch.hooks import OpenAIBatchHook, as_path
 from airflow_openai_batch.links import LINKS
+from airflow_openai_batch.options import CsvFile
 from airflow_openai_batch.reporting.openlineage import WithLineage
 from airflow_openai_batch.task.job import (
     JobHandle,
@@ -98,6 +100,8 @@ class _Submitting(WithLineage, BaseOperator):
         self.endpoint = endpoint
         self.body = body
         # Not a template field, so that prompts do not show in the UI; a task's output in it is upstream all the same.
+        if isinstance(rows, CsvFile):
+            XComArg.apply_upstream_relationship(self, rows.path)
         if body is not None and not callable(body):
             XComArg.apply_upstream_relationship(self, body)
         self.response_model = response_model
@@ -121,6 +125,10 @@ class _Submitting(WithLineage, BaseOperator):
     def _do_render_template_fields(self, *args: Any, **kwargs: Any) -> None:
         """Render, then hide rows that came through XCom from the stored rendered fields."""
         super()._do_render_template_fields(*args, **kwargs)
+        if isinstance(self.rows, Rows) and isinstance(self.rows.value, CsvFile):
+            context = kwargs["context"] if "context" in kwargs else args[2]
+            csv_file = self.rows.value
+            self.rows = Rows(dataclasses.replace(csv_file, path=self.render_template(csv_file.path, context)))
         if not isinstance(self.rows, str | Rows) and not lists_files(self.rows):
             self.rows = Rows(self.rows)
 
@@ -162,6 +170,11 @@ class _Submitting(WithLineage, BaseOperator):
                 "rows was rendered to a text that is no path. To pass another task's output, give it as it is "
                 "(rows=other_task.output), not through Jinja."
             )
+        if isinstance(rows, CsvFile):
+            return dataclasses.replace(rows, path=self._paths(rows.path))
+        return self._paths(rows)
+
+    def _paths(self, rows: Any) -> Any:
         if lists_files(rows):
             return [as_path(path) if isinstance(path, str) else path for path in rows]
         return as_path(rows) if isinstance(rows, str) else rows
@@ -220,7 +233,8 @@ class OpenAIBatchSubmitOperator(_Submitting):
     Args:
         rows: A list of dicts, a DataFrame, the output of another task, a callable that returns or yields dicts, or the
             path or URI of ``.parquet``, ``.csv`` or ``.jsonl`` files: of one, a list of them, a directory or a pattern
-            such as ``s3://lake/day=*/part-*.parquet`` (templated).
+            such as ``s3://lake/day=*/part-*.parquet`` (templated). Folders such as ``day=2026-01-01`` are columns too.
+            ``options.CsvFile(path, delimiter=";", …)`` for CSV files with another dialect or with types.
         endpoint: ``/v1/responses``, ``/v1/chat/completions``, ``/v1/embeddings``, ``/v1/moderations``, … (templated).
         body: The request body that OpenAI documents; in its strings ``{column}`` is the row's value and
             ``"{column!json}"`` alone in a string its JSON (templated by Airflow too). Or a callable ``row -> body``, or

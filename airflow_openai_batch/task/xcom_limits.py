@@ -14,6 +14,7 @@ from airflow.providers.common.compat.sdk import conf
 
 from airflow_openai_batch import settings
 from airflow_openai_batch.engine.model import AT_OPENAI, RESULT_COLUMNS, UNSENT, Job
+from airflow_openai_batch.engine.requests.values import json_rows
 from airflow_openai_batch.exceptions import OpenAIBatchFailure, airflow_errors
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def least_bytes(store: JobStore, job: Job, enough: int) -> int:
     for rows in _input_columns(store, job):
         if n_bytes > enough:
             break
-        n_bytes += len(msgspec.json.encode(rows.to_pylist(), enc_hook=str))
+        n_bytes += sum(map(len, json_rows(rows)))
     return n_bytes
 
 

@@ -127,6 +127,43 @@ def test_rows_as_a_templated_path_and_jinja_in_the_body(run_dag, emulator, tmp_p
     assert all(row["output"].count(run.dag.dag_id) for row in run.xcom("one"))
 
 
+def test_csv_files_of_another_dialect_are_named_by_a_value(run_dag, emulator, tmp_path: Path) -> None:
+    for day in ("2026-01-01", "2026-01-02"):
+        folder = tmp_path / "out" / f"day={day}"
+        folder.mkdir(parents=True)
+        (folder / "rows.csv").write_text('id;text\n1;"a ""quoted"" word"\n2;plain\n')
+    run = run_dag(
+        """
+        from airflow_openai_batch.options import CsvFile
+
+        path = OUT + "/day={{ dag_run.conf['day'] }}/*.csv"
+        OpenAIBatchOperator(task_id="one", rows=CsvFile(path, delimiter=";", types={"id": "int"}), **CHAT)
+        """,
+        conf={"day": "2026-01-02"},
+    )
+    assert run.state == "success"
+    assert [(row["id"], row["text"], row["day"]) for row in run.xcom("one")] == [
+        (1, 'a "quoted" word', "2026-01-02"),
+        (2, "plain", "2026-01-02"),
+    ]
+
+
+def test_a_task_that_names_a_csv_file_is_upstream(run_dag, emulator, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text|n\nfrom a task|1\n")
+    run = run_dag(f"""
+        from airflow_openai_batch.options import CsvFile
+
+        @task
+        def place():
+            return "{tmp_path}/rows.csv"
+
+        OpenAIBatchOperator(task_id="one", rows=CsvFile(place(), delimiter="|"), **CHAT)
+    """)
+    assert run.state == "success"
+    assert [(row["text"], row["n"]) for row in run.xcom("one")] == [("from a task", "1")]
+    assert run.dag.get_task("one").upstream_task_ids == {"place"}
+
+
 def test_mapped_tasks_have_a_job_each(run_dag, emulator) -> None:
     run = run_dag("""
         submit = OpenAIBatchSubmitOperator.partial(task_id="submit", **CHAT).expand(rows=[ROWS[:2], ROWS[2:5]])

@@ -16,6 +16,7 @@ from airflow_openai_batch.engine.store.index import Index, read_index
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from airflow_openai_batch.engine.encoding import Counts
     from airflow_openai_batch.engine.store.job_store import JobStore
 
 
@@ -138,7 +139,6 @@ class FrozenRows:
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows in their order; memory holds a window of those of the shards that overlap there."""
         import numpy as np
-        import pyarrow as pa
 
         waiting = roots_of(self._job)
         begun: list[_ShardRows] = []
@@ -151,9 +151,27 @@ class FrozenRows:
             if (np.diff(ordinals) > 0).all():
                 yield from (rows for _, rows in taken)
                 continue
-            tables = [pa.Table.from_batches([rows]) for _, rows in taken]
-            rows = pa.concat_tables(tables, promote_options="permissive").combine_chunks().to_batches()[0]
-            yield take_rows(rows, np.argsort(ordinals))
+            yield from _in_order(ordinals, [rows for _, rows in taken])
+
+
+def _in_order(ordinals: Counts, parts: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield rows of several shards by their ordinals; as they are, so that those of two types stay in two batches.
+
+    Args:
+        ordinals: The ordinals of the rows of all parts, one after another.
+        parts: The rows.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    if all(part.schema.equals(parts[0].schema) for part in parts):
+        rows = pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
+        yield take_rows(rows, np.argsort(ordinals))
+        return
+    ends = np.cumsum([part.num_rows for part in parts])
+    for place in np.argsort(ordinals).tolist():
+        number = int(np.searchsorted(ends, place, side="right"))
+        yield parts[number].slice(place - (int(ends[number]) - parts[number].num_rows), 1)
 
 
 class _ShardRows:

@@ -1,15 +1,10 @@
-"""Conversion of Python rows to Arrow record batches, with errors that name row and column, and of columns to values."""
+"""Record batches of rows: how JSON columns are marked, rows taken by place, and bytes counted."""
 
 from __future__ import annotations
 
-import datetime
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-import msgspec
-
-from airflow_openai_batch.engine.errors import InputError
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,45 +21,55 @@ BATCH_ROWS = 4096
 """Number of rows in a record batch."""
 
 
-def json_row(line: bytes, number: int) -> Any:
-    """Decode a line of a JSONL file.
+def json_type() -> pa.DataType:
+    """Return the type of a JSON column: each value is the text of a JSON value of any shape, marked as JSON.
 
-    Args:
-        line: The line.
-        number: Its number, from 0, for the error message.
-
-    Raises:
-        InputError: It is not JSON.
+    It is Arrow's canonical extension type ``arrow.json``.
     """
-    try:
-        return msgspec.json.decode(line)
-    except msgspec.DecodeError as error:
-        raise InputError(f"line {number + 1} is not JSON: {error}") from None
+    import pyarrow as pa
+
+    return pa.json_(pa.large_string())
 
 
-def from_python(rows: Any, *, endpoint: str, ready: bool) -> Iterator[pa.RecordBatch]:
-    """Yield rows as record batches.
+def is_json(arrow_type: pa.DataType) -> bool:
+    """Return whether a type is that of a JSON column."""
+    import pyarrow as pa
 
-    Args:
-        rows: A table that exports an Arrow stream, or an iterable of dicts or of such tables.
-        endpoint: The endpoint, which ready-made request lines must name.
-        ready: Whether rows are ready-made request lines.
+    return isinstance(arrow_type, pa.JsonType)
 
-    Raises:
-        InputError: A row is neither a dict nor a table, is not a valid request line, or a column mixes types.
+
+def json_column(texts: Iterable[str | None]) -> pa.Array:
+    """Return JSON texts, or None for null, as a JSON column."""
+    import pyarrow as pa
+
+    return pa.ExtensionArray.from_storage(json_type(), pa.array(list(texts), pa.large_string()))
+
+
+def normal_form(name: str) -> str:
+    """Return the form of a column name by which it is compared: an accent may be one character with its letter or two.
+
+    Editors and file systems write either (Unicode's NFC and NFD), and a person cannot tell them apart.
     """
-    if hasattr(rows, "__arrow_c_stream__"):
-        yield from from_arrow(rows, ready)
-        return
-    first_row = 0
-    iterator = iter(rows)
-    for first in iterator:
-        if hasattr(first, "__arrow_c_stream__"):  # one at a time: a table may be large
-            yield from from_arrow(first, ready)
-            continue
-        chunk = (first, *itertools.islice(iterator, BATCH_ROWS - 1))
-        yield python_batch(chunk, first_row, endpoint, ready)
-        first_row += len(chunk)
+    return unicodedata.normalize("NFC", name)
+
+
+def column_index(schema: pa.Schema, name: str) -> int:
+    """Return the place of a column, by its very name or else by its normal form; -1 if there is none."""
+    index: int = schema.get_field_index(name)
+    if index >= 0 or name.isascii():
+        return index
+    return next((i for i, other in enumerate(schema.names) if normal_form(other) == normal_form(name)), -1)
+
+
+def with_columns(batch: pa.RecordBatch, values: Mapping[str, str | None]) -> pa.RecordBatch:
+    """Return rows with more columns, of texts that are the same in each row; a column that is there stays as it is."""
+    import pyarrow as pa
+
+    for name, value in values.items():
+        if name not in batch.schema.names:
+            texts = pa.repeat(pa.scalar(value, pa.large_string()), batch.num_rows)
+            batch = batch.append_column(name, texts)
+    return batch
 
 
 def take_rows(batch: pa.RecordBatch, places: Sequence[int] | Counts) -> pa.RecordBatch:
@@ -122,143 +127,3 @@ def without_views(column: pa.Array) -> pa.Array:
     if pa.types.is_string_view(column.type):
         return column.cast(pa.large_string())
     return column.cast(pa.large_binary()) if pa.types.is_binary_view(column.type) else column
-
-
-def python_batch(rows: Sequence[Any], first_row: int, endpoint: str, ready: bool) -> pa.RecordBatch:
-    """Return dicts as one record batch.
-
-    Args:
-        rows: The dicts.
-        first_row: The ordinal of the first one, for error messages.
-        endpoint: The endpoint, which ready-made request lines must name.
-        ready: Whether the dicts are ready-made request lines.
-
-    Raises:
-        InputError: A row is not a dict or not a valid request line, or a column mixes types.
-    """
-    for ordinal, row in enumerate(rows, first_row):
-        if not isinstance(row, Mapping):
-            raise InputError(f"row {ordinal} is no dict but {type(row).__name__}.")
-    return _request_lines(rows, endpoint, first_row) if ready else _record_batch(rows, first_row)
-
-
-def from_arrow(rows: Any, ready: bool) -> Iterator[pa.RecordBatch]:
-    """Yield a table that exports an Arrow stream as record batches.
-
-    Raises:
-        InputError: The table cannot be read, or `ready` is set: request lines do not come as a table.
-    """
-    import pyarrow as pa
-
-    if ready:
-        raise InputError("Ready-made request lines (body=None) are dicts or a .jsonl file, not a table.")
-
-    try:
-        reader = pa.RecordBatchReader.from_stream(rows)
-    except (pa.ArrowException, ValueError, TypeError) as error:
-        raise InputError(f"The table of rows cannot be read: {error}") from None
-    for batch in reader:
-        # pandas exports an unnamed index as a column of its own.
-        kept = [i for i, name in enumerate(batch.schema.names) if not name.startswith("__index_level_")]
-        for start in range(0, batch.num_rows, BATCH_ROWS):
-            yield batch.select(kept).slice(start, BATCH_ROWS)
-
-
-def _record_batch(rows: Sequence[Mapping[str, Any]], first_row: int) -> pa.RecordBatch:
-    import pyarrow as pa
-
-    names: dict[str, None] = {}
-    for i, row in enumerate(rows):
-        for name in row:
-            if not isinstance(name, str):
-                raise InputError(f"row {first_row + i}: column names must be texts, found {name!r}.")
-            names[name] = None
-    if not names:
-        raise InputError(f"row {first_row} has no columns.")
-    return pa.record_batch({name: _column(name, [row.get(name) for row in rows], first_row) for name in names})
-
-
-def _column(name: str, values: list[Any], first_row: int) -> pa.Array:
-    import pyarrow as pa
-
-    try:
-        return pa.array(values, from_pandas=True)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError, UnicodeError):
-        seen: dict[str, int] = {}
-        for ordinal, value in enumerate(values, first_row):
-            if value is not None:
-                seen.setdefault(type(value).__name__, ordinal)
-        types = ", ".join(f"{type_name} (row {ordinal})" for type_name, ordinal in seen.items())
-        raise InputError(
-            f"Column {name!r} cannot be stored as one type: it holds {types}. "
-            "Give every row the same type, for example str()."
-        ) from None
-
-
-class _Line(msgspec.Struct):
-    custom_id: str
-    url: str
-    body: dict[str, Any]
-    method: str = "POST"
-
-
-def _request_lines(rows: Sequence[Mapping[str, Any]], endpoint: str, first_row: int) -> pa.RecordBatch:
-    import pyarrow as pa
-
-    lines = []
-    for ordinal, row in enumerate(rows, first_row):
-        try:
-            line = msgspec.convert(row, _Line)
-        except msgspec.ValidationError as error:
-            raise InputError(
-                f"row {ordinal} is no request line (custom_id, method, url, body): {error}. "
-                "With body=None rows must be ready-made request lines; otherwise give a body."
-            ) from None
-        # OpenAI's guide: every url must equal the batch's endpoint (seen: else `invalid_url` fails the whole batch).
-        if line.url != endpoint or line.method != "POST":
-            raise InputError(f"row {ordinal}: must be POST {endpoint}, is {line.method} {line.url}.")
-        lines.append(line)
-    return pa.record_batch(
-        {
-            LINE_ID: pa.array([line.custom_id for line in lines], pa.string()),
-            LINE_BODY: pa.array([msgspec.json.encode(line.body) for line in lines], pa.binary()),
-        }
-    )
-
-
-def python_values(column: pa.Array) -> list[Any]:
-    """Return the values of a column as Python objects, None for null, as ``to_pylist`` does."""
-    import pyarrow as pa
-
-    if pa.types.is_timestamp(column.type) and column.type.unit != "ns":
-        return _datetimes(column)
-    values: list[Any] = column.to_pylist()
-    return values
-
-
-def values_of(batch: pa.RecordBatch, column: str) -> list[Any]:
-    """Return a column's values; all None if the batch lacks the column, as of dicts that leave out an optional key."""
-    index = batch.schema.get_field_index(column)
-    return python_values(batch.column(index)) if index >= 0 else [None] * batch.num_rows
-
-
-def without_nulls(value: Any) -> Any:
-    """Return a nested value without the keys whose value is null."""
-    if isinstance(value, dict):
-        return {key: without_nulls(entry) for key, entry in value.items() if entry is not None}
-    return [without_nulls(entry) for entry in value] if isinstance(value, list) else value
-
-
-def _datetimes(column: pa.Array) -> list[Any]:
-    """Convert timestamps with NumPy, which takes a tenth of Arrow's time."""
-    import pyarrow as pa
-
-    values: list[Any] = column.to_numpy(zero_copy_only=False).astype("datetime64[us]").astype(object).tolist()
-    if int in set(map(type, values)):  # a year beyond Python's range: Arrow raises an error that says so
-        return list(column.to_pylist())
-    if column.type.tz is None:
-        return values
-    zone, utc = pa.lib.string_to_tzinfo(column.type.tz), datetime.UTC
-    if column.type.tz == "UTC":
-        return [value and value.replace(tzinfo=zone) for value in values]
-    return [value and value.replace(tzinfo=utc).astimezone(zone) for value in values]

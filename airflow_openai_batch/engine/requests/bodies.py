@@ -17,7 +17,7 @@ from airflow_openai_batch.engine.concurrency import gc_paused
 from airflow_openai_batch.engine.encoding import canonical, rows_of
 from airflow_openai_batch.engine.endpoints import EMBEDDINGS, REQUIRED, check_body, count_inputs
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.requests.arrow import LINE_BODY, python_values, values_of, without_nulls
+from airflow_openai_batch.engine.requests.arrow import LINE_BODY
 from airflow_openai_batch.engine.requests.lines import Requests
 from airflow_openai_batch.engine.requests.template import (
     Slot,
@@ -28,6 +28,13 @@ from airflow_openai_batch.engine.requests.template import (
     fill,
     is_json_slot,
     texts_in,
+)
+from airflow_openai_batch.engine.requests.values import (
+    has_infinity,
+    has_typed_fields,
+    python_values,
+    values_of,
+    without_nulls,
 )
 
 if TYPE_CHECKING:
@@ -188,7 +195,8 @@ class CallableBodies:
 
     def _bodies(self, batch: pa.RecordBatch, first_row: int) -> Iterator[Any]:
         names, function = batch.schema.names, self._function
-        for i, values in enumerate(zip(*map(_row_values, batch.columns), strict=True)):
+        columns = [_row_values(column, name, first_row) for column, name in zip(batch.columns, names, strict=True)]
+        for i, values in enumerate(zip(*columns, strict=True)):
             try:
                 body = function(dict(zip(names, values, strict=True)))
             except Exception as error:
@@ -197,11 +205,12 @@ class CallableBodies:
             yield body
 
 
-def _row_values(column: pa.Array) -> list[Any]:
-    import pyarrow as pa
-
-    values = python_values(column)
-    return [without_nulls(value) for value in values] if pa.types.is_nested(column.type) else values
+def _row_values(column: pa.Array, name: str, first_row: int) -> list[Any]:
+    try:
+        values = python_values(column)
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"from row {first_row} on, column {name!r}: {error}.") from None
+    return list(map(without_nulls, values)) if has_typed_fields(column.type) else values
 
 
 class ReadyBodies:
@@ -250,6 +259,8 @@ def _requests(bodies: Iterable[Any], first_row: int, endpoint: str, ids: list[st
                 encoded.append(canonical(body))
             except (TypeError, UnicodeError, msgspec.MsgspecError) as error:
                 raise InputError(f"row {ordinal}: the body cannot be written as JSON: {error}") from None
+            if b"null" in encoded[-1] and has_infinity(body):
+                raise InputError(f"row {ordinal}: the body holds an infinite number, for which JSON has no word.")
             models.append(str(body.get("model", "")))
     return Requests(
         [encoded],

@@ -12,17 +12,23 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote
 
 from airflow_openai_batch.engine.errors import InputError
+from airflow_openai_batch.engine.requests.column_types import ColumnTypes
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from airflow_openai_batch.engine.requests.csv_files import CsvFile
 
 
 ENDINGS = ("parquet", "csv", "jsonl", "ndjson")
 
 _LOOSE = ("jsonl", "ndjson")
 """Formats in which a row may leave out columns."""
+
+_NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 # Compiled at first use, so that a Dag file that imports the operators does not pay for it.
 _MAGIC = r"[*?\[]"
@@ -70,9 +76,11 @@ class FilesSource:
         rows: A path object, a path or URI as a string, or a list of these. Each may contain ``*``, ``?``, ``[…]`` and
             ``**``, or be a directory, which stands for all files below it.
         open_file: Returns the source of one file.
+        dialect: How the files are written; its version is part of theirs.
     """
 
-    def __init__(self, rows: Any, open_file: Callable[[Any], Any]) -> None:
+    def __init__(self, rows: Any, open_file: Callable[[Any], Any], dialect: CsvFile | None = None) -> None:
+        self._dialect = dialect
         named = rows if isinstance(rows, Sequence) and not isinstance(rows, str) else [rows]
         self._named = [_path(entry) for entry in named]
         self._open_file = open_file
@@ -98,7 +106,7 @@ class FilesSource:
     def version(self) -> str:
         """The number of files and the hash of their versions."""
         hasher = hashlib.blake2b("\n".join(file.version for file in self.files).encode(), digest_size=16)
-        return f"files:{len(self.files)}|{hasher.hexdigest()}"
+        return f"files:{len(self.files)}|{hasher.hexdigest()}" + (self._dialect.version if self._dialect else "")
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows of the files in order.
@@ -106,16 +114,25 @@ class FilesSource:
         Raises:
             InputError: A file cannot be read, or its columns do not fit to those of the files before it.
         """
+        types = ColumnTypes()
         first: SourceFile | None = None
-        schema: pa.Schema | None = None
+        n_rows = 0
         for file in self.files:
             is_begun = False
             for batch in self._open_file(file.path).batches():
                 if not is_begun and batch.num_rows:
                     is_begun = True
-                    schema = _unified(schema, batch.schema, file, first)
+                    if first is not None and _ending(file.path.name) not in _LOOSE:
+                        _check_columns(batch.schema.names, types.schema.names, file, first)
                     first = first or file
+                try:
+                    types.add(batch, n_rows)
+                except InputError as error:
+                    raise InputError(
+                        f"rows: {str(file.path)!r} has other column types than the files before it. {error}"
+                    ) from None
                 yield batch
+                n_rows += batch.num_rows
 
 
 def find_files(path: Any) -> list[SourceFile]:
@@ -177,25 +194,27 @@ def _visible(base: Any, listing: Mapping[str, Mapping[str, Any]]) -> list[Source
     return files
 
 
-def _unified(schema: pa.Schema | None, new: pa.Schema, file: SourceFile, first: SourceFile | None) -> pa.Schema:
-    """Reject a file whose columns would make one result table impossible, or leave prompts empty."""
-    import pyarrow as pa
-
-    new = new.remove_metadata()
-    if schema is None or first is None:
-        return new
-    missing = [name for name in schema.names if name not in new.names]
-    if missing and _ending(file.path.name) not in _LOOSE:
+def _check_columns(names: list[str], wanted: list[str], file: SourceFile, first: SourceFile) -> None:
+    """Reject a file that lacks columns of those before, which would leave prompts empty."""
+    missing = [name for name in wanted if name not in names]
+    if missing:
         raise InputError(
             f"rows: {str(file.path)!r} lacks {', '.join(map(repr, missing))}, which the files before it have, from "
             f"{str(first.path)!r} on. Nothing was uploaded."
         )
-    try:
-        return pa.unify_schemas([schema, new], promote_options="permissive")
-    except pa.ArrowException as error:
-        raise InputError(
-            f"rows: {str(file.path)!r} has other column types than the files before it: {error}. Nothing was uploaded."
-        ) from None
+
+
+def partition_columns(path: Any) -> dict[str, str | None]:
+    """Return the columns that a file's folders say, as Hive and Spark name them: ``day=2026-01-01/part-0.parquet``.
+
+    Values are texts. Hive writes special characters as ``%3A``, and ``__HIVE_DEFAULT_PARTITION__`` for null.
+    """
+    columns: dict[str, str | None] = {}
+    for folder in str(path.path if hasattr(path, "path") else path).split("/")[:-1]:
+        name, is_partition, value = folder.partition("=")
+        if is_partition and name:
+            columns[unquote(name)] = None if value == _NULL_PARTITION else unquote(value)
+    return columns
 
 
 def _is_path(value: Any) -> bool:

@@ -25,6 +25,7 @@ from airflow_openai_batch.engine.identity import shard_id
 from airflow_openai_batch.engine.model import Shard, State, Value
 from airflow_openai_batch.engine.requests.arrow import LINE_ID, n_bytes_of, take_rows
 from airflow_openai_batch.engine.requests.bodies import Bodies
+from airflow_openai_batch.engine.requests.column_types import ColumnTypes
 from airflow_openai_batch.engine.requests.lines import Requests
 from airflow_openai_batch.engine.requests.shard_writer import ShardWriter, first_duplicate, repeated
 from airflow_openai_batch.engine.requests.sources import Source
@@ -150,7 +151,7 @@ class ShardBuilder:
         self._open: dict[str, ShardWriter] = {}
         self._models: set[str] = set()
         self._spill = Spill(MAX_OPEN)
-        self._schema: pa.Schema | None = None
+        self._types = ColumnTypes()
         self.n_rows = 0
         self.embeds_many = False
         self.id_hashes = array.array("q")
@@ -186,9 +187,9 @@ class ShardBuilder:
             requests: Their requests.
 
         Raises:
-            InputError: A column changes its type, a custom_id is empty or repeats, or a request exceeds a limit.
+            InputError: No type holds a column's values, a custom_id is empty or repeats, or a request exceeds a limit.
         """
-        self._schema = _unified(self._schema, rows.schema, self.n_rows)
+        self._types.add(rows, self.n_rows)
         self.embeds_many |= bool((requests.n_inputs > 1).any())
         for model, of_model, its_rows in _by_model(requests, rows):
             self._add(model, of_model, its_rows)
@@ -276,23 +277,6 @@ def _too_large(requests: Requests, at: int, limits: Limits) -> InputError:
         f"{row}: about {n_tokens:,} tokens; max_enqueued_tokens is {limits.max_tokens:,}, so the request could "
         "never be sent. Nothing was uploaded."
     )
-
-
-def _unified(schema: pa.Schema | None, new: pa.Schema, first_row: int) -> pa.Schema:
-    """Reject columns that could not become one result table, before anything is paid for."""
-    import pyarrow as pa
-
-    if schema is None or schema == new:
-        twice = {name for name in new.names if new.names.count(name) > 1}
-        if twice:
-            raise InputError(f"The rows have several columns named {', '.join(sorted(twice))}.")
-        return new
-    try:
-        return pa.unify_schemas([schema, new], promote_options="permissive")
-    except pa.ArrowException as error:
-        raise InputError(
-            f"From row {first_row} on, a column changes its type: {error}. Give every row the same types."
-        ) from None
 
 
 def _check_unique(store: JobStore, builder: ShardBuilder) -> None:

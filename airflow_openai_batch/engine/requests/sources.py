@@ -7,16 +7,25 @@ batch input file.
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_openai_batch.engine.concurrency import prefetch
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.requests.arrow import BATCH_ROWS, from_arrow, from_python, json_row, python_batch
-from airflow_openai_batch.engine.requests.files import FilesSource, SourceFile, find_files, names_files
+from airflow_openai_batch.engine.requests.arrow import BATCH_ROWS, with_columns
+from airflow_openai_batch.engine.requests.csv_files import CsvFile, read_csv
+from airflow_openai_batch.engine.requests.files import (
+    FilesSource,
+    SourceFile,
+    find_files,
+    names_files,
+    partition_columns,
+)
+from airflow_openai_batch.engine.requests.python_rows import json_row, python_batch
+from airflow_openai_batch.engine.requests.tables import from_arrow, from_python, shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,24 +55,30 @@ def source_of(rows: Any, *, endpoint: str, ready: bool = False) -> Source:
     Args:
         rows: A list of dicts, anything that exports an Arrow stream (pandas, polars, pyarrow), an iterator, a callable
             that returns or yields such, a path object, a path or URI as a string, or a list of these; a path may be
-            a pattern or a directory.
+            a pattern or a directory. A `CsvFile` names such files and how they are written.
         endpoint: The endpoint, which ready-made request lines must name.
         ready: Whether rows are ready-made request lines.
 
     Raises:
         InputError: It is something else, or a file that does not exist or has an unknown ending.
     """
+    dialect: CsvFile | None = None
+    if isinstance(rows, CsvFile):
+        rows, dialect = rows.path, rows
+        if not isinstance(rows, str | Path | list) and not hasattr(rows, "open"):
+            raise InputError(f"CsvFile: path must be a path, a URI, or a list of these, not {type(rows).__name__}.")
     if isinstance(rows, str | Path):
         from upath import UPath
 
         rows = UPath(rows)
+    open_file = functools.partial(FileSource, endpoint=endpoint, ready=ready, dialect=dialect)
     # A table first: a data frame has its columns as attributes, which may be called `open` and `name`.
     if hasattr(rows, "__arrow_c_stream__"):
         return MemorySource(rows, endpoint=endpoint, ready=ready)
     if names_files(rows):
-        return FilesSource(rows, lambda path: FileSource(path, endpoint=endpoint, ready=ready))
+        return FilesSource(rows, open_file, dialect)
     if hasattr(rows, "open") and hasattr(rows, "name"):
-        return FileSource(rows, endpoint=endpoint, ready=ready)
+        return open_file(rows)
     if isinstance(rows, Iterator):
         return CallableSource(lambda: rows, endpoint=endpoint, ready=ready)
     if callable(rows):
@@ -75,6 +90,7 @@ def source_of(rows: Any, *, endpoint: str, ready: bool = False) -> Source:
 
 def places_of(rows: Any) -> tuple[str, ...]:
     """Return the first 100 paths or URIs in the ``rows`` parameter; none if it holds the rows themselves."""
+    rows = rows.path if isinstance(rows, CsvFile) else rows
     entries = rows if isinstance(rows, list | tuple) else [rows]
     # A list of paths holds nothing else.
     return tuple(str(entry) for entry in entries[:_MOST_PLACES]) if entries and _is_place(entries[0]) else ()
@@ -103,7 +119,7 @@ class MemorySource:
 
         if not hasattr(rows, "__arrow_c_stream__"):
             # One batch: a column that is empty in the first thousand rows still gets the type of the later ones.
-            batches = [python_batch(rows, 0, endpoint, ready)] if len(rows) else []
+            batches = list(shown([python_batch(rows, 0, endpoint, ready)])) if len(rows) else []
         else:
             batches = list(from_arrow(rows, ready))
         self._table = pa.Table.from_batches(batches) if batches else pa.table({})
@@ -154,22 +170,25 @@ class CallableSource:
 class FileSource:
     """Rows of a ``.parquet``, ``.csv`` or ``.jsonl`` file behind a path object, read as a stream.
 
-    A CSV file has no types, so its columns stay strings: a postal code keeps its leading zero.
+    A CSV file has no types, so its columns stay strings: a postal code keeps its leading zero. Folders such as
+    ``day=1`` are columns too, unless the file has a column of that name.
 
     Args:
         path: The path object.
         endpoint: The endpoint, which ready-made request lines must name.
         ready: Whether rows are ready-made request lines, which only JSONL files hold.
+        dialect: How a CSV file is written; None for a plain one, or another format.
 
     Raises:
         InputError: The ending is unknown, or does not fit to `ready`.
     """
 
-    def __init__(self, path: Any, *, endpoint: str, ready: bool) -> None:
+    def __init__(self, path: Any, *, endpoint: str, ready: bool, dialect: CsvFile | None = None) -> None:
         self._path = path
         self._endpoint = endpoint
         self._ready = ready
-        suffix = f".{path.name.rpartition('.')[2].lower()}"
+        self._dialect = dialect
+        suffix = ".csv" if dialect else f".{path.name.rpartition('.')[2].lower()}"
         readers = {".parquet": self._parquet, ".csv": self._csv, ".jsonl": self._jsonl, ".ndjson": self._jsonl}
         if suffix not in readers:
             raise InputError(f"rows={str(path)!r}: the name must end in .parquet, .csv or .jsonl.")
@@ -177,11 +196,12 @@ class FileSource:
             raise InputError(f"rows={str(path)!r}: ready-made request lines (body=None) come in a .jsonl file.")
         self._suffix = suffix
         self._read = readers[suffix]
+        self._partitions = {} if ready else partition_columns(path)
 
     @property
     def version(self) -> str:
         """Path, size, and the storage's own mark of a change (ETag or modification time)."""
-        return self._file().version
+        return self._file().version + (self._dialect.version if self._dialect else "")
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows of the file.
@@ -193,8 +213,11 @@ class FileSource:
         import pyarrow as pa
 
         try:
-            yield from prefetch(self._read())
-        except (pa.ArrowException, UnicodeDecodeError, ValueError) as error:
+            for batch in prefetch(self._read()):
+                yield with_columns(batch, self._partitions) if self._partitions else batch
+        except InputError as error:
+            raise InputError(f"rows={str(self._path)!r}: {error}") from None
+        except (pa.ArrowException, UnicodeDecodeError, ValueError, LookupError) as error:
             raise InputError(f"rows={str(self._path)!r} cannot be read: {error}") from error
 
     def _file(self) -> SourceFile:
@@ -213,49 +236,16 @@ class FileSource:
             # pre_buffer would keep the raw columns of the whole file in memory; without a buffer size, those of a row
             # group would be kept, and pandas writes a million rows into one.
             parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=_COLUMN_BYTES)
-            yield from parquet.iter_batches(batch_size=BATCH_ROWS)
+            yield from shown(parquet.iter_batches(batch_size=BATCH_ROWS))
 
     def _csv(self) -> Iterator[pa.RecordBatch]:
-        import pandas as pd
-        import pyarrow as pa
-
         with self._path.open("rb") as file:
-            try:
-                # Without index_col=False a surplus field would shift every column by one.
-                frames = pd.read_csv(
-                    file,
-                    dtype=str,
-                    keep_default_na=False,
-                    chunksize=BATCH_ROWS,
-                    encoding="utf-8-sig",
-                    index_col=False,
-                )
-            except pd.errors.EmptyDataError:
-                return
-            with frames:
-                for frame in _whole(frames):
-                    yield from pa.Table.from_pandas(frame, preserve_index=False).combine_chunks().to_batches()
+            yield from read_csv(file, self._dialect or CsvFile(self._path))
 
     def _jsonl(self) -> Iterator[pa.RecordBatch]:
         with self._path.open("rb") as file:
             rows = (json_row(line, number) for number, line in enumerate(_lines(file)) if line.strip())
             yield from from_python(rows, endpoint=self._endpoint, ready=self._ready)
-
-
-def _whole(frames: Iterator[Any]) -> Iterator[Any]:
-    """Reject rows with more fields than the header, of which pandas would drop some with a warning."""
-    import pandas as pd
-
-    while True:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            try:
-                frame = next(frames, None)
-            except pd.errors.ParserWarning:
-                raise ValueError("its rows have more fields than its header") from None
-        if frame is None:
-            return
-        yield frame
 
 
 def _lines(file: Any) -> Iterator[bytes]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import decimal
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,7 +11,14 @@ import msgspec
 
 from airflow_openai_batch.engine.encoding import Pieces, canonical, json_insides, rows_of, text_column, utf8
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.requests.arrow import values_of, without_nulls
+from airflow_openai_batch.engine.requests.arrow import column_index, normal_form
+from airflow_openai_batch.engine.requests.values import (
+    has_typed_fields,
+    json_of,
+    python_values,
+    text_of,
+    without_nulls,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,7 +26,8 @@ if TYPE_CHECKING:
 
 _BRACES = re.compile(r"\{([^{}\n]+)\}")
 
-_FIELD = re.compile(r"\{([^\W\d]\w*)(!json)?\}")
+_FIELD = re.compile(r"\{((?:[^\W\d]|[^\x00-\x7f])(?:\w|[^\x00-\x7f])*)(!json)?\}")
+"""A column, in any alphabet: also what stands for a letter's accent or vowel, which ``\\w`` leaves out."""
 
 
 class Slot(NamedTuple):
@@ -87,7 +93,7 @@ def compile_json(value: Any) -> list[Part]:
     """
     if isinstance(value, str):
         if is_json_slot(value):
-            return [Slot(value[1:-6], _json)]
+            return [Slot(value[1:-6], json_of)]
         return [b'"', *_compile_text(value, _json_text), b'"']
     if isinstance(value, dict):
         entries = sorted((str(key), entry) for key, entry in value.items())
@@ -121,32 +127,12 @@ def is_json_slot(text: str) -> bool:
     return match is not None and bool(match[2])
 
 
-def _text(value: Any) -> str:
-    """Return a value as text: empty for null, JSON for numbers, booleans, lists and objects."""
-    if isinstance(value, str):
-        return value
-    if value is None or value != value:  # null, and NaN
-        return ""
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    if isinstance(value, decimal.Decimal):
-        return str(value)
-    data = msgspec.json.encode(value, order="sorted")
-    # Bytes and durations are strings in JSON; the quotes are not part of the text.
-    return msgspec.json.decode(data, type=str) if data[:1] == b'"' else data.decode()
-
-
-def _json(value: Any) -> bytes:
-    """Encode a value as JSON. In nested values keys that are null are left out: Arrow has no absent keys."""
-    return canonical(without_nulls(value) if isinstance(value, list | dict) else value)
-
-
 def _json_text(value: Any) -> bytes:
-    return msgspec.json.encode(_text(value))[1:-1]
+    return msgspec.json.encode(text_of(value))[1:-1]
 
 
 def _text_bytes(value: Any) -> bytes:
-    return _text(value).encode()
+    return text_of(value).encode()
 
 
 def fill(parts: Sequence[Part], batch: pa.RecordBatch, first_row: int) -> Pieces:
@@ -169,38 +155,36 @@ def fill(parts: Sequence[Part], batch: pa.RecordBatch, first_row: int) -> Pieces
     return pieces
 
 
+_ERRORS = (TypeError, ValueError, OverflowError, msgspec.MsgspecError)
+
+
 def _encoded(batch: pa.RecordBatch, slot: Slot, first_row: int) -> list[bytes]:
-    index = batch.schema.get_field_index(slot.column)
-    if index >= 0 and slot.encode in _COLUMN_ENCODERS:
-        texts = _texts(batch.column(index), slot, first_row)
+    index = column_index(batch.schema, slot.column)
+    if index < 0:  # of dicts that leave out an optional key
+        return [slot.encode(None)] * batch.num_rows
+    column = batch.column(index)
+    if slot.encode in _COLUMN_ENCODERS:
+        texts = text_column(column)
         if texts is not None:
             return _COLUMN_ENCODERS[slot.encode](texts)
-    values = values_of(batch, slot.column)
     try:
-        return list(map(slot.encode, values))
-    except (TypeError, UnicodeError, msgspec.MsgspecError):
+        return _encoded_values(column, slot)
+    except _ERRORS:
         pass
-    for ordinal, value in enumerate(values, first_row):  # slow, once: find the row to name
+    for i in range(len(column)):  # slow, once: find the row to name
         try:
-            slot.encode(value)
-        except (TypeError, UnicodeError, msgspec.MsgspecError) as error:
-            raise _unwritable(ordinal, slot, error) from None
-    raise AssertionError("a value failed once and not twice")
-
-
-def _texts(column: pa.Array, slot: Slot, first_row: int) -> pa.Array | None:
-    import pyarrow as pa
-
-    try:
-        return text_column(column)
-    except pa.ArrowInvalid:
-        pass
-    for i in range(len(column)):
-        try:
-            column[i].as_py()
-        except UnicodeDecodeError as error:
+            _encoded_values(column.slice(i, 1), slot)
+        except _ERRORS as error:
             raise _unwritable(first_row + i, slot, error) from None
     raise AssertionError("a value failed once and not twice")
+
+
+def _encoded_values(column: pa.Array, slot: Slot) -> list[bytes]:
+    """Encode values one by one. As JSON, Arrow's structs lose keys that are null: they have no absent keys."""
+    values = python_values(column)
+    if slot.encode is json_of and has_typed_fields(column.type):
+        values = list(map(without_nulls, values))
+    return list(map(slot.encode, values))
 
 
 def _unwritable(ordinal: int, slot: Slot, error: Exception) -> InputError:
@@ -222,7 +206,8 @@ def check_columns(name: str, wanted: Iterable[str], columns: Sequence[str]) -> N
     Raises:
         InputError: A column is missing; the message lists those of the rows.
     """
-    missing = sorted(set(wanted) - set(columns))
+    forms = set(map(normal_form, columns))
+    missing = sorted({column for column in wanted if normal_form(column) not in forms})
     if missing:
         raise InputError(
             f"{name} uses {', '.join('{' + column + '}' for column in missing)}, but the rows have no such column. "

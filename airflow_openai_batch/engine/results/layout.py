@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_openai_batch.engine.answers.outcome_files import FIELD, part_schema
-from airflow_openai_batch.engine.errors import StoreError
 from airflow_openai_batch.engine.model import RESULT_COLUMNS, Job
+from airflow_openai_batch.engine.requests.column_types import ColumnTypes
+from airflow_openai_batch.engine.requests.exact_types import cast_exactly
 from airflow_openai_batch.engine.schema.arrow_types import field_types
 from airflow_openai_batch.engine.store.job_store import JobStore
 
@@ -40,27 +42,17 @@ class Layout:
         for field in self.inputs:
             index = rows.schema.get_field_index(field.name)
             column = rows.column(index) if index >= 0 else pa.nulls(rows.num_rows, field.type)
-            arrays.append(column if column.type == field.type else _cast(column, field.type))
+            arrays.append(cast_exactly(column, field.type))
         arrays += [outcomes.column(name) for name in RESULT_COLUMNS]
         arrays += [outcomes.column(FIELD + name) for name in self.fields]
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
-
-
-def _cast(column: pa.Array, arrow_type: pa.DataType) -> pa.Array:
-    import pyarrow as pa
-
-    try:
-        # Unsafe: a large integer that a column of floats rounds must not cost results that were paid for.
-        return column.cast(arrow_type, safe=False)
-    except pa.ArrowException:
-        return pa.array(column.to_pylist(), arrow_type)  # older versions do not cast a struct that lacks a field
 
 
 def layout_of(store: JobStore, job: Job) -> Layout:
     """Return the layout of a job's results, from its row parts, its endpoint and its schema.
 
     Raises:
-        StoreError: The row parts cannot be read, or their schemas do not fit together.
+        StoreError: The row parts cannot be read.
     """
     import pyarrow as pa
 
@@ -85,17 +77,31 @@ def _free(name: str, prefix: str, taken: set[str]) -> str:
 
 
 def _input_schema(store: JobStore, job: Job) -> pa.Schema:
+    """Return the input columns, each with a type that holds its values in all row parts exactly."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schemas: list[pa.Schema] = []
-    for shard in job.shards:
-        for name in shard.row_parts:
-            with store.open(name) as file:
-                schema = pq.read_schema(file).remove_metadata()
-            if schema not in schemas:
-                schemas.append(schema)
-    try:
-        return pa.unify_schemas(schemas, promote_options="permissive") if schemas else pa.schema([])
-    except pa.ArrowException as error:
-        raise StoreError(f"The row parts in {store} do not fit together: {error}") from error
+    schemas: dict[str, pa.Schema] = {}
+    for name in (name for shard in job.shards for name in shard.row_parts):
+        with store.open(name) as file:
+            schemas[name] = pq.read_schema(file).remove_metadata()
+    types: dict[str, set[Any]] = {}
+    for schema in schemas.values():
+        for field in schema:
+            types.setdefault(field.name, set()).add(field.type)
+    mixed = [name for name, its_types in types.items() if len(its_types) > 1]
+    resolved = _mixed_types(store, schemas, mixed) if mixed else {}
+    return pa.schema([(name, resolved.get(name) or next(iter(its_types))) for name, its_types in types.items()])
+
+
+def _mixed_types(store: JobStore, schemas: Mapping[str, pa.Schema], mixed: list[str]) -> dict[str, pa.DataType]:
+    """Return types for columns that differ between row parts. Their values decide, so they are read once more."""
+    import pyarrow.parquet as pq
+
+    types = ColumnTypes(or_text=True)
+    for name, schema in schemas.items():
+        columns = [column for column in mixed if column in schema.names]
+        with store.open(name) as file:
+            for batch in pq.ParquetFile(file, pre_buffer=False).iter_batches(columns=columns):
+                types.add(batch, 0)
+    return {field.name: field.type for field in types.schema}

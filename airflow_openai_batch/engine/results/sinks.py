@@ -18,7 +18,8 @@ import msgspec
 
 from airflow_openai_batch.engine.concurrency import SerialExecutor
 from airflow_openai_batch.engine.errors import InputError, StoreError
-from airflow_openai_batch.engine.requests.arrow import n_bytes_of
+from airflow_openai_batch.engine.requests.arrow import is_json, n_bytes_of
+from airflow_openai_batch.engine.requests.values import json_rows, result_json, result_values
 from airflow_openai_batch.engine.store.temporary import DEAD_LETTER, TABLE, remove_leftovers, work_folder
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ class ListSink:
         Raises:
             InputError: All rows together are larger than the limit.
         """
-        data = msgspec.json.encode(batch.to_pylist(), enc_hook=_plain)
+        data = b"[" + b",".join(json_rows(batch)) + b"]"
         self._n_bytes += len(data)
         if self._n_bytes > self._max_bytes:
             raise InputError(
@@ -229,14 +230,16 @@ class _Parquet:
     def __init__(self, path: str, schema: pa.Schema) -> None:
         import pyarrow.parquet as pq
 
-        self._schema = schema
-        self._writer = pq.ParquetWriter(path, schema)
+        # JSON columns become texts: not every reader of Parquet knows Arrow's type for them.
+        self._schema = _plain_schema(schema)
+        self._writer = pq.ParquetWriter(path, self._schema)
         self._writing = SerialExecutor(1)
         self._group: list[pa.RecordBatch] = []
         self._n_rows = self._n_bytes = 0
 
     def write(self, batch: pa.RecordBatch) -> None:
-        self._group.append(batch)
+        columns = [column.storage if is_json(column.type) else column for column in batch.columns]
+        self._group.append(type(batch).from_arrays(columns, schema=self._schema))
         self._n_rows += batch.num_rows
         self._n_bytes += n_bytes_of(batch)
         if self._n_rows >= _GROUP_ROWS or self._n_bytes >= _GROUP_BYTES:
@@ -261,10 +264,9 @@ class _Parquet:
 class _Jsonl:
     def __init__(self, path: str, schema: pa.Schema) -> None:
         self._file = open(path, "wb")  # noqa: SIM115 - closed in close
-        self._encode = msgspec.json.Encoder(enc_hook=_plain).encode
 
     def write(self, batch: pa.RecordBatch) -> None:
-        self._file.writelines(self._encode(row) + b"\n" for row in batch.to_pylist())
+        self._file.writelines(row + b"\n" for row in json_rows(batch))
 
     def close(self) -> None:
         self._file.close()
@@ -277,7 +279,7 @@ class _Csv:
         self._writer.writerow(schema.names)
 
     def write(self, batch: pa.RecordBatch) -> None:
-        columns = [map(_cell, column.to_pylist()) for column in batch.columns]
+        columns = [_cells(column) for column in batch.columns]
         self._writer.writerows(zip(*columns, strict=True))
 
     def close(self) -> None:
@@ -287,10 +289,17 @@ class _Csv:
 _WRITERS: dict[str, Callable[[str, Any], Any]] = {"parquet": _Parquet, "jsonl": _Jsonl, "csv": _Csv}
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime.timedelta):
-        return value.total_seconds()
-    return str(value)
+def _plain_schema(schema: pa.Schema) -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema([field.with_type(pa.large_string()) if is_json(field.type) else field for field in schema])
+
+
+def _cells(column: pa.Array) -> list[Any]:
+    if is_json(column.type):
+        texts: list[Any] = column.storage.to_pylist()
+        return texts
+    return list(map(_cell, result_values(column)))
 
 
 def _cell(value: Any) -> Any:
@@ -302,4 +311,6 @@ def _cell(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, decimal.Decimal):
         return str(value)
-    return msgspec.json.encode(value, enc_hook=_plain).decode()
+    data = result_json(value)
+    # A duration is a string in JSON; the quotes are not part of the cell.
+    return msgspec.json.decode(data, type=str) if data[:1] == b'"' else data.decode()

@@ -36,9 +36,3 @@ def test_every_control_character_is_escaped_in_a_long_text(code: int) -> None:
 @pytest.mark.parametrize("column", [pa.array([1]), pa.array([b"a"]), pa.array([["a"]]), pa.nulls(2), pa.array([True])])
 def test_what_is_no_text_is_left_to_others(column: pa.Array) -> None:
     assert text_column(column) is None
-
-
-def test_text_that_is_no_utf8_is_refused() -> None:
-    broken = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")])
-    with pytest.raises(pa.ArrowInvalid):
-        text_column(broken)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -38,6 +39,23 @@ def test_the_rows_of_the_store_are_the_planned_ones_in_their_order(
     frozen = frozen_rows(world.store, world.job)
     assert frozen is not None
     assert [row for batch in frozen.batches() for row in batch.to_pylist()] == table.to_pylist()
+
+
+def test_rows_of_models_in_turns_keep_the_types_they_were_planned_with(world: World) -> None:
+    def rows() -> Iterator[pa.Table]:
+        for i in range(6):  # in each table one row of each model, with a value of the type of the table
+            values = [pa.array([7, None]), pa.array([0.5, None]), pa.array([[1], [2]])][i % 3]
+            names = [f"t{2 * i}", f"t{2 * i + 1}"]
+            yield pa.table({"id": names, "text": names, "model": ["a", "b"], "v": values})
+
+    body = {"model": "{model}", "input": "{text}", "metadata": "{v!json}"}
+    world.submit(rows, body=body)
+    frozen = frozen_rows(world.store, world.job)
+    assert frozen is not None
+    planned = [row for table in rows() for row in table.to_pylist()]
+    assert [row for batch in frozen.batches() for row in batch.to_pylist()] == planned
+    made = bodies_of(body, world.job.spec.endpoint)
+    assert compare_requests(world.store, world.job, frozen, made, "{id}") is Difference.NONE
 
 
 @pytest.mark.parametrize(

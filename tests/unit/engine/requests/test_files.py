@@ -12,7 +12,7 @@ from builders import RESPONSES
 from upath import UPath
 
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.requests.files import FilesSource, names_files
+from airflow_openai_batch.engine.requests.files import FilesSource, names_files, partition_columns
 from airflow_openai_batch.engine.requests.sources import FileSource, source_of
 
 
@@ -70,6 +70,50 @@ def test_a_directory_stands_for_all_files_below_it_but_hidden_ones(lake: UPath) 
 
 def test_a_list_is_read_in_its_own_order_and_may_hold_patterns(lake: UPath) -> None:
     assert read([lake / "day=2" / "part-1.parquet", lake / "day=1" / "*.parquet"]) == [20, 21, 0, 1, 10, 11]
+
+
+def columns(rows: Any, name: str) -> list[Any]:
+    return [row[name] for batch in source_of(rows, endpoint=RESPONSES).batches() for row in batch.to_pylist()]
+
+
+@pytest.mark.parametrize(
+    "rows", ["", "day=*/part-*.parquet", "**/*.parquet"], ids=["directory", "pattern", "any depth"]
+)
+def test_folders_of_partitions_are_columns(lake: UPath, rows: str) -> None:
+    assert columns(lake / rows if rows else lake, "day") == ["1", "1", "1", "1", "2", "2"]
+
+
+def test_a_single_file_has_its_partitions_too_and_its_own_columns_win(folder: UPath) -> None:
+    path = write(folder / "day=1" / "hour=05" / "a.parquet", [1], day=["own"])
+    assert columns(path, "hour") == ["05"]
+    assert columns(path, "day") == ["own"]
+    (folder / "kind=x").mkdir()
+    (folder / "kind=x" / "a.jsonl").write_bytes(b'{"id": 1}\n{"id": 2}\n')
+    (folder / "kind=x" / "a.csv").write_bytes(b"id\n1\n")
+    assert columns(folder / "kind=x" / "a.jsonl", "kind") == ["x", "x"]
+    assert columns(folder / "kind=x" / "a.csv", "kind") == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("s3://lake/t/day=2026-01-01/part-0.parquet", {"day": "2026-01-01"}),
+        ("s3://lake/a=1/b=x%3Ay%20z/0.csv", {"a": "1", "b": "x:y z"}),
+        ("lake/day=__HIVE_DEFAULT_PARTITION__/0.csv", {"day": None}),
+        ("lake/day=/a=b=c/0.csv", {"day": "", "a": "b=c"}),
+        ("lake/=1/x/day=1.csv", {}),
+    ],
+)
+def test_how_hive_names_partitions(path: str, expected: dict[str, str | None]) -> None:
+    assert partition_columns(Path(path)) == expected
+
+
+def test_ready_made_lines_have_no_partition_columns(folder: UPath) -> None:
+    (folder / "day=1").mkdir()
+    line = b'{"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": {"model": "m", "input": "i"}}\n'
+    (folder / "day=1" / "a.jsonl").write_bytes(line)
+    [batch] = source_of(folder / "day=1" / "a.jsonl", endpoint=RESPONSES, ready=True).batches()
+    assert "day" not in batch.schema.names
 
 
 def test_texts_are_paths(lake: UPath) -> None:

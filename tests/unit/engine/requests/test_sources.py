@@ -94,8 +94,10 @@ def test_a_column_that_is_empty_at_first_gets_the_type_of_the_later_rows() -> No
         ([{"a": 1}, {2: 1}], "row 1: column names must be texts"),
         ([{}, {}], "row 0 has no columns"),
         ([{"a": 1}, {"a": "x"}], r"Column 'a' cannot be stored as one type: it holds int \(row 0\), str \(row 1\)"),
-        ([{"a": 2**70}], "Column 'a' cannot be stored"),
-        ([{"a": "\ud800"}], "Column 'a' cannot be stored"),
+        ([{"a": 1}, {"a": 2**70}], "row 1, column 'a': a whole number of 22 digits is too large"),
+        ([{"a": "x"}, {"a": "y\ud800"}], "row 1, column 'a': the text holds half of a surrogate pair.*at character 1"),
+        ([{"a": {"b": "\ud800"}}], "row 0, column 'a': cannot be written as JSON"),
+        ([{"b\ud800": 1}], "row 0: the column name .* holds half of a surrogate pair"),
         ({"a": 1}, "rows must be a list of dicts.* not dict"),
         (17, "rows must be a list of dicts.* not int"),
         ({"a", "b"}, "rows must be a list of dicts"),
@@ -107,6 +109,11 @@ def test_a_column_that_is_empty_at_first_gets_the_type_of_the_later_rows() -> No
 def test_bad_rows_are_named(rows: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read(rows)
+
+
+def test_rows_without_any_key_are_null_after_others() -> None:
+    rows = [{"a": "x", "b": 1}] * BATCH_ROWS + [{}]
+    assert read(lambda: iter(rows))[-1] == {"a": None, "b": None}
 
 
 @pytest.mark.parametrize("rows", [[], pd.DataFrame({"a": []}), list, pa.table({})])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import json
+import unicodedata
 from typing import Any
 
 import pyarrow as pa
@@ -73,6 +74,23 @@ def test_null_becomes_empty_text() -> None:
 )
 def test_values_that_are_no_text_are_written_as_people_expect(value: Any, text: str) -> None:
     assert first({"model": "m", "input": "{v}"}, v=[value])["input"] == text
+
+
+@pytest.mark.parametrize("name", ["é", "имя", "名前", "नाम", "ชื่อ", "اسم", "şəhər", "_x", "ὄνομα"])
+@pytest.mark.parametrize("written", ["NFC", "NFD"])
+@pytest.mark.parametrize("stored", ["NFC", "NFD"])
+def test_columns_have_names_in_any_alphabet_and_normal_form(name: str, written: str, stored: str) -> None:
+    column, field = unicodedata.normalize(stored, name), unicodedata.normalize(written, name)
+    found = first({"model": "m", "input": f"<{{{field}}}>", "metadata": f"{{{field}!json}}"}, **{column: ["v"]})
+    assert (found["input"], found["metadata"]) == ("<v>", "v")
+    batch = table(**{column: ["v"]})
+    assert list(TextTemplate(f"{{{field}}}").render(batch, 0)) == ["v"]
+
+
+@pytest.mark.parametrize("name", ["нет", "e\u0301"])
+def test_a_column_in_another_alphabet_that_is_not_there_is_named(name: str) -> None:
+    with pytest.raises(InputError, match=f"uses {{{name}}}, but the rows have no such column"):
+        render({"model": "m", "input": f"{{{name}}}"}, имя=["v"])
 
 
 def test_text_templates_make_custom_ids() -> None:

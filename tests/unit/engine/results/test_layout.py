@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from builders import World, answer, line, responses_body, strict
 from pydantic import BaseModel
 from upath import UPath
 
+from airflow_openai_batch.engine.requests.column_types import ColumnTypes
 from airflow_openai_batch.engine.results.sinks import FileSink, ListSink
 from airflow_openai_batch.engine.results.writer import write_results
 
@@ -171,3 +173,17 @@ def test_huge_integers_go_through_xcom(world: World) -> None:
     sink = ListSink()
     write_results(world.store, world.job, sink)
     assert [row["n"] for row in sink.rows] in ([1e30] * 3, [None] * 3)
+
+
+def test_rows_that_an_older_version_took_come_back_though_no_type_holds_them(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big = 2**60 + 1
+    tables = [pa.table({"id": ["t0"], "v": [big]}), pa.table({"id": ["t1"], "v": [0.5]}), pa.table({"id": ["t2"]})]
+    with monkeypatch.context() as patched:
+        patched.setattr(ColumnTypes, "add", lambda *_: None)
+        world.submit(lambda: iter(tables), body={"model": "m", "input": "{id}"})
+    world.ends_well(3)
+    sink = ListSink()
+    write_results(world.store, world.job, sink)
+    assert [row["v"] for row in sink.rows] == [str(big), "0.5", None]

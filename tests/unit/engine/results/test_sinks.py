@@ -14,6 +14,7 @@ import pytest
 from upath import UPath
 
 from airflow_openai_batch.engine.errors import InputError, StoreError
+from airflow_openai_batch.engine.requests.arrow import json_column
 from airflow_openai_batch.engine.results.sinks import FileSink, ListSink
 
 ROWS: list[dict[str, Any]] = [
@@ -154,3 +155,58 @@ def test_a_list_has_a_limit_over_all_its_parts() -> None:
     sink.write(batch)
     with pytest.raises(InputError, match="larger than 150 bytes"):
         sink.write(batch)
+
+
+FINE = pa.record_batch(
+    {
+        "at": pa.array([1_500_000_000_000_000_000], pa.timestamp("ns")),
+        "ns": pa.array([1], pa.timestamp("ns", "UTC")),
+        "took": pa.array([90_000_000_001], pa.duration("ns")),
+        "float": pa.array([0.1], pa.float32()),
+        "most": pa.array([float("inf")]),
+        "map": pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int64())),
+        "json": json_column(['{"b": 1.50, "a": null}']),
+    }
+)
+SHOWN = {
+    "at": "2017-07-14T02:40:00",
+    "ns": "1970-01-01T00:00:00.000000001Z",
+    "took": "PT90.000000001S",
+    "float": 0.1,
+    "most": "inf",
+    "map": {"k": 1},
+    "json": {"b": 1.5, "a": None},
+}
+
+
+def test_fine_values_are_the_same_in_json_and_csv(tmp_path: Path) -> None:
+    for name in ("x.jsonl", "x.csv"):
+        with FileSink(UPath(tmp_path / name)) as sink:
+            sink.begin(FINE.schema)
+            sink.write(FINE)
+            sink.finish()
+    text = (tmp_path / "x.jsonl").read_text()
+    assert json.loads(text) == SHOWN
+    assert '{"b": 1.50, "a": null}' in text
+    cells = pd.read_csv(tmp_path / "x.csv", dtype=str).iloc[0]
+    assert cells["took"] == SHOWN["took"]
+    assert (cells["at"], cells["float"], cells["most"]) == (SHOWN["at"], "0.1", "inf")
+    assert (cells["map"], cells["json"]) == ('{"k":1}', '{"b": 1.50, "a": null}')
+
+
+def test_parquet_has_json_columns_as_texts(tmp_path: Path) -> None:
+    with FileSink(UPath(tmp_path / "x.parquet")) as sink:
+        sink.begin(FINE.schema)
+        sink.write(FINE)
+        sink.finish()
+    found = pa.parquet.read_table(tmp_path / "x.parquet")
+    assert found.schema.field("json").type == pa.large_string()
+    assert found.drop(["json"]).equals(pa.Table.from_batches([FINE]).drop(["json"]))
+
+
+def test_times_of_older_jobs_that_python_has_not_are_written(tmp_path: Path) -> None:
+    far = pa.record_batch({"at": pa.array([2**58, None]).cast(pa.timestamp("us"))})
+    with ListSink() as sink:
+        sink.begin(far.schema)
+        sink.write(far)
+    assert [row["at"] for row in sink.rows] == ["11103-08-29 17:22:31.711744", None]

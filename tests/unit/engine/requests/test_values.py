@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from airflow_openai_batch.engine.requests.arrow import python_values, values_of
+from airflow_openai_batch.engine.requests.values import python_values, values_of
 
 MOMENTS = [1_767_270_601, None, 1_782_864_000, -2_203_891_200]
 """Seconds since 1970: in winter, in summer, and in a year in which zones had odd offsets."""
