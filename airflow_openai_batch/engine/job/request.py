@@ -9,7 +9,7 @@ from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.model import Spec
 from airflow_openai_batch.engine.requests.bodies import Bodies, bodies_of
 from airflow_openai_batch.engine.requests.sources import places_of, source_of
-from airflow_openai_batch.engine.schema.response_format import response_schema, with_response_format
+from airflow_openai_batch.engine.schema.response_format import check_format, response_schema, with_response_format
 
 
 class Request:
@@ -45,6 +45,8 @@ class Request:
                     "response_model needs body to be a template (a dict); a callable can set the format itself."
                 )
             body = with_response_format(body, endpoint, schema)
+        elif isinstance(body, dict):
+            check_format(body, endpoint)
         self.bodies: Bodies = bodies_of(body, endpoint)
         self.source = source_of(rows, endpoint=endpoint, ready=body is None)
         self.sources = places_of(rows)
