@@ -75,6 +75,7 @@ class _Submitting(WithLineage, BaseOperator):
         endpoint: str,
         body: Any,
         response_model: Any = None,
+        column_prefix: str | None = None,
         custom_id: str | None = None,
         conn_id: str = OpenAIBatchHook.default_conn_name,
         storage: str | None = None,
@@ -105,6 +106,7 @@ class _Submitting(WithLineage, BaseOperator):
         if body is not None and not callable(body):
             XComArg.apply_upstream_relationship(self, body)
         self.response_model = response_model
+        self.column_prefix = column_prefix
         self.custom_id = custom_id
         self.conn_id = conn_id
         self.storage = storage
@@ -159,6 +161,7 @@ class _Submitting(WithLineage, BaseOperator):
             endpoint=self.endpoint,
             body=self.body if self.body is None or callable(self.body) else self.render_template(self.body, context),
             response_model=self.response_model,
+            column_prefix=self.column_prefix,
             custom_id=self.custom_id,
             limits=self._limits(),
         )
@@ -240,7 +243,11 @@ class OpenAIBatchSubmitOperator(_Submitting):
             ``"{column!json}"`` alone in a string its JSON (templated by Airflow too). Or a callable ``row -> body``, or
             None when the rows are ready-made request lines.
         response_model: A Pydantic class or a strict JSON Schema: the answers follow it, are checked against it, and
-            their fields become columns.
+            their fields become columns. What OpenAI's strict mode refuses is refused here, with what to write instead.
+        column_prefix: What stands in front of these columns' names: with ``answer_`` the field ``label`` becomes the
+            column ``answer_label``. Needed where a field is called like a column of the rows or like one that all
+            results have (``status``, ``output``, ``model``, …): such a clash is an error before anything is sent.
+            A column of the rows that is called like one of the latter becomes ``input_<name>``.
         custom_id: Template of the request ids, unique over the job; by default the row number and a short digest
             (templated).
         conn_id: A connection of type ``openai`` (templated).

@@ -6,7 +6,8 @@ row travels:
 
 * ``requests``  rows in, shards out: ``sources`` and ``files`` read rows as Arrow record batches (``arrow``), ``bodies``
   and ``template`` render them, ``lines`` makes request lines, ``sharding`` and ``shard_writer`` cut them into files
-* ``schema``    strict structured output: ``response_format`` of a request, ``validation`` of an answer, ``arrow_types``
+* ``schema``    strict structured output: ``response_format`` of a request, by the rules of ``strict``; ``validation``
+  of an answer; its fields as columns (``columns``, ``arrow_types``)
 * ``store``     the job's directory (``job_store``): numbered snapshots made by exclusive create, the rest write-once;
   the ``index`` of each shard
 * ``api``       the calls (``client``), of a connection that can work (``connection``), within their time and size

@@ -97,6 +97,8 @@ class Spec(Value, frozen=True, kw_only=True):
     custom_id: str | None = None
     schema: dict[str, Any] | None = None
     schema_name: str | None = None
+    column_prefix: str | None = None
+    """What stands in front of the names of the answers' fields in the result columns."""
 
 
 class Policy(Value, frozen=True, kw_only=True, omit_defaults=False):

@@ -23,8 +23,15 @@ from airflow_openai_batch.engine.endpoints import EMBEDDINGS
 from airflow_openai_batch.engine.model import Outcome, Status
 
 
+class _Content(msgspec.Struct):
+    type: str = ""
+    text: str | None = None
+    refusal: str | None = None
+
+
 class _Message(msgspec.Struct):
-    content: str | None = None
+    content: str | list[_Content] | None = None
+    """A text; compatible servers also send a list of parts, as requests may have it."""
     refusal: str | None = None
     tool_calls: list[msgspec.Raw] | None = None
 
@@ -61,6 +68,9 @@ class _Images(Body):
     data: msgspec.Raw = msgspec.Raw(b"null")
 
 
+_TEXT_PARTS = ("text", "output_text")
+
+
 def _read_choices(outcome: Outcome, data: bytes, read: Reader) -> None:
     """Read Chat Completions and Completions. With ``n`` > 1 the output is a JSON array of the texts.
 
@@ -72,7 +82,7 @@ def _read_choices(outcome: Outcome, data: bytes, read: Reader) -> None:
     first = body.choices[0]
     fill(outcome, body, first.finish_reason)
     answers = [_answer_of(choice, read) for choice in body.choices]
-    refusal = next((c.message.refusal for c in body.choices if c.message is not None and c.message.refusal), None)
+    refusal = next((refused for choice in body.choices if (refused := _refusal_of(choice.message))), None)
     if refusal:
         outcome.output = None
         return refuse(outcome, "refusal", refusal)
@@ -89,12 +99,25 @@ def _answer_of(choice: _Choice, read: Reader) -> tuple[str, Reader]:
     message = choice.message
     if message is None:
         return choice.text or "", read
-    text = message.content or ""
+    text = _text_of(message)
     if not message.tool_calls:
         return text, read
     # Text beside the calls goes before them, as a content part of Chat Completions.
     text_parts = [msgspec.json.encode({"type": "text", "text": text})] if text else []
     return calls_or_text([*text_parts, *message.tool_calls], text, read)
+
+
+def _text_of(message: _Message) -> str:
+    """Return the text of a message: of a list of parts those of text, without reasoning and other kinds."""
+    if not isinstance(message.content, list):
+        return message.content or ""
+    return "".join(part.text for part in message.content if part.text is not None and part.type in _TEXT_PARTS)
+
+
+def _refusal_of(message: _Message | None) -> str | None:
+    if message is None or message.refusal or not isinstance(message.content, list):
+        return message.refusal if message is not None else None
+    return next((part.refusal for part in message.content if part.refusal), None)
 
 
 def _read_embeddings(outcome: Outcome, data: bytes, read: Reader) -> None:
@@ -173,12 +196,6 @@ _decode_video = msgspec.json.Decoder(_Job).decode
 
 CALLS = frozenset({"function_call", "custom_tool_call"})
 """Types of response items that call a tool of the user: if there are any, the answer is the calls."""
-
-
-class _Content(msgspec.Struct):
-    type: str = ""
-    text: str | None = None
-    refusal: str | None = None
 
 
 class _Item(msgspec.Struct):

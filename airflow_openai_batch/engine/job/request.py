@@ -9,7 +9,7 @@ from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.model import Spec
 from airflow_openai_batch.engine.requests.bodies import Bodies, bodies_of
 from airflow_openai_batch.engine.requests.sources import places_of, source_of
-from airflow_openai_batch.engine.schema.response_format import response_schema, with_response_format
+from airflow_openai_batch.engine.schema.response_format import check_format, response_schema, with_response_format
 
 
 class Request:
@@ -22,6 +22,7 @@ class Request:
         response_model: A Pydantic class or JSON Schema for strict structured output.
         custom_id: Template of the request ids; by default row ordinal and a short digest.
         limits: What one batch may hold.
+        column_prefix: What stands in front of the names of the answers' fields in the result columns.
 
     Raises:
         InputError: Something cannot be used. Nothing was read from the rows yet.
@@ -36,6 +37,7 @@ class Request:
         response_model: Any = None,
         custom_id: str | None = None,
         limits: Limits | None = None,
+        column_prefix: str | None = None,
     ) -> None:
         check_endpoint(endpoint)
         schema = response_schema(response_model)
@@ -45,6 +47,10 @@ class Request:
                     "response_model needs body to be a template (a dict); a callable can set the format itself."
                 )
             body = with_response_format(body, endpoint, schema)
+        elif column_prefix:
+            raise InputError("column_prefix is for the fields of a response_model, and there is none.")
+        elif isinstance(body, dict):
+            check_format(body, endpoint)
         self.bodies: Bodies = bodies_of(body, endpoint)
         self.source = source_of(rows, endpoint=endpoint, ready=body is None)
         self.sources = places_of(rows)
@@ -55,4 +61,5 @@ class Request:
             custom_id=custom_id,
             schema=schema.schema if schema is not None else None,
             schema_name=schema.name if schema is not None else None,
+            column_prefix=column_prefix or None,
         )

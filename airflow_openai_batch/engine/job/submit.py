@@ -37,6 +37,7 @@ from airflow_openai_batch.engine.money.prices import Prices, parse_prices
 from airflow_openai_batch.engine.requests.bodies import CALLABLE
 from airflow_openai_batch.engine.requests.sharding import Built, build
 from airflow_openai_batch.engine.requests.sources import Source
+from airflow_openai_batch.engine.schema.columns import check_column_names, told_columns
 from airflow_openai_batch.engine.store.job_store import Snapshot
 
 _TRIES = 5
@@ -158,6 +159,8 @@ class _Submission:
             difference = compare_shards(self.engine.store, job, built.shards)
         elif spec.body == CALLABLE or spec_digest(spec) != spec_digest(job.spec):
             self.engine.log.info("Making the requests again, to compare them with those that were planned.")
+            if spec.column_prefix != job.spec.column_prefix:
+                self._check_columns(now.to_compare)
             difference = compare_requests(self.engine.store, job, now.to_compare, self.request.bodies, spec.custom_id)
         if difference is Difference.IDS and not all(is_quiet(shard) for shard in job.shards):
             self.engine.log.warning(
@@ -179,10 +182,20 @@ class _Submission:
         if spec_digest(spec) != spec_digest(job.spec):
             # Sends the same, so that the next comparison need not render it. The schema's columns are in outcome files.
             job = msgspec.structs.replace(
-                job, spec=msgspec.structs.replace(job.spec, body=spec.body, custom_id=spec.custom_id)
+                job,
+                spec=msgspec.structs.replace(
+                    job.spec, body=spec.body, custom_id=spec.custom_id, column_prefix=spec.column_prefix
+                ),
             )
         shards = tuple(_retried(shard) for shard in job.shards)
         return self._reattach(snapshot, msgspec.structs.replace(job, shards=shards, source_version=now.version))
+
+    def _check_columns(self, rows: Source) -> None:
+        """Check the names of the result columns where only those changed, and nothing is written again."""
+        for batch in rows.batches():
+            check_column_names(batch.schema.names, self.request.spec)
+            self.engine.log.info("%s", told_columns(batch.schema.names, self.request.spec))
+            return
 
     def _rows_now(self, job: Job) -> _RowsNow:
         source = self.request.source
@@ -270,6 +283,7 @@ class _Submission:
                 ),
                 epoch=epoch,
                 state=state,
+                check_columns=lambda columns: check_column_names(columns, request.spec),
             )
             act.tell(rows=built.n_rows, shards=len(built.shards), bytes=sum(shard.n_bytes for shard in built.shards))
         return built
@@ -345,6 +359,7 @@ class _Submission:
             counted(len(built.shards), "shard"),
             self.engine.store,
         )
+        self.engine.log.info("%s", told_columns(built.columns, job.spec))
         job = self.engine.store.commit(number, job, now).job
         self.engine.observer.planned(job)
         return job

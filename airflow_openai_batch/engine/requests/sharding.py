@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import array
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -54,6 +54,8 @@ class Built(Value, frozen=True, kw_only=True):
     n_rows: int
     embeds_many: bool
     """Whether some embeddings request has several inputs."""
+    columns: tuple[str, ...] = ()
+    """The columns of the rows; none of ready-made request lines, of which none are kept."""
 
 
 def build(
@@ -66,6 +68,7 @@ def build(
     limits: Limits,
     epoch: int = 0,
     state: State = State.PLANNED,
+    check_columns: Callable[[Sequence[str]], None] | None = None,
 ) -> Built:
     """Write the rows of a source to the store as shards.
 
@@ -78,6 +81,7 @@ def build(
         limits: The limits of a batch.
         epoch: The job's epoch.
         state: The state of the new shards.
+        check_columns: Raises an error for columns of the rows that the job cannot have.
 
     Raises:
         InputError: There are no rows, a column does not exist, a custom_id repeats, or a request exceeds a limit.
@@ -85,12 +89,15 @@ def build(
     """
     with ShardBuilder(store, limits, epoch, state) as builder:
         for rows, requests in rendered(source, bodies, custom_id):
+            n_columns = len(builder.columns)
             builder.add(rows, requests)
+            if check_columns is not None and len(builder.columns) > n_columns:
+                check_columns(builder.columns)
     if not builder.n_rows:
         raise InputError("There are no rows. Nothing was uploaded.")
     if builder.id_hashes:
         _check_unique(store, builder)
-    return Built(shards=builder.shards, n_rows=builder.n_rows, embeds_many=builder.embeds_many)
+    return Built(shards=builder.shards, n_rows=builder.n_rows, embeds_many=builder.embeds_many, columns=builder.columns)
 
 
 def rendered(source: Source, bodies: Bodies, custom_id: str | None) -> Iterator[tuple[pa.RecordBatch, Requests]]:
@@ -178,6 +185,12 @@ class ShardBuilder:
     def shards(self) -> tuple[Shard, ...]:
         """The shards, once the block has ended."""
         return tuple(shard.described(self._state) for shard in self._begun)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the rows so far; none of ready-made request lines, of which none are kept."""
+        names = self._schema.names if self._schema is not None else ()
+        return () if LINE_ID in names else tuple(names)
 
     def add(self, rows: pa.RecordBatch, requests: Requests) -> None:
         """Add the rows of a record batch.

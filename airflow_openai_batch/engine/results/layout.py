@@ -11,6 +11,7 @@ from airflow_openai_batch.engine.model import RESULT_COLUMNS, Job
 from airflow_openai_batch.engine.requests.column_types import ColumnTypes
 from airflow_openai_batch.engine.requests.exact_types import cast_exactly
 from airflow_openai_batch.engine.schema.arrow_types import field_types
+from airflow_openai_batch.engine.schema.columns import column_names
 from airflow_openai_batch.engine.store.job_store import JobStore
 
 if TYPE_CHECKING:
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 class Layout:
     """The schema of the result table, and the origin of each column.
 
-    Fixed columns keep their names; an input column with the name of a fixed one becomes ``input_<name>``, and a field
-    with the name of either becomes ``output_<name>``.
+    Their names: see ``schema.columns``.
 
     Attributes:
         schema: The schema of the result table.
@@ -59,21 +59,11 @@ def layout_of(store: JobStore, job: Job) -> Layout:
     inputs = _input_schema(store, job)
     fields = field_types(job.spec.schema)
     fixed = part_schema(job)
-    names = set(inputs.names)
-    columns = [
-        pa.field(_free(f.name, "input_", {*RESULT_COLUMNS, *(names if f.name in RESULT_COLUMNS else ())}), f.type)
-        for f in inputs
-    ]
+    names = column_names(inputs.names, job.spec)
+    columns = [pa.field(name, field.type) for name, field in zip(names.inputs, inputs, strict=True)]
     columns += [fixed.field(name) for name in RESULT_COLUMNS]
-    for name, arrow_type in fields.items():
-        columns.append(pa.field(_free(name, "output_", {c.name for c in columns}), arrow_type))
+    columns += [pa.field(name, arrow_type) for name, arrow_type in zip(names.fields, fields.values(), strict=True)]
     return Layout(schema=pa.schema(columns), inputs=inputs, fields=tuple(fields))
-
-
-def _free(name: str, prefix: str, taken: set[str]) -> str:
-    while name in taken:
-        name = prefix + name
-    return name
 
 
 def _input_schema(store: JobStore, job: Job) -> pa.Schema:

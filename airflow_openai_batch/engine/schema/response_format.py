@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from airflow_openai_batch.engine.encoding import canonical
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.schema.validation import ResponseSchema, is_pydantic
+from airflow_openai_batch.engine.schema.strict import accepted_form, check_strict, is_pydantic
+
+if TYPE_CHECKING:
+    from airflow_openai_batch.engine.schema.validation import ResponseSchema
 
 _INVALID_IN_NAME = re.compile(r"[^A-Za-z0-9_-]")
 
@@ -25,47 +28,55 @@ def response_schema(response_model: Any) -> ResponseSchema | None:
     """
     if response_model is None:
         return None
+    from airflow_openai_batch.engine.schema.validation import ResponseSchema
+
+    check_response_model(response_model)
     if isinstance(response_model, dict):
         schema = copy.deepcopy(response_model)
         name = str(schema.get("title") or "answer")
-        _require_strict(schema, "response_model")
-    elif is_pydantic(response_model):
-        schema, name = strict_schema(response_model), response_model.__name__
-        _require_strict(schema, response_model.__name__)
     else:
-        raise InputError(
-            f"response_model must be a Pydantic class or a JSON Schema (a dict), not {type(response_model).__name__}."
-        )
-    if schema.get("type") != "object":
-        raise InputError("response_model: OpenAI's structured output needs an object at the top of the schema.")
+        schema, name = strict_schema(response_model), response_model.__name__
+        check_strict(schema, name)
     return ResponseSchema(schema, _INVALID_IN_NAME.sub("_", name)[:64])
 
 
-def _require_strict(schema: Any, where: str) -> None:
-    """Check a schema against the rules of strict mode (OpenAI's guide to structured outputs).
+def check_response_model(response_model: Any) -> None:
+    """Check what can be told of a ``response_model`` without making a schema of a Pydantic class.
 
-    A schema that breaks them would fail the request of every row, hours later.
+    Raises:
+        InputError: It is no Pydantic class, JSON Schema or None, or OpenAI's strict mode would reject the JSON Schema.
     """
-    if isinstance(schema, list):
-        for i, entry in enumerate(schema):
-            _require_strict(entry, f"{where}[{i}]")
-    if not isinstance(schema, dict):
-        return
-    properties = schema.get("properties")
-    if schema.get("type") == "object" or isinstance(properties, dict):
-        names = set(properties or {})
-        if schema.get("additionalProperties") is not False:
-            raise InputError(f'{where}: strict structured output needs "additionalProperties": false on every object.')
-        if missing := sorted(names - set(schema.get("required") or ())):
-            raise InputError(
-                f"{where}: strict structured output needs every property in `required`; add {', '.join(missing)} "
-                "(make a field optional by allowing null)."
-            )
-    for key in ("properties", "$defs", "definitions"):
-        for name, entry in (schema.get(key) or {}).items():
-            _require_strict(entry, f"{where}.{name}")
-    for key in ("items", "anyOf"):
-        _require_strict(schema.get(key), f"{where}.{key}")
+    if isinstance(response_model, dict):
+        check_strict(response_model, "response_model")
+    elif response_model is not None and not is_pydantic(response_model):
+        kind = response_model if isinstance(response_model, type) else type(response_model)
+        hint = " Give the class itself, not an instance of it." if is_pydantic(kind) else ""
+        raise InputError(
+            f"response_model must be a Pydantic class or a JSON Schema (a dict), not {kind.__name__}.{hint}"
+        )
+
+
+def check_format(body: dict[str, Any], endpoint: str) -> None:
+    """Check the schema of a strict response format that a body brings along.
+
+    Raises:
+        InputError: OpenAI's strict mode would reject it.
+    """
+    text_format = (
+        _entry(body, "text", "format")
+        if endpoint == "/v1/responses"
+        else _entry(body, "response_format", "json_schema")
+    )
+    schema = text_format.get("schema")
+    if text_format.get("strict") is True and isinstance(schema, dict) and b"!json}" not in canonical(schema):
+        check_strict(schema, "body: the schema of the response format")
+
+
+def _entry(body: dict[str, Any], *names: str) -> dict[str, Any]:
+    for name in names:
+        value = body.get(name)
+        body = value if isinstance(value, dict) else {}
+    return body
 
 
 def with_response_format(body: dict[str, Any], endpoint: str, schema: ResponseSchema) -> dict[str, Any]:
@@ -96,8 +107,8 @@ def with_response_format(body: dict[str, Any], endpoint: str, schema: ResponseSc
 
 
 def strict_schema(model: type[Any]) -> dict[str, Any]:
-    """Return the SDK's strict JSON Schema of a Pydantic class: every field required, no additional properties."""
+    """Return the strict JSON Schema of a Pydantic class: every field required, no additional properties."""
     from openai import pydantic_function_tool  # the SDK's public way to its strict form
 
     function: Any = pydantic_function_tool(model)["function"]
-    return dict(function["parameters"])
+    return accepted_form(function["parameters"])

@@ -9,6 +9,7 @@ import jsonschema_rs
 import msgspec
 
 from airflow_openai_batch.engine.errors import InputError
+from airflow_openai_batch.engine.schema.strict import is_pydantic
 
 Read = tuple[tuple[Any, ...] | None, str | None]
 """The values of an answer's fields, or None if it has none; and what is wrong with the answer, or None."""
@@ -33,7 +34,7 @@ class ResponseSchema:
         self.name = name
         try:
             # Masked, because its messages end up in XCom and logs, where no answer belongs.
-            self._validator = jsonschema_rs.Draft202012Validator(schema, mask="the value")
+            self._validator = jsonschema_rs.Draft202012Validator(schema, mask="the value", retriever=_fetch_nothing)
         except (ValueError, jsonschema_rs.ValidationError) as error:
             raise InputError(f"response_model is not a valid JSON Schema: {error}") from None
         properties = schema.get("properties")
@@ -77,6 +78,11 @@ class ResponseSchema:
         return None
 
 
+def _fetch_nothing(uri: str) -> Any:
+    """Refuse to fetch a schema that another one refers to: what a job checks must not depend on a server."""
+    raise ValueError(f"`$ref` may only name a place in the schema itself, not {uri!r}; nothing is fetched")
+
+
 def class_check(response_model: Any) -> Check | None:
     """Return a check by a Pydantic class's own validators, which may be stricter than its schema; None without a class.
 
@@ -100,11 +106,6 @@ def class_check(response_model: Any) -> Check | None:
         return None
 
     return check
-
-
-def is_pydantic(response_model: Any) -> bool:
-    """Return whether a response model is a Pydantic class."""
-    return isinstance(response_model, type) and hasattr(response_model, "model_json_schema")
 
 
 _NEUTRAL = {"title", "description", "default", "examples", "$comment", "format", "$defs", "definitions", "deprecated"}

@@ -36,7 +36,7 @@ def chat(*choices: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"model": "m-1", "choices": list(choices), "usage": {"prompt_tokens": 7, "completion_tokens": 3}, **more}
 
 
-def said(content: str | None, finish_reason: str = "stop", **message: Any) -> dict[str, Any]:
+def said(content: str | list[dict[str, Any]] | None, finish_reason: str = "stop", **message: Any) -> dict[str, Any]:
     return {"message": {"content": content, **message}, "finish_reason": finish_reason}
 
 
@@ -376,3 +376,32 @@ def test_a_spoilt_vector_is_invalid(embedding: Any) -> None:
 
 def test_an_answer_without_vectors_is_invalid() -> None:
     assert embedded().error_code == "unreadable_answer"
+
+
+# -- content as a list of parts, as compatible servers send it ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ([{"type": "text", "text": "hi"}], "hi"),
+        ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "ab"),
+        ([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "hi"}], "hi"),
+        ([{"type": "reasoning", "text": "hm"}, {"type": "output_text", "text": "hi", "annotations": []}], "hi"),
+    ],
+)
+def test_content_may_be_a_list_of_parts(parts: list[dict[str, Any]], expected: str) -> None:
+    assert told(read(chat(said(parts)))) == (S.SUCCEEDED, expected, None)
+
+
+def test_parts_are_held_against_the_schema_like_a_text() -> None:
+    good, bad = ([{"type": "text", "text": text}] for text in ('{"a":1}', '{"a":"x"}'))
+    found = parse(line("c", chat(said(good))), CHAT, SCHEMA)
+    assert (found.status, found.fields) == (S.SUCCEEDED, (1,))
+    assert parse(line("c", chat(said(bad))), CHAT, SCHEMA).status is S.INVALID
+
+
+def test_a_part_can_be_a_refusal_and_no_part_is_no_answer() -> None:
+    refusal = said([{"type": "refusal", "refusal": "I will not."}])
+    assert told(read(chat(refusal))) == (S.REFUSED, None, "refusal")
+    assert told(read(chat(said([])))) == told(read(chat(said(""))))

@@ -68,21 +68,23 @@ ANSWER: dict[str, Any] = {
 
 
 def test_the_fields_of_a_structured_answer_are_columns(world: World) -> None:
-    [found] = rows_of(world, 1, {"t0": json.dumps(ANSWER)}, response_model=Label)
+    [found] = rows_of(world, 1, {"t0": json.dumps(ANSWER)}, response_model=Label, column_prefix="its_")
     assert json.loads(found["output"]) == ANSWER
     expected = {**ANSWER, "score": 1.0, "part": '{"name":"p"}', "parts": ['{"name":"q"}'], "either": "5"}
-    expected["output_text"], expected["output_status"] = expected.pop("text"), expected.pop("status")
-    assert {name: found[name] for name in expected} == expected
+    assert {name: found[f"its_{name}"] for name in expected} == expected
+    assert list(found)[-len(expected) :] == [f"its_{name}" for name in expected]
     assert (found["text"], found["status"]) == ("ticket 0", "succeeded")  # an input column and a fixed one keep theirs
 
 
 def test_field_columns_have_types_and_are_null_where_there_is_no_answer(world: World, tmp_path: Path) -> None:
-    rows_of(world, 2, {"t0": json.dumps({**ANSWER, "n": 3}), "t1": "no json"}, response_model=Label)
+    rows_of(
+        world, 2, {"t0": json.dumps({**ANSWER, "n": 3}), "t1": "no json"}, response_model=Label, column_prefix="its_"
+    )
     write_results(world.store, world.job, FileSink(UPath(tmp_path / "x.parquet")))
     import pyarrow.parquet as pq
 
     types = {field.name: str(field.type) for field in pq.read_schema(tmp_path / "x.parquet")}
-    assert {name: types[name] for name in ("kind", "score", "n", "urgent", "tags", "grid")} == {
+    assert {name: types[f"its_{name}"] for name in ("kind", "score", "n", "urgent", "tags", "grid")} == {
         "kind": "large_string",
         "score": "double",
         "n": "int64",
@@ -92,8 +94,8 @@ def test_field_columns_have_types_and_are_null_where_there_is_no_answer(world: W
     }
     second = pd.read_parquet(tmp_path / "x.parquet").iloc[1]
     assert second["status"] == "invalid" and second["output"] == "no json"
-    assert all(pd.isna(second[name]) for name in ("kind", "score", "n", "urgent", "output_status"))
-    assert second["tags"] is None
+    assert all(pd.isna(second[name]) for name in ("its_kind", "its_score", "its_n", "its_urgent", "its_status"))
+    assert second["its_tags"] is None
 
 
 @pytest.mark.parametrize("value", [10**25, 2**63, -(10**30)])
@@ -109,11 +111,23 @@ def test_a_number_too_large_for_its_column_stays_in_the_output(world: World, val
 
 
 def test_input_columns_that_would_hide_fixed_ones_are_renamed(world: World) -> None:
-    data = [{"id": "t0", "text": "x", "status": "new", "input_status": "other", "output": 5}]
+    data = [{"id": "t0", "text": "x", "status": "new", "output": 5}]
     [found] = rows_of(world, data, {"t0": "y"})
     assert (found["status"], found["output"]) == ("succeeded", "y")
-    assert found["input_status"] == "other" and found["input_output"] == 5
-    assert found["input_input_status"] == "new"
+    assert (found["input_status"], found["input_output"]) == ("new", 5)
+
+
+def test_a_job_of_earlier_code_whose_columns_clash_is_read_as_it_was_then(world: World) -> None:
+    data = [{"id": "t0", "text": "x", "truth": "bug", "status": "new", "input_status": "other"}]
+    names = ("truth", "status", "input_status")
+    schema = strict(**{name: {"type": "string"} for name in names})
+    with pytest.MonkeyPatch.context() as patch:  # earlier code did not check
+        patch.setattr("airflow_openai_batch.engine.job.submit.check_column_names", lambda columns, spec: None)
+        text = json.dumps({name: f"its {name}" for name in names})
+        [found] = rows_of(world, data, {"t0": text}, response_model=schema)
+    assert (found["truth"], found["output_truth"]) == ("bug", "its truth")
+    assert (found["input_status"], found["input_input_status"], found["status"]) == ("other", "new", "succeeded")
+    assert (found["output_status"], found["output_input_status"]) == ("its status", "its input_status")
 
 
 def test_a_recursive_schema_has_columns(world: World) -> None:
