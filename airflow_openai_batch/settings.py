@@ -67,6 +67,14 @@ PARALLEL_TRANSFERS = Option(
     "room for its files on the worker's disk.",
 )
 XCOM_MAX_BYTES = Option("xcom_max_bytes", 1_000_000, "The largest result, as JSON, that is returned through XCom.")
+CSV_FORMULAS = Option(
+    "csv_formulas",
+    "keep",
+    "What to do with texts in CSV results that a spreadsheet would run as formulas, as they begin with =, +, -, @, "
+    "a tab or a carriage return (and are no number): keep writes them as they are, and the log says how many there "
+    "are; quote puts an apostrophe before them. Parquet and JSONL have them as they are in any case.",
+    "quote",
+)
 
 OPTIONS: tuple[Option[Any], ...] = (
     STORAGE,
@@ -76,6 +84,7 @@ OPTIONS: tuple[Option[Any], ...] = (
     CREATE_GRACE,
     PARALLEL_TRANSFERS,
     XCOM_MAX_BYTES,
+    CSV_FORMULAS,
 )
 
 
