@@ -20,7 +20,6 @@ from airflow_openai_batch.reporting.openlineage import WithLineage
 from airflow_openai_batch.task.job import (
     JobHandle,
     advance_and_report,
-    check_output,
     checked_handle,
     engine_for,
     handle_of,
@@ -32,6 +31,7 @@ from airflow_openai_batch.task.job import (
     trigger_for,
     write_results,
 )
+from airflow_openai_batch.task.output_checks import check_dropped_columns, check_output, check_results
 
 # What only a running task needs is imported where it is used: a Dag file is parsed again and again.
 if TYPE_CHECKING:
@@ -221,6 +221,11 @@ def _is_shown(rows: Any) -> bool:
     return isinstance(rows, str) or lists_files(rows) or (hasattr(rows, "resolve") and hasattr(rows, "iter_references"))
 
 
+def _names(columns: Sequence[str]) -> tuple[str, ...]:
+    """Return column names; a text is one name."""
+    return (columns,) if isinstance(columns, str) else tuple(columns)
+
+
 def _start_over_text(context: Mapping[str, Any]) -> str | None:
     conf = getattr(context.get("dag_run"), "conf", None) or {}
     text = conf.get(START_OVER)
@@ -281,10 +286,13 @@ class OpenAIBatchSubmitOperator(_Submitting):
 
     def execute(self, context: Any) -> JobHandle:
         """Write the plan and send what can be sent now."""
-        from airflow_openai_batch.task.xcom_limits import check_returned_rows, returning_tasks
+        from airflow_openai_batch.task.results_tasks import results_tasks
+        from airflow_openai_batch.task.xcom_limits import check_returned_rows
 
         engine, handle = self._submit(context)
-        check_returned_rows(engine, returning_tasks(self, OpenAIBatchResultsOperator), context)
+        tasks = results_tasks(self, OpenAIBatchResultsOperator)
+        check_dropped_columns(engine, tasks)
+        check_returned_rows(engine, tasks, context)
         advance_and_report(engine, context)
         return handle
 
@@ -296,6 +304,8 @@ class OpenAIBatchResultsOperator(WithLineage, BaseOperator):
         job: The submit task's output (templated).
         output: The path or URI of a ``.parquet``, ``.jsonl`` or ``.csv`` file (templated); it appears whole or not at
             all. None returns the rows through XCom, as long as they are few.
+        drop_columns: Columns to leave out of the results, by their names there: bulky inputs, or ``output`` where the
+            fields of a ``response_model`` say it all.
 
     Returns:
         The rows (``output=None``), or a manifest: where they are, counts by outcome, tokens, batches, error codes.
@@ -308,15 +318,18 @@ class OpenAIBatchResultsOperator(WithLineage, BaseOperator):
     operator_extra_links = LINKS
     ui_color = "#d7efe6"
 
-    def __init__(self, *, job: Any, output: str | None = None, **kwargs: Any) -> None:
+    def __init__(self, *, job: Any, output: str | None = None, drop_columns: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.job = job
         self.output_uri = output  # `output` is the task's own XComArg in every operator
+        self.drop_columns = _names(drop_columns)
 
     def execute(self, context: Any) -> Any:
         """Write and judge."""
         check_output(self.output_uri)
-        return write_results(engine_for(checked_handle(self.job), self.log), self.output_uri, context)
+        engine = engine_for(checked_handle(self.job), self.log)
+        check_results(engine, self.output_uri, self.drop_columns)
+        return write_results(engine, self.output_uri, context, self.drop_columns)
 
 
 class OpenAIBatchOperator(_Submitting):
@@ -326,6 +339,7 @@ class OpenAIBatchOperator(_Submitting):
 
     Args:
         output: Where the results go; see ``OpenAIBatchResultsOperator`` (templated).
+        drop_columns: Columns to leave out of them; see there.
         deferrable: Whether to wait in the triggerer. Otherwise the task sleeps and holds its worker.
         poll_interval: Seconds between two looks at a batch; by default the option ``[openai_batch] poll_interval``.
 
@@ -339,10 +353,17 @@ class OpenAIBatchOperator(_Submitting):
     template_fields: Sequence[str] = (*_Submitting.template_fields, "output_uri")
 
     def __init__(
-        self, *, output: str | None = None, deferrable: bool = True, poll_interval: float | None = None, **kwargs: Any
+        self,
+        *,
+        output: str | None = None,
+        drop_columns: Sequence[str] = (),
+        deferrable: bool = True,
+        poll_interval: float | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.output_uri = output  # `output` is the task's own XComArg in every operator
+        self.drop_columns = _names(drop_columns)
         self.deferrable = deferrable
         self.poll_interval = poll_interval
 
@@ -352,8 +373,8 @@ class OpenAIBatchOperator(_Submitting):
 
         check_output(self.output_uri)
         engine, handle = self._submit(context)
-        if self.output_uri is None:
-            check_returned_rows(engine, [self], context)
+        check_results(engine, self.output_uri, self.drop_columns)
+        check_returned_rows(engine, [self], context)
         return self._go_on(engine, handle, context)
 
     def execute_complete(self, context: Any, event: dict[str, Any] | None = None) -> Any:
@@ -369,7 +390,7 @@ class OpenAIBatchOperator(_Submitting):
             reached, shown = advance_and_report(engine, context, look)
             look = shown.look
             if isinstance(reached, Done):
-                return write_results(engine, self.output_uri, context)
+                return write_results(engine, self.output_uri, context, self.drop_columns)
             if self.deferrable:
                 self._defer(reached, shown, handle)
             time.sleep(pause_s(reached, poll_interval(self.poll_interval)))

@@ -80,6 +80,14 @@ MAX_COST = Option(
     "The most that a job may cost, in US dollars, unless its task says another amount (`max_cost`). Empty: no cap.",
     "250",
 )
+CSV_FORMULAS = Option(
+    "csv_formulas",
+    "keep",
+    "What to do with texts in CSV results that a spreadsheet would run as formulas, as they begin with =, +, -, @, "
+    "a tab or a carriage return (and are no number): keep writes them as they are, and the log says how many there "
+    "are; quote puts an apostrophe before them. Parquet and JSONL have them as they are in any case.",
+    "quote",
+)
 
 OPTIONS: tuple[Option[Any], ...] = (
     STORAGE,
@@ -91,6 +99,7 @@ OPTIONS: tuple[Option[Any], ...] = (
     XCOM_MAX_BYTES,
     PRICES,
     MAX_COST,
+    CSV_FORMULAS,
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import msgspec
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from airflow_openai_batch.engine.job.status import Done, Wait
     from airflow_openai_batch.engine.model import Job, Timing
     from airflow_openai_batch.engine.progress.model import Look
+    from airflow_openai_batch.engine.results.sinks import FileSink, ListSink
     from airflow_openai_batch.reporting.worker_progress import Shown
     from airflow_openai_batch.triggers import OpenAIBatchTrigger
 
@@ -221,8 +222,16 @@ def prices_for(argument: Mapping[str, Any] | None) -> dict[str, Any]:
         return {**shared, **(argument or {})}
 
 
-def write_results(engine: Engine, output: str | None, context: Mapping[str, Any]) -> Any:
+def write_results(
+    engine: Engine, output: str | None, context: Mapping[str, Any], drop_columns: Sequence[str] = ()
+) -> Any:
     """Write the results of a finished job and judge them.
+
+    Args:
+        engine: The job's engine.
+        output: Where they go; None for XCom.
+        context: The running task's context.
+        drop_columns: The columns that are left out.
 
     Returns:
         A manifest; or the rows themselves if ``output`` is None.
@@ -242,11 +251,17 @@ def write_results(engine: Engine, output: str | None, context: Mapping[str, Any]
     began_at = engine.clock()
     with airflow_errors():
         job: Job = load(engine).job
-        sink: FileSink | ListSink
-        sink = ListSink(settings.XCOM_MAX_BYTES.get()) if output is None else FileSink(as_path(output))
+        sink = _sink(output)
         with engine.observer.acting("results") as act:
-            written = writer.write_results(engine.store, job, sink)
+            written = writer.write_results(engine.store, job, sink, drop_columns)
             act.tell(rows=written.n_rows, shards=len(job.shards), round=written.summary.rounds)
+    if isinstance(sink, FileSink) and sink.n_formulas:
+        engine.log.warning(
+            "%s texts in %s begin like a formula, which a spreadsheet would run%s.",
+            f"{sink.n_formulas:,}",
+            written.output,
+            "; they have an apostrophe before them" if sink.quotes_formulas else " ([openai_batch] csv_formulas)",
+        )
     remember(context["ti"].task, job, written)
     problem = check_thresholds(written.summary, job.policy)
     progress = show_results(engine, job, context, written, problem=problem, results_s=engine.clock() - began_at)
@@ -259,16 +274,17 @@ def write_results(engine: Engine, output: str | None, context: Mapping[str, Any]
     return sink.rows if isinstance(sink, ListSink) else writer.manifest(written)
 
 
-def check_output(output: str | None) -> None:
-    """Refuse an output that cannot be written, before the job is waited for.
+def _sink(output: str | None) -> FileSink | ListSink:
+    """Return the sink of an output, as the deployment wants it.
 
     Raises:
-        OpenAIBatchFailure: Its ending is unknown.
+        InputError: Its ending is unknown, or an option has an unknown value.
     """
-    from airflow_openai_batch.engine.results.sinks import FileSink
+    from airflow_openai_batch.engine.results.sinks import FileSink, ListSink
 
-    if output is not None:
-        try:
-            FileSink(as_path(output))
-        except InputError as error:
-            raise OpenAIBatchFailure(str(error)) from error
+    if output is None:
+        return ListSink(settings.XCOM_MAX_BYTES.get())
+    formulas = settings.CSV_FORMULAS.get()
+    if formulas not in ("keep", "quote"):
+        raise InputError(f"[openai_batch] csv_formulas must be keep or quote, is {formulas!r}.")
+    return FileSink(as_path(output), quote_formulas=formulas == "quote")

@@ -6,7 +6,7 @@ more than Airflow maps over. Airflow finds that out when the task ends, which is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,6 +16,7 @@ from airflow_openai_batch import settings
 from airflow_openai_batch.engine.model import AT_OPENAI, RESULT_COLUMNS, UNSENT, Job
 from airflow_openai_batch.engine.requests.values import json_rows
 from airflow_openai_batch.exceptions import OpenAIBatchFailure, airflow_errors
+from airflow_openai_batch.task.results_tasks import arguments_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,13 +35,14 @@ def check_returned_rows(engine: Engine, tasks: Iterable[Any], context: Mapping[s
 
     Args:
         engine: The engine of a job whose plan is written and not sent yet.
-        tasks: The tasks that return the job's rows through XCom: the running one, or results tasks downstream of it.
+        tasks: The tasks that write the job's results: the running one, or results tasks downstream of it. Those
+            with an output file have no such limits.
         context: The running task's context.
 
     Raises:
         OpenAIBatchFailure: They could not. With advice.
     """
-    tasks = list(tasks)
+    tasks = [task for task in tasks if arguments_of(task).output is None]
     if not tasks:
         return
     from airflow_openai_batch.engine.job.advance import load
@@ -50,7 +52,7 @@ def check_returned_rows(engine: Engine, tasks: Iterable[Any], context: Mapping[s
         if not any(shard.state in UNSENT for shard in job.shards):
             return
         limit = settings.XCOM_MAX_BYTES.get()
-        n_bytes = least_bytes(engine.store, job, limit)
+        n_bytes = max(least_bytes(engine.store, job, limit, arguments_of(task).drop_columns) for task in tasks)
     max_length = conf.getint("core", "max_map_length", fallback=_DEFAULT_MAP_LENGTH)
     problem = _too_large(job.n_rows, n_bytes, limit)
     for task in tasks:
@@ -70,39 +72,23 @@ def check_returned_rows(engine: Engine, tasks: Iterable[Any], context: Mapping[s
         )
 
 
-def returning_tasks(submit: Any, results_class: type) -> list[Any]:
-    """Return the results tasks that take a submit task's output and return its rows through XCom.
-
-    Args:
-        submit: The running task.
-        results_class: The class of results tasks.
-    """
-    dag = submit.get_dag()
-    returning = []
-    for task in dag.task_dict.values() if dag is not None else ():
-        operator_class = getattr(task, "operator_class", type(task))
-        if isinstance(operator_class, type) and issubclass(operator_class, results_class):
-            job, output = _arguments(task)
-            if output is None and any(operator.task_id == submit.task_id for operator, _ in _references(job)):
-                returning.append(task)
-    return returning
-
-
-def least_bytes(store: JobStore, job: Job, enough: int) -> int:
+def least_bytes(store: JobStore, job: Job, enough: int, dropped: Collection[str] = ()) -> int:
     """Return how many bytes of JSON the result rows of a job take at least, whatever the answers will be.
 
     Args:
         store: The job's store, with its row parts.
         job: The job.
         enough: Counting ends when there are more.
+        dropped: The columns that are left out.
     """
-    names = [*RESULT_COLUMNS, *((job.spec.schema or {}).get("properties") or ())]
+    names = {*RESULT_COLUMNS, *((job.spec.schema or {}).get("properties") or ())}.difference(dropped)
     # In each column its name, a colon, a comma, and a value of one byte at least.
     n_bytes = job.n_rows * sum(len(msgspec.json.encode(name)) + 3 for name in names)
     for rows in _input_columns(store, job):
         if n_bytes > enough:
             break
-        n_bytes += sum(map(len, json_rows(rows)))
+        kept = rows.select([name for name in rows.schema.names if name not in dropped])
+        n_bytes += sum(map(len, json_rows(kept)))
     return n_bytes
 
 
@@ -120,7 +106,7 @@ def _too_large(n_rows: int, n_bytes: int, limit: int) -> str | None:
     return (
         f"{n_rows:,} rows are too large for XCom, which lives in Airflow's database: even without the answers they "
         f"take more than {limit:,} bytes ([openai_batch] xcom_max_bytes). Give output='s3://…/labels.parquet' (or "
-        ".jsonl, .csv), or rows with fewer columns, or raise the option."
+        ".jsonl, .csv), or `drop_columns`, or raise the option."
     )
 
 
@@ -142,18 +128,3 @@ def _mapped_over(task: Any, context: Mapping[str, Any]) -> list[str]:
     if is_mapped or task.get_dag() is None:
         return []
     return [str(node.node_id) for node in task.iter_mapped_dependants()]
-
-
-def _arguments(results: Any) -> tuple[Any, Any]:
-    """Return ``job`` and ``output`` of a results task, mapped or not, as the Dag has them."""
-    if not hasattr(results, "partial_kwargs"):
-        return results.job, results.output_uri
-    expanded = results.expand_input.value
-    if not isinstance(expanded, dict):
-        return None, expanded  # expand_kwargs: only the run knows the arguments
-    arguments = {**results.partial_kwargs, **expanded}
-    return arguments.get("job"), arguments.get("output")
-
-
-def _references(value: Any) -> Iterator[Any]:
-    return iter(value.iter_references() if hasattr(value, "iter_references") else ())

@@ -170,13 +170,8 @@ class _Submission:
             return self._reattach(snapshot, job)
         if difference is not Difference.NONE:
             return self._begin_epoch(snapshot, "what would be sent changed", now, built)
-        budget = self.policy.max_enqueued_tokens
-        if budget is not None and any(s.state in UNSENT and s.n_tokens > budget for s in job.shards):
-            reason = "shards that are not sent yet do not fit into max_enqueued_tokens"
+        if (reason := self._why_cut_smaller(job)) is not None:
             return self._begin_epoch(snapshot, reason, now)
-        n_most = self.request.limits.max_requests
-        if any(s.state in UNSENT and s.upload.n_refused and s.n_requests > n_most for s in job.shards):
-            return self._begin_epoch(snapshot, "files that were too large are cut smaller", now)
         if built is not None:
             job = _with_rows_of(job, built)
         if spec_digest(spec) != spec_digest(job.spec):
@@ -189,6 +184,15 @@ class _Submission:
             )
         shards = tuple(_retried(shard) for shard in job.shards)
         return self._reattach(snapshot, msgspec.structs.replace(job, shards=shards, source_version=now.version))
+
+    def _why_cut_smaller(self, job: Job) -> str | None:
+        unsent = [shard for shard in job.shards if shard.state in UNSENT]
+        budget, n_most = self.policy.max_enqueued_tokens, self.request.limits.max_requests
+        if budget is not None and any(shard.n_tokens > budget for shard in unsent):
+            return "shards that are not sent yet do not fit into max_enqueued_tokens"
+        if any(shard.upload.n_refused and shard.n_requests > n_most for shard in unsent):
+            return "files that were too large are cut smaller"
+        return None
 
     def _check_columns(self, rows: Source) -> None:
         """Check the names of the result columns where only those changed, and nothing is written again."""

@@ -189,7 +189,7 @@ class ShardBuilder:
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns of the rows so far; none of ready-made request lines, of which none are kept."""
-        names = self._schema.names if self._schema is not None else ()
+        names = self._types.schema.names
         return () if LINE_ID in names else tuple(names)
 
     def add(self, rows: pa.RecordBatch, requests: Requests) -> None:

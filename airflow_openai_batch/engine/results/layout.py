@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_openai_batch.engine.answers.outcome_files import FIELD, part_schema
+from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.model import RESULT_COLUMNS, Job
 from airflow_openai_batch.engine.requests.column_types import ColumnTypes
 from airflow_openai_batch.engine.requests.exact_types import cast_exactly
@@ -28,11 +30,13 @@ class Layout:
         schema: The schema of the result table.
         inputs: The schema of the input columns.
         fields: The names of the fields of a structured answer.
+        kept: The places of the columns that are written, among all columns of a result row; None for all.
     """
 
     schema: pa.Schema
     inputs: pa.Schema
     fields: tuple[str, ...]
+    kept: tuple[int, ...] | None = None
 
     def arrange(self, rows: pa.RecordBatch, outcomes: pa.RecordBatch) -> pa.RecordBatch:
         """Return the result rows of input rows and their outcomes, which have the same length and order."""
@@ -45,7 +49,46 @@ class Layout:
             arrays.append(cast_exactly(column, field.type))
         arrays += [outcomes.column(name) for name in RESULT_COLUMNS]
         arrays += [outcomes.column(FIELD + name) for name in self.fields]
+        if self.kept is not None:
+            arrays = [arrays[place] for place in self.kept]
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+    def without(self, dropped: Sequence[str]) -> Layout:
+        """Return the layout without some columns.
+
+        Args:
+            dropped: Their names in the result table.
+
+        Raises:
+            InputError: The table has no such column, or cannot do without it.
+        """
+        import pyarrow as pa
+
+        check_dropped(dropped, self.schema.names)
+        if not dropped:
+            return self
+        kept = tuple(place for place, name in enumerate(self.schema.names) if name not in dropped)
+        return dataclasses.replace(self, schema=pa.schema([self.schema.field(place) for place in kept]), kept=kept)
+
+
+def check_dropped(dropped: Sequence[str], columns: Collection[str]) -> None:
+    """Refuse to drop columns that a result table does not have, or its status.
+
+    Args:
+        dropped: The names of the columns to drop.
+        columns: The names of all columns of the table.
+
+    Raises:
+        InputError: With the columns that there are.
+    """
+    if unknown := [name for name in dropped if name not in columns]:
+        raise InputError(
+            f"drop_columns: the results have no column {', '.join(map(repr, unknown))}. Columns: {', '.join(columns)}."
+        )
+    if "status" in dropped:
+        raise InputError(
+            "drop_columns: 'status' stays, because nothing else tells a good answer from a row that has none."
+        )
 
 
 def layout_of(store: JobStore, job: Job) -> Layout:

@@ -69,15 +69,24 @@ class FileSink:
     see a complete table or none. The dead letter is beside the table as ``<name>.dead_letter.jsonl``; without lines for
     it, none is written and an older one is removed.
 
+    A CSV file has every text as it is, also one that a spreadsheet would run as a formula, unless `quote_formulas`
+    marks such texts with an apostrophe before them.
+
     Args:
         path: The path object.
+        quote_formulas: Whether to mark them. Who reads the file gets the text back by removing one apostrophe where
+            apostrophes and then ``=``, ``+``, ``-``, ``@``, a tab or a carriage return begin it, and it is no number.
+
+    Attributes:
+        n_formulas: Number of such texts in a CSV file, marked or not.
 
     Raises:
         InputError: The ending is unknown.
     """
 
-    def __init__(self, path: Any) -> None:
+    def __init__(self, path: Any, *, quote_formulas: bool = False) -> None:
         self._path = path
+        self.quotes_formulas = quote_formulas
         suffix = path.name.rpartition(".")[2].lower()
         if suffix not in _WRITERS:
             raise InputError(
@@ -88,6 +97,7 @@ class FileSink:
         self.uri: str | None = str(path)
         self.dead_letter_uri: str | None = None
         self.n_dead_letter = 0
+        self.n_formulas = 0
 
     def __enter__(self) -> Self:
         self._folder = _folder_for(self._path)
@@ -111,6 +121,9 @@ class FileSink:
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append rows."""
+        if isinstance(self._writer, _Csv):
+            batch, n_formulas = with_formulas(batch, quote=self.quotes_formulas)
+            self.n_formulas += n_formulas
         self._writer.write(batch)
 
     def dead_letter(self, line: bytes) -> None:
@@ -284,6 +297,39 @@ class _Csv:
 
     def close(self) -> None:
         self._file.close()
+
+
+_FORMULA = r"^'*[=+\-@\t\r]"
+"""What spreadsheets run, or what `with_formulas` would make of it: without those, a marked text could not be told."""
+
+_NUMBER = r"^[+-][0-9]+([.,][0-9]+)*([eE][+-]?[0-9]+)?$"
+
+
+def with_formulas(batch: pa.RecordBatch, *, quote: bool) -> tuple[pa.RecordBatch, int]:
+    """Find the texts that a spreadsheet would run as formulas.
+
+    Args:
+        batch: The rows of a CSV file.
+        quote: Whether to put an apostrophe before them.
+
+    Returns:
+        The rows, and how many such texts they have.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    n_formulas = 0
+    for place, column in enumerate(batch.columns):
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            continue
+        is_number = pc.match_substring_regex(column, _NUMBER)
+        is_formula = pc.and_not(pc.match_substring_regex(column, _FORMULA), is_number).fill_null(False)
+        n = pc.sum(is_formula).as_py() or 0
+        n_formulas += n
+        if n and quote:
+            marked = pc.binary_join_element_wise(pa.scalar("'", column.type), column, pa.scalar("", column.type))
+            batch = batch.set_column(place, batch.schema.field(place), pc.if_else(is_formula, marked, column))
+    return batch, n_formulas
 
 
 _WRITERS: dict[str, Callable[[str, Any], Any]] = {"parquet": _Parquet, "jsonl": _Jsonl, "csv": _Csv}

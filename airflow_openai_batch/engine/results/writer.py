@@ -6,7 +6,7 @@ those of others, result rows are put in order on this machine's disk.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
@@ -45,18 +45,19 @@ class Written(Value, frozen=True, kw_only=True):
     """Lines in the dead letter: the raw answers of rows given up, and unmatched lines."""
 
 
-def write_results(store: JobStore, job: Job, sink: Sink) -> Written:
+def write_results(store: JobStore, job: Job, sink: Sink, drop_columns: Sequence[str] = ()) -> Written:
     """Write the result table of a finished job.
 
     Args:
         store: The job's store.
         job: The job.
         sink: The destination.
+        drop_columns: The columns that are left out.
 
     Raises:
         JobNotReady: The job is not finished.
         StoreError: The store lacks a row, or the table cannot be written: nothing was published.
-        InputError: The sink refuses the rows.
+        InputError: The sink refuses the rows, or there is no such column to drop.
     """
     unsettled = [shard.id for shard in job.shards if shard.state is not State.SETTLED]
     if unsettled:
@@ -64,7 +65,7 @@ def write_results(store: JobStore, job: Job, sink: Sink) -> Written:
             f"{len(unsettled)} of {len(job.shards)} shards have no outcome yet ({', '.join(unsettled[:5])}). Wait for "
             "the job first, for example with OpenAIBatchSensor."
         )
-    layout = layout_of(store, job)
+    layout = layout_of(store, job).without(drop_columns)
     errors = ErrorCounter()
     n_rows = 0
     with sink:

@@ -13,6 +13,7 @@ from builders import World, answer, line, responses_body, strict
 from pydantic import BaseModel
 from upath import UPath
 
+from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.requests.column_types import ColumnTypes
 from airflow_openai_batch.engine.results.sinks import FileSink, ListSink
 from airflow_openai_batch.engine.results.writer import write_results
@@ -201,3 +202,37 @@ def test_rows_that_an_older_version_took_come_back_though_no_type_holds_them(
     sink = ListSink()
     write_results(world.store, world.job, sink)
     assert [row["v"] for row in sink.rows] == [str(big), "0.5", None]
+
+
+CUT_SCHEMA = strict(topic={"type": "string"})
+
+
+def labelled(world: World) -> None:
+    data = [{"id": f"t{i}", "text": "long", "status": "open"} for i in range(2)]
+    rows_of(world, data, {f"t{i}": json.dumps({"topic": f"about {i}"}) for i in range(2)}, response_model=CUT_SCHEMA)
+
+
+def test_columns_can_be_dropped_by_their_names_in_the_results(world: World) -> None:
+    labelled(world)
+    sink = ListSink()
+    found = write_results(world.store, world.job, sink, ["text", "output", "input_status", "batch_id"])
+    assert list(sink.rows[1])[:3] == ["id", "custom_id", "status"]
+    assert not {"text", "output", "input_status", "batch_id"} & set(sink.rows[1])
+    assert found.columns == tuple(sink.rows[1])
+    assert [(row["id"], row["status"], row["topic"]) for row in sink.rows] == [
+        ("t0", "succeeded", "about 0"),
+        ("t1", "succeeded", "about 1"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("dropped", "message"),
+    [
+        (["txt", "id"], r"drop_columns: the results have no column 'txt'\. Columns: id, text, input_status, custom_id"),
+        (["status"], "'status' stays"),
+    ],
+)
+def test_columns_that_cannot_be_dropped_are_named(world: World, dropped: list[str], message: str) -> None:
+    labelled(world)
+    with pytest.raises(InputError, match=message):
+        write_results(world.store, world.job, ListSink(), dropped)

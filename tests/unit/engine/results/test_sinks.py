@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import csv
 import datetime
 import decimal
 import json
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -210,3 +212,53 @@ def test_times_of_older_jobs_that_python_has_not_are_written(tmp_path: Path) -> 
         sink.begin(far.schema)
         sink.write(far)
     assert [row["at"] for row in sink.rows] == ["11103-08-29 17:22:31.711744", None]
+
+
+FORMULAS = [
+    "=1+1",
+    "+49 30",
+    "- a bullet",
+    "@sum",
+    "\tx",
+    "\rx",
+    "'=1",
+    "''",
+    "'quoted'",
+    "-5",
+    "+1.5e3",
+    "a=b",
+    "",
+    None,
+]
+
+
+def csv_cells(path: UPath, *, quote: bool) -> tuple[list[str], int]:
+    batch = pa.RecordBatch.from_pylist([{"n": n, "text": text} for n, text in enumerate(FORMULAS, -3)])
+    with FileSink(path, quote_formulas=quote) as sink:
+        sink.begin(batch.schema)
+        sink.write(batch)
+        sink.finish()
+    with path.open(newline="") as file:
+        return [row["text"] for row in csv.DictReader(file)], sink.n_formulas
+
+
+def test_csv_keeps_texts_that_look_like_formulas_and_counts_them(tmp_path: Path) -> None:
+    assert csv_cells(UPath(tmp_path / "x.csv"), quote=False) == ([text or "" for text in FORMULAS], 7)
+
+
+def test_a_text_that_was_marked_as_no_formula_can_be_read_back(tmp_path: Path) -> None:
+    cells, n_formulas = csv_cells(UPath(tmp_path / "x.csv"), quote=True)
+    assert n_formulas == 7
+    assert not [cell for cell in cells if cell[:1] in tuple("=+-@\t\r") and cell not in ("-5", "+1.5e3")]
+    assert cells[:2] == ["'=1+1", "'+49 30"]
+    assert [re.sub(r"^'(?='*[=+\-@\t\r])", "", cell) for cell in cells] == [text or "" for text in FORMULAS]
+
+
+def test_other_formats_have_texts_as_they_are(tmp_path: Path) -> None:
+    path = UPath(tmp_path / "x.jsonl")
+    with FileSink(path, quote_formulas=True) as sink:
+        batch = pa.RecordBatch.from_pylist([{"text": "=1"}])
+        sink.begin(batch.schema)
+        sink.write(batch)
+        sink.finish()
+    assert json.loads(path.read_bytes()) == {"text": "=1"}
