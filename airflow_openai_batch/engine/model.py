@@ -41,6 +41,8 @@ class Status(StrEnum):
     EXPIRED = "expired"
     CANCELLED = "cancelled"
     MISSING = "missing"
+    SKIPPED = "skipped"
+    """Its prompt held nothing, so it was not sent."""
 
 
 class State(StrEnum):
@@ -88,6 +90,8 @@ class Spec(Value, frozen=True, kw_only=True):
     custom_id: str | None = None
     schema: dict[str, Any] | None = None
     schema_name: str | None = None
+    on_null: Literal["send", "skip", "fail"] = "send"
+    """What is done with rows whose prompt holds nothing of them. Jobs of earlier versions sent them."""
 
 
 class Policy(Value, frozen=True, kw_only=True, omit_defaults=False):

@@ -8,6 +8,7 @@ from airflow_openai_batch.engine.endpoints import Limits, check_endpoint
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.model import Spec
 from airflow_openai_batch.engine.requests.bodies import Bodies, bodies_of
+from airflow_openai_batch.engine.requests.nulls import ON_EMPTY, ON_NULL, OnEmpty, OnNull, check_choice
 from airflow_openai_batch.engine.requests.sources import places_of, source_of
 from airflow_openai_batch.engine.schema.response_format import response_schema, with_response_format
 
@@ -22,6 +23,8 @@ class Request:
         response_model: A Pydantic class or JSON Schema for strict structured output.
         custom_id: Template of the request ids; by default row ordinal and a short digest.
         limits: What one batch may hold.
+        on_null: What to do with rows whose prompt holds nothing of them; see ``requests.nulls``.
+        on_empty: Whether to ``fail`` if there are no rows; anything else makes a job without rows, which is done.
 
     Raises:
         InputError: Something cannot be used. Nothing was read from the rows yet.
@@ -36,8 +39,13 @@ class Request:
         response_model: Any = None,
         custom_id: str | None = None,
         limits: Limits | None = None,
+        on_null: OnNull = "skip",
+        on_empty: OnEmpty = "fail",
     ) -> None:
         check_endpoint(endpoint)
+        check_choice("on_null", on_null, ON_NULL)
+        check_choice("on_empty", on_empty, ON_EMPTY)
+        self.on_empty = on_empty
         schema = response_schema(response_model)
         if schema is not None:
             if not isinstance(body, dict):
@@ -45,7 +53,7 @@ class Request:
                     "response_model needs body to be a template (a dict); a callable can set the format itself."
                 )
             body = with_response_format(body, endpoint, schema)
-        self.bodies: Bodies = bodies_of(body, endpoint)
+        self.bodies: Bodies = bodies_of(body, endpoint, on_null)
         self.source = source_of(rows, endpoint=endpoint, ready=body is None)
         self.sources = places_of(rows)
         self.limits = limits or Limits()
@@ -55,4 +63,5 @@ class Request:
             custom_id=custom_id,
             schema=schema.schema if schema is not None else None,
             schema_name=schema.name if schema is not None else None,
+            on_null=on_null,
         )

@@ -29,8 +29,9 @@ from airflow_openai_batch.engine.job.context import Engine
 from airflow_openai_batch.engine.job.planner import deadline_at
 from airflow_openai_batch.engine.job.policy import check_policy
 from airflow_openai_batch.engine.job.request import Request as Request
+from airflow_openai_batch.engine.job.skipped import with_skipped
 from airflow_openai_batch.engine.job.state_machine import is_quiet, reset_for_resubmit
-from airflow_openai_batch.engine.job.summary import counted
+from airflow_openai_batch.engine.job.summary import counted, summarize
 from airflow_openai_batch.engine.model import FORMAT_VERSION, UNSENT, Job, Policy, Shard, State
 from airflow_openai_batch.engine.requests.bodies import CALLABLE
 from airflow_openai_batch.engine.requests.sharding import Built, build
@@ -148,7 +149,7 @@ class _Submission:
             return self._begin_epoch(snapshot, "the endpoint or the schema changed", now)
         built: Built | None = None
         difference = Difference.NONE
-        if now.version != job.source_version:
+        if now.version != job.source_version or not job.n_rows:
             # Written at once: most often it is needed, and if only other columns changed, the results need those.
             built = self._built(now.to_plan, job.epoch + 1, State.DRAFTED)
             difference = compare_shards(self.engine.store, job, built.shards)
@@ -172,7 +173,8 @@ class _Submission:
         if spec_digest(spec) != spec_digest(job.spec):
             # Sends the same, so that the next comparison need not render it. The schema's columns are in outcome files.
             job = msgspec.structs.replace(
-                job, spec=msgspec.structs.replace(job.spec, body=spec.body, custom_id=spec.custom_id)
+                job,
+                spec=msgspec.structs.replace(job.spec, body=spec.body, custom_id=spec.custom_id, on_null=spec.on_null),
             )
         shards = tuple(_retried(shard) for shard in job.shards)
         return self._reattach(snapshot, msgspec.structs.replace(job, shards=shards, source_version=now.version))
@@ -257,6 +259,7 @@ class _Submission:
                 limits=msgspec.structs.replace(request.limits, max_tokens=self.policy.max_enqueued_tokens),
                 epoch=epoch,
                 state=state,
+                may_be_empty=request.on_empty != "fail",
             )
             act.tell(rows=built.n_rows, shards=len(built.shards), bytes=sum(shard.n_bytes for shard in built.shards))
         return built
@@ -297,12 +300,20 @@ class _Submission:
             compared_at=self.max_tries,
             work_s={"build": round(now - began_at, 3)} if now > began_at else {},
         )
+        job = with_skipped(self.engine.store, job)
         self.engine.log.info(
             "Planned %s as %s in %s.",
             counted(built.n_rows, "row"),
             counted(len(built.shards), "shard"),
             self.engine.store,
         )
+        if n_skipped := summarize(job).n_skipped:
+            self.engine.log.warning(
+                "%s of %s have no prompt: their columns are null or blank. They are not sent, and come back as skipped "
+                "(on_null='skip').",
+                f"{n_skipped:,}",
+                counted(built.n_rows, "row"),
+            )
         job = self.engine.store.commit(number, job, now).job
         self.engine.observer.planned(job)
         return job

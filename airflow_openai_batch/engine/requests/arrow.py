@@ -157,11 +157,23 @@ def from_arrow(rows: Any, ready: bool) -> Iterator[pa.RecordBatch]:
         reader = pa.RecordBatchReader.from_stream(rows)
     except (pa.ArrowException, ValueError, TypeError) as error:
         raise InputError(f"The table of rows cannot be read: {error}") from None
+    n_rows = 0
     for batch in reader:
+        n_rows += batch.num_rows
         # pandas exports an unnamed index as a column of its own.
         kept = [i for i, name in enumerate(batch.schema.names) if not name.startswith("__index_level_")]
         for start in range(0, batch.num_rows, BATCH_ROWS):
             yield batch.select(kept).slice(start, BATCH_ROWS)
+    if not n_rows:
+        named = [field for field in reader.schema if not field.name.startswith("__index_level_")]
+        yield from empty_batches(pa.schema(named))
+
+
+def empty_batches(schema: pa.Schema) -> list[pa.RecordBatch]:
+    """Return a record batch without rows, which tells what columns there would be; none if there are no columns."""
+    import pyarrow as pa
+
+    return [pa.RecordBatch.from_pylist([], schema=schema)] if len(schema) else []
 
 
 def _record_batch(rows: Sequence[Mapping[str, Any]], first_row: int) -> pa.RecordBatch:

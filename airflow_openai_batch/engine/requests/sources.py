@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_openai_batch.engine.concurrency import prefetch
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.requests.arrow import BATCH_ROWS, from_arrow, from_python, json_row, python_batch
+from airflow_openai_batch.engine.requests.arrow import (
+    BATCH_ROWS,
+    empty_batches,
+    from_arrow,
+    from_python,
+    json_row,
+    python_batch,
+)
 from airflow_openai_batch.engine.requests.files import FilesSource, SourceFile, find_files, names_files
 
 if TYPE_CHECKING:
@@ -120,7 +127,7 @@ class MemorySource:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows."""
-        yield from self._table.to_batches(max_chunksize=BATCH_ROWS)
+        yield from self._table.to_batches(max_chunksize=BATCH_ROWS) or empty_batches(self._table.schema)
 
 
 class CallableSource:
@@ -214,6 +221,8 @@ class FileSource:
             # group would be kept, and pandas writes a million rows into one.
             parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=_COLUMN_BYTES)
             yield from parquet.iter_batches(batch_size=BATCH_ROWS)
+            if not parquet.metadata.num_rows:
+                yield from empty_batches(parquet.schema_arrow)
 
     def _csv(self) -> Iterator[pa.RecordBatch]:
         import pandas as pd
@@ -234,6 +243,8 @@ class FileSource:
                 return
             with frames:
                 for frame in _whole(frames):
+                    if frame.empty:
+                        yield from empty_batches(pa.schema([(str(name), pa.string()) for name in frame.columns]))
                     yield from pa.Table.from_pandas(frame, preserve_index=False).combine_chunks().to_batches()
 
     def _jsonl(self) -> Iterator[pa.RecordBatch]:

@@ -195,10 +195,12 @@ class _Errors:
         self._examples: dict[tuple[str, str], tuple[str | None, list[str]]] = {}
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Count the rows of a record batch that have no good answer."""
+        """Count the rows of a record batch that were asked and have no good answer."""
+        import pyarrow as pa
         import pyarrow.compute as pc
 
-        is_bad = pc.not_equal(batch.column("status"), Status.SUCCEEDED.value)
+        fine = pa.array([Status.SUCCEEDED.value, Status.SKIPPED.value])
+        is_bad = pc.invert(pc.is_in(batch.column("status"), value_set=fine))
         if not pc.any(is_bad).as_py():
             return
         bad = batch.select(["status", "error_code", "custom_id", "error_message"]).filter(is_bad)
