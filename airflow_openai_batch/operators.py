@@ -8,10 +8,11 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.providers.common.compat.sdk import BaseOperator, XComArg
+from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator, XComArg
 
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.requests.files import lists_files
+from airflow_openai_batch.engine.requests.nulls import ON_EMPTY, ON_NULL, check_choice
 from airflow_openai_batch.exceptions import OpenAIBatchFailure, airflow_errors
 from airflow_openai_batch.hooks import OpenAIBatchHook, as_path
 from airflow_openai_batch.links import LINKS
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from airflow_openai_batch.engine.job.submit import Request
     from airflow_openai_batch.engine.model import Policy
     from airflow_openai_batch.engine.progress.model import Look
+    from airflow_openai_batch.engine.requests.nulls import OnEmpty, OnNull
     from airflow_openai_batch.reporting.worker_progress import Shown
 
 START_OVER = "openai_batch_start_over"
@@ -79,6 +81,8 @@ class _Submitting(WithLineage, BaseOperator):
         custom_id: str | None = None,
         conn_id: str = OpenAIBatchHook.default_conn_name,
         storage: str | None = None,
+        on_null: OnNull = "skip",
+        on_empty: OnEmpty = "fail",
         max_rounds: int = 2,
         retry_on: Iterable[str] = (),
         max_bad_ratio: float = 0.05,
@@ -97,6 +101,8 @@ class _Submitting(WithLineage, BaseOperator):
         super().__init__(**kwargs)
         if not isinstance(deadline, datetime.timedelta):
             raise TypeError(f"deadline must be a datetime.timedelta, not {type(deadline).__name__}.")
+        check_choice("on_null", on_null, ON_NULL)
+        check_choice("on_empty", on_empty, ON_EMPTY)
         self.rows = rows if _is_shown(rows) else Rows(rows)
         self.endpoint = endpoint
         self.body = body
@@ -110,6 +116,8 @@ class _Submitting(WithLineage, BaseOperator):
         self.custom_id = custom_id
         self.conn_id = conn_id
         self.storage = storage
+        self.on_null = on_null
+        self.on_empty = on_empty
         self.max_rounds = max_rounds
         self.retry_on = (retry_on,) if isinstance(retry_on, str) else tuple(retry_on)
         self.max_bad_ratio = max_bad_ratio
@@ -135,13 +143,17 @@ class _Submitting(WithLineage, BaseOperator):
             self.rows = Rows(self.rows)
 
     def _submit(self, context: Any) -> tuple[Engine, JobHandle]:
-        """Write the job's plan, or take up the one that is there."""
+        """Write the job's plan, or take up the one that is there.
+
+        Raises:
+            AirflowSkipException: There are no rows, and ``on_empty`` is ``skip``.
+        """
         from airflow_openai_batch.engine.job.submit import submit
 
         handle = handle_of(context, self.conn_id, self.storage)
         with airflow_errors():
             engine = engine_for(handle, self.log, self.response_model)
-            submit(
+            job = submit(
                 engine,
                 lambda: self._request(context),
                 self._policy(),
@@ -150,6 +162,9 @@ class _Submitting(WithLineage, BaseOperator):
                 is_first_try=context["ti"].try_number <= 1,
                 conn_id=self.conn_id,
             )
+        if not job.n_rows and self.on_empty == "skip":
+            advance_and_report(engine, context)  # what still runs for rows that were there before is cancelled
+            raise AirflowSkipException("There are no rows: nothing to ask (on_empty='skip').")
         return engine, handle
 
     def _request(self, context: Any) -> Request:
@@ -164,6 +179,8 @@ class _Submitting(WithLineage, BaseOperator):
             column_prefix=self.column_prefix,
             custom_id=self.custom_id,
             limits=self._limits(),
+            on_null=self.on_null,
+            on_empty=self.on_empty,
         )
 
     def _rows(self, context: Any) -> Any:
@@ -257,6 +274,11 @@ class OpenAIBatchSubmitOperator(_Submitting):
             (templated).
         conn_id: A connection of type ``openai`` (templated).
         storage: Where the job is kept; by default the option ``[openai_batch] storage`` (templated).
+        on_null: What to do with a row of which the prompt has nothing, because every column that it uses is null, blank
+            or an empty list: ``skip`` (it is not sent, costs nothing, comes back with the status ``skipped``, and is no
+            bad row), ``send`` or ``fail``. A body function may return None for a row to be skipped.
+        on_empty: What to do if there are no rows: ``fail``, ``skip`` (the task and those after it are skipped), or
+            ``succeed`` (the results are an empty file with its columns).
         max_rounds: How often a row that expired, went missing or failed for a passing reason is asked again.
         retry_on: More outcomes to ask again: ``invalid`` (with the validation error added), ``refused``, ``truncated``.
         max_bad_ratio: The largest share of rows without a good answer that is still green.

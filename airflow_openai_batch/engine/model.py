@@ -43,6 +43,8 @@ class Status(StrEnum):
     EXPIRED = "expired"
     CANCELLED = "cancelled"
     MISSING = "missing"
+    SKIPPED = "skipped"
+    """Its prompt held nothing, so it was not sent."""
 
 
 BILLED = frozenset({Status.SUCCEEDED, Status.INVALID, Status.REFUSED, Status.TRUNCATED})
@@ -99,6 +101,8 @@ class Spec(Value, frozen=True, kw_only=True):
     schema_name: str | None = None
     column_prefix: str | None = None
     """What stands in front of the names of the answers' fields in the result columns."""
+    on_null: Literal["send", "skip", "fail"] = "send"
+    """What is done with rows whose prompt holds nothing of them. Jobs of earlier versions sent them."""
 
 
 class Policy(Value, frozen=True, kw_only=True, omit_defaults=False):

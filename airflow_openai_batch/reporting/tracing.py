@@ -18,8 +18,8 @@ from airflow_openai_batch.engine.job.context import Change
 from airflow_openai_batch.engine.job.planner import deserves_another_round
 from airflow_openai_batch.engine.job.state_machine import Fact
 from airflow_openai_batch.engine.job.status import Done, Held, Wait
-from airflow_openai_batch.engine.job.summary import check_thresholds
-from airflow_openai_batch.engine.model import Job, Shard, State, model_of
+from airflow_openai_batch.engine.job.summary import check_thresholds, summarize
+from airflow_openai_batch.engine.model import Job, Shard, State, Status, model_of
 from airflow_openai_batch.engine.money.prices import PICODOLLARS
 from airflow_openai_batch.reporting.metrics import count, took
 
@@ -59,6 +59,7 @@ class TaskObserver:
         tags = job_tags(job)
         count("jobs.submitted", 1, tags)
         count("rows.submitted", job.n_rows, tags)
+        count("rows.<status>", summarize(job).n_skipped, tags, Status.SKIPPED)
 
     def committed(self, job: Job, changes: Sequence[Change]) -> None:
         """Count committed facts."""

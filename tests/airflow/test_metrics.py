@@ -121,7 +121,8 @@ def every_outcome(world: Told) -> None:
         "required": ["a"],
         "additionalProperties": False,
     }
-    world.submit(8, policy=MISSING_IS_FINAL, response_model=schema)
+    rows = [{"id": f"t{i}", "text": "x" if i < 8 else None} for i in range(9)]
+    world.submit(rows, policy=MISSING_IS_FINAL, response_model=schema)
     world.waits()
     world.finish(made.get)
     world.done()
@@ -207,7 +208,7 @@ def test_rows_add_up_and_tags_are_as_documented(statsd: StatsdListener, world: T
 def test_each_outcome_is_counted_under_its_own_name(statsd: StatsdListener, world: Told) -> None:
     every_outcome(world)
     assert {name: n for name, n in settled(statsd).items() if name.startswith("rows.")} == {
-        "rows.submitted": 8,
+        "rows.submitted": 9,
         **{f"rows.{status.value}": 1 for status in Status},
     }
 

@@ -215,5 +215,8 @@ def _read_parts(store: JobStore, names: tuple[str, ...]) -> Iterator[pa.RecordBa
 
 
 def frozen_rows(store: JobStore, job: Job) -> FrozenRows | None:
-    """Return the rows as they were planned; None for ready-made request lines, of which no columns are kept."""
-    return FrozenRows(store, job) if all(root.row_parts for root in roots_of(job)) else None
+    """Return the rows as they were planned; None for ready-made request lines, of which no columns are kept.
+
+    None too if there were none: nothing was asked of them, so there may be some now.
+    """
+    return FrozenRows(store, job) if job.n_rows and all(root.row_parts for root in roots_of(job)) else None

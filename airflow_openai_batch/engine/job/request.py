@@ -8,6 +8,7 @@ from airflow_openai_batch.engine.endpoints import Limits, check_endpoint
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.model import Spec
 from airflow_openai_batch.engine.requests.bodies import Bodies, bodies_of
+from airflow_openai_batch.engine.requests.nulls import ON_EMPTY, ON_NULL, OnEmpty, OnNull, check_choice
 from airflow_openai_batch.engine.requests.sources import places_of, source_of
 from airflow_openai_batch.engine.schema.response_format import check_format, response_schema, with_response_format
 
@@ -23,6 +24,8 @@ class Request:
         custom_id: Template of the request ids; by default row ordinal and a short digest.
         limits: What one batch may hold.
         column_prefix: What stands in front of the names of the answers' fields in the result columns.
+        on_null: What to do with rows whose prompt holds nothing of them; see ``requests.nulls``.
+        on_empty: Whether to ``fail`` if there are no rows; anything else makes a job without rows, which is done.
 
     Raises:
         InputError: Something cannot be used. Nothing was read from the rows yet.
@@ -38,8 +41,13 @@ class Request:
         custom_id: str | None = None,
         limits: Limits | None = None,
         column_prefix: str | None = None,
+        on_null: OnNull = "skip",
+        on_empty: OnEmpty = "fail",
     ) -> None:
         check_endpoint(endpoint)
+        check_choice("on_null", on_null, ON_NULL)
+        check_choice("on_empty", on_empty, ON_EMPTY)
+        self.on_empty = on_empty
         schema = response_schema(response_model)
         if schema is not None:
             if not isinstance(body, dict):
@@ -51,7 +59,7 @@ class Request:
             raise InputError("column_prefix is for the fields of a response_model, and there is none.")
         elif isinstance(body, dict):
             check_format(body, endpoint)
-        self.bodies: Bodies = bodies_of(body, endpoint)
+        self.bodies: Bodies = bodies_of(body, endpoint, on_null)
         self.source = source_of(rows, endpoint=endpoint, ready=body is None)
         self.sources = places_of(rows)
         self.limits = limits or Limits()
@@ -62,4 +70,5 @@ class Request:
             schema=schema.schema if schema is not None else None,
             schema_name=schema.name if schema is not None else None,
             column_prefix=column_prefix or None,
+            on_null=on_null,
         )

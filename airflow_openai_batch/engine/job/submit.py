@@ -30,8 +30,9 @@ from airflow_openai_batch.engine.job.measure import measured
 from airflow_openai_batch.engine.job.planner import deadline_at
 from airflow_openai_batch.engine.job.policy import check_policy
 from airflow_openai_batch.engine.job.request import Request as Request
+from airflow_openai_batch.engine.job.skipped import with_skipped
 from airflow_openai_batch.engine.job.state_machine import is_quiet, reset_for_resubmit
-from airflow_openai_batch.engine.job.summary import counted, whereabouts
+from airflow_openai_batch.engine.job.summary import counted, summarize, whereabouts
 from airflow_openai_batch.engine.model import FORMAT_VERSION, UNSENT, Cost, Job, Measure, Policy, Shard, State, Usage
 from airflow_openai_batch.engine.money.prices import Prices, parse_prices
 from airflow_openai_batch.engine.requests.bodies import CALLABLE
@@ -153,7 +154,7 @@ class _Submission:
             return self._begin_epoch(snapshot, "the endpoint or the schema changed", now)
         built: Built | None = None
         difference = Difference.NONE
-        if now.version != job.source_version:
+        if now.version != job.source_version or not job.n_rows:
             # Written at once: most often it is needed, and if only other columns changed, the results need those.
             built = self._built(now.to_plan, job.epoch + 1, State.DRAFTED)
             difference = compare_shards(self.engine.store, job, built.shards)
@@ -179,7 +180,11 @@ class _Submission:
             job = msgspec.structs.replace(
                 job,
                 spec=msgspec.structs.replace(
-                    job.spec, body=spec.body, custom_id=spec.custom_id, column_prefix=spec.column_prefix
+                    job.spec,
+                    body=spec.body,
+                    custom_id=spec.custom_id,
+                    column_prefix=spec.column_prefix,
+                    on_null=spec.on_null,
                 ),
             )
         shards = tuple(_retried(shard) for shard in job.shards)
@@ -288,6 +293,7 @@ class _Submission:
                 epoch=epoch,
                 state=state,
                 check_columns=lambda columns: check_column_names(columns, request.spec),
+                may_be_empty=request.on_empty != "fail",
             )
             act.tell(rows=built.n_rows, shards=len(built.shards), bytes=sum(shard.n_bytes for shard in built.shards))
         return built
@@ -301,7 +307,8 @@ class _Submission:
         if self.policy.max_cost is None:
             return None
         prices = Prices(parse_prices(self.policy.prices, "prices"))
-        unpriced = sorted({shard.model or "" for shard in shards if prices.tariff(shard.model) is None})
+        asked = {shard.model or "" for shard in shards if shard.n_requests}
+        unpriced = sorted(model for model in asked if prices.tariff(model) is None)
         if unpriced:
             raise InputError(
                 f"max_cost needs to know what {', '.join(map(repr, unpriced))} costs: give the price, for example "
@@ -357,6 +364,7 @@ class _Submission:
             compared_at=self.max_tries,
             work_s={"build": round(now - began_at, 3)} if now > began_at else {},
         )
+        job = with_skipped(self.engine.store, job)
         self.engine.log.info(
             "Planned %s as %s in %s.",
             counted(built.n_rows, "row"),
@@ -364,6 +372,13 @@ class _Submission:
             self.engine.store,
         )
         self.engine.log.info("%s", told_columns(built.columns, job.spec))
+        if n_skipped := summarize(job).n_skipped:
+            self.engine.log.warning(
+                "%s of %s have no prompt: their columns are null or blank. They are not sent, and come back as skipped "
+                "(on_null='skip').",
+                f"{n_skipped:,}",
+                counted(built.n_rows, "row"),
+            )
         job = self.engine.store.commit(number, job, now).job
         self.engine.observer.planned(job)
         return job

@@ -47,6 +47,11 @@ class Summary(Value, frozen=True, kw_only=True):
         """Rows with a good answer."""
         return self.by_status.get(Status.SUCCEEDED, 0)
 
+    @property
+    def n_skipped(self) -> int:
+        """Rows that were not sent, because their prompt held nothing."""
+        return self.by_status.get(Status.SKIPPED, 0)
+
 
 def summarize(job: Job) -> Summary:
     """Count a job's rows by outcome."""
@@ -88,22 +93,28 @@ def _final(job: Job, shard: Shard) -> dict[Status, int]:
 def check_thresholds(summary: Summary, policy: Policy) -> str | None:
     """Return why a finished job is not good enough, or return None if it is.
 
-    A job with no good answer at all is never good enough, whatever the thresholds say.
+    A job with no good answer at all is never good enough, whatever the thresholds say, unless it has no rows. Rows that
+    were skipped are not bad ones, and the share of bad ones is that of the others.
     """
-    n_bad = summary.n_rows - summary.n_succeeded
+    n_asked = summary.n_rows - summary.n_skipped
+    n_bad = n_asked - summary.n_succeeded
     counts = ", ".join(f"{n:,} {status}" for status, n in summary.by_status.items() if status is not Status.SUCCEEDED)
     if summary.rejections:
         return f"OpenAI refused a whole batch before running it, unbilled: {_listed(summary.rejections)}"
+    if not summary.n_rows:
+        return None
+    if not n_asked:
+        return (
+            f"Nothing was asked: all {summary.n_rows:,} rows were skipped, as the columns of their prompts are null or "
+            "blank. Look at where they come from."
+        )
     if summary.n_succeeded == 0:
         return f"No row has a good answer: {counts or 'no outcome at all'}."
     if policy.max_bad_rows is not None and n_bad > policy.max_bad_rows:
+        return f"{n_bad:,} of {n_asked:,} rows have no good answer ({counts}); max_bad_rows is {policy.max_bad_rows:,}."
+    if n_bad > policy.max_bad_ratio * n_asked:
         return (
-            f"{n_bad:,} of {summary.n_rows:,} rows have no good answer ({counts}); "
-            f"max_bad_rows is {policy.max_bad_rows:,}."
-        )
-    if n_bad > policy.max_bad_ratio * summary.n_rows:
-        return (
-            f"{n_bad:,} of {summary.n_rows:,} rows ({n_bad / summary.n_rows:.1%}) have no good answer ({counts}); "
+            f"{n_bad:,} of {n_asked:,} rows ({n_bad / n_asked:.1%}) have no good answer ({counts}); "
             f"max_bad_ratio allows {policy.max_bad_ratio:.1%}."
         )
     return None

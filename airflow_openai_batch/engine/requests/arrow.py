@@ -72,6 +72,13 @@ def with_columns(batch: pa.RecordBatch, values: Mapping[str, str | None]) -> pa.
     return batch
 
 
+def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
+    """Return a record batch without rows, which tells what columns there would be."""
+    import pyarrow as pa
+
+    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
+
+
 def take_rows(batch: pa.RecordBatch, places: Sequence[int] | Counts) -> pa.RecordBatch:
     """Return some rows of a record batch.
 

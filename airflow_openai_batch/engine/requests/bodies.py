@@ -19,6 +19,7 @@ from airflow_openai_batch.engine.endpoints import EMBEDDINGS, REQUIRED, check_bo
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.requests.arrow import LINE_BODY
 from airflow_openai_batch.engine.requests.lines import Requests
+from airflow_openai_batch.engine.requests.nulls import OnNull, blank_rows, is_blank, left_out, prompt_of
 from airflow_openai_batch.engine.requests.template import (
     Slot,
     TextTemplate,
@@ -72,20 +73,25 @@ class Bodies(Protocol):
         """What the job's spec keeps of the bodies: equal texts send equal requests, unless it is `CALLABLE`."""
 
 
-def bodies_of(body: Any, endpoint: str) -> Bodies:
+def bodies_of(body: Any, endpoint: str, on_null: OnNull = "send") -> Bodies:
     """Return the bodies for the ``body`` parameter: a template (dict), a callable ``row -> body``, or None.
 
     None stands for ready-made request lines.
+
+    Args:
+        body: The parameter.
+        endpoint: The job's endpoint.
+        on_null: What to do with rows whose prompt holds nothing of them.
 
     Raises:
         InputError: It is something else, or a template that OpenAI would reject.
     """
     if body is None:
-        return ReadyBodies(endpoint)
+        return ReadyBodies(endpoint, on_null)
     if isinstance(body, dict):
-        return TemplateBodies(body, endpoint)
+        return TemplateBodies(body, endpoint, on_null)
     if callable(body):
-        return CallableBodies(body, endpoint)
+        return CallableBodies(body, endpoint, on_null)
     raise InputError(
         f"body must be a dict, a callable row -> dict, or None for ready-made request lines, not {type(body).__name__}."
     )
@@ -97,12 +103,13 @@ class TemplateBodies:
     Args:
         template: A body as OpenAI's API reference describes it, with ``{column}`` in its strings.
         endpoint: The job's endpoint.
+        on_null: What to do with rows whose prompt holds nothing of them.
 
     Raises:
         InputError: OpenAI would reject the template, or it cannot be encoded as JSON.
     """
 
-    def __init__(self, template: dict[str, Any], endpoint: str) -> None:
+    def __init__(self, template: dict[str, Any], endpoint: str, on_null: OnNull = "send") -> None:
         check_body(template, endpoint, "body")
         if endpoint == EMBEDDINGS:
             # OpenAI's SDK does so by default: answers are four times smaller, without loss. Both encodings are read.
@@ -113,6 +120,9 @@ class TemplateBodies:
             self._parts = compile_json(template)
         except (TypeError, msgspec.MsgspecError) as error:
             raise InputError(f"body cannot be written as JSON: {error}") from None
+        self._on_null = on_null
+        prompt = compile_json(prompt_of(template, endpoint))
+        self._prompt_columns = list(dict.fromkeys(part.column for part in prompt if isinstance(part, Slot)))
         self._model = TextTemplate(str(template.get("model", "")))
         self._required = [
             (name, template[name][1:-6]) for name in REQUIRED[endpoint] if is_json_slot(str(template[name]))
@@ -141,19 +151,48 @@ class TemplateBodies:
         Raises:
             InputError: A value cannot be encoded as JSON, or a required one is empty.
         """
-        for name, column in self._required:
-            if None in (values := values_of(batch, column)):
-                raise _lacking(first_row + values.index(None), name, self._endpoint)
         bodies = fill(self._parts, batch, first_row)
+        skipped = self._skipped(batch, first_row)
+        is_sent = _all_but(skipped, batch.num_rows)
+        for name, column in self._required:
+            missing = (i for i, value in enumerate(values_of(batch, column)) if value is None and is_sent[i])
+            if (i := next(missing, None)) is not None:
+                raise _lacking(first_row + i, name, self._endpoint)
         model = self._model.constant
         models = list(self._model.render(batch, first_row)) if model is None else model
-        if isinstance(models, list) and "" in models and "model" in REQUIRED[self._endpoint]:
-            raise _lacking(first_row + models.index(""), "model", self._endpoint)
+        if isinstance(models, list) and "model" in REQUIRED[self._endpoint]:
+            missing = (i for i, name in enumerate(models) if not name and is_sent[i])
+            if (i := next(missing, None)) is not None:
+                raise _lacking(first_row + i, "model", self._endpoint)
         n_rows = batch.num_rows
         n_inputs: int | list[int] = 1
         if not self._has_one_input:
-            n_inputs = [_inputs_in(body, ordinal) for ordinal, body in enumerate(rows_of(bodies, n_rows), first_row)]
-        return Requests(bodies, models, n_inputs, ids=ids, endpoint=self._endpoint, first_row=first_row, n_rows=n_rows)
+            texts = enumerate(rows_of(bodies, n_rows))
+            n_inputs = [_inputs_in(body, first_row + i) if is_sent[i] else 1 for i, body in texts]
+        return Requests(
+            bodies,
+            models,
+            n_inputs,
+            ids=ids,
+            endpoint=self._endpoint,
+            first_row=first_row,
+            n_rows=n_rows,
+            skipped=skipped,
+        )
+
+    def _skipped(self, batch: pa.RecordBatch, first_row: int) -> list[int]:
+        if self._on_null == "send":
+            return []
+        columns = self._prompt_columns
+        reason = f"the prompt uses {', '.join('{' + name + '}' for name in columns)}, which is null or blank there"
+        return left_out(blank_rows(batch, columns), first_row, self._on_null, reason)
+
+
+def _all_but(places: list[int], n_rows: int) -> list[bool]:
+    flags = [True] * n_rows
+    for i in places:
+        flags[i] = False
+    return flags
 
 
 def _lacking(ordinal: int, name: str, endpoint: str) -> InputError:
@@ -167,15 +206,17 @@ class CallableBodies:
     """Bodies from the user's function.
 
     Args:
-        function: Returns the body (dict) of a row (dict).
+        function: Returns the body (dict) of a row (dict); None for a row that is not to be sent.
         endpoint: The job's endpoint.
+        on_null: What to do with rows whose prompt holds nothing of them, and with those without a body.
     """
 
     spec_body = CALLABLE
 
-    def __init__(self, function: Callable[[dict[str, Any]], Any], endpoint: str) -> None:
+    def __init__(self, function: Callable[[dict[str, Any]], Any], endpoint: str, on_null: OnNull = "send") -> None:
         self._function = function
         self._endpoint = endpoint
+        self._on_null = on_null
 
     def check(self, columns: Sequence[str]) -> None:
         """Check nothing: the columns that the function uses are not known."""
@@ -191,7 +232,7 @@ class CallableBodies:
         Raises:
             InputError: The function raised, or returned a body that OpenAI would reject; the message names the row.
         """
-        return _requests(self._bodies(batch, first_row), first_row, self._endpoint, ids)
+        return _requests(self._bodies(batch, first_row), first_row, self._endpoint, ids, self._on_null)
 
     def _bodies(self, batch: pa.RecordBatch, first_row: int) -> Iterator[Any]:
         names, function = batch.schema.names, self._function
@@ -218,12 +259,14 @@ class ReadyBodies:
 
     Args:
         endpoint: The job's endpoint.
+        on_null: What to do with lines whose prompt is blank.
     """
 
     spec_body = ""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, on_null: OnNull = "send") -> None:
         self._endpoint = endpoint
+        self._on_null = on_null
 
     def check(self, columns: Sequence[str]) -> None:
         """Check nothing: the source has read the lines already."""
@@ -240,17 +283,24 @@ class ReadyBodies:
             InputError: OpenAI would reject a body; the message names the row.
         """
         bodies = map(msgspec.json.decode, batch.column(LINE_BODY).to_pylist())
-        return _requests(bodies, first_row, self._endpoint, ids)
+        return _requests(bodies, first_row, self._endpoint, ids, self._on_null)
 
 
-def _requests(bodies: Iterable[Any], first_row: int, endpoint: str, ids: list[str] | None) -> Requests:
+def _requests(bodies: Iterable[Any], first_row: int, endpoint: str, ids: list[str] | None, on_null: OnNull) -> Requests:
     """Check bodies that come one by one, and encode them as canonical JSON."""
     embeds = endpoint == EMBEDDINGS
+    skipped: list[int] = []
     encoded: list[bytes] = []
     models: list[str] = []
     n_inputs: list[int] = []
     with gc_paused():
         for ordinal, body in enumerate(bodies, first_row):
+            if reason := _reason_to_skip(body, endpoint, on_null):
+                skipped += left_out([len(encoded)], first_row, on_null, reason)
+                encoded.append(b"{}")
+                models.append("")
+                n_inputs.append(1)
+                continue
             check_body(body, endpoint, ordinal)
             if embeds:
                 body = {"encoding_format": "base64", **body}
@@ -270,7 +320,16 @@ def _requests(bodies: Iterable[Any], first_row: int, endpoint: str, ids: list[st
         endpoint=endpoint,
         first_row=first_row,
         n_rows=len(encoded),
+        skipped=skipped,
     )
+
+
+def _reason_to_skip(body: Any, endpoint: str, on_null: OnNull) -> str | None:
+    if on_null == "send":
+        return None
+    if body is None:
+        return "the body function returned None"
+    return "its prompt is blank" if isinstance(body, dict) and is_blank(prompt_of(body, endpoint)) else None
 
 
 class _WithInput(msgspec.Struct):

@@ -107,6 +107,9 @@ def read_csv(file: IO[bytes], dialect: CsvFile) -> Iterator[pa.RecordBatch]:
         ]
         yield pa.RecordBatch.from_arrays(arrays, names=names)
         first_row += len(chunk)
+    if not first_row:
+        empty = [_typed(name, [], dialect.types.get(name, "text"), 0) for name in names]
+        yield pa.RecordBatch.from_arrays(empty, names=names)
 
 
 def _check_header(names: list[str], dialect: CsvFile) -> None:

@@ -12,10 +12,13 @@ from airflow_openai_batch.engine.encoding import Pieces, blocks_of, insides_of, 
 from airflow_openai_batch.engine.identity import DIGEST_BYTES, endpoint_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from airflow_openai_batch.engine.encoding import Counts
 
+
+SKIPPED_DIGEST = bytes(DIGEST_BYTES)
+"""The digest of a request that is never sent: equal to no other, so that sending it one day is a difference."""
 
 BYTES_PER_TOKEN = 4
 """Estimate of enqueued tokens: English text has about four bytes a token. Images are not counted."""
@@ -31,12 +34,13 @@ class Requests:
 
     Args:
         bodies: The canonical bodies, as pieces of JSON.
-        models: The model of each row.
+        models: The model of each row; None for a row that is not sent.
         n_inputs: The number of embedding inputs of each row; 1 for other endpoints.
         ids: The custom_id of each row; None for row ordinal and a short digest.
         endpoint: The job's endpoint.
         first_row: The ordinal of the first row.
         n_rows: Number of rows.
+        skipped: The places of the rows that are not sent, counted from the first row.
 
     Attributes:
         ordinals: The ordinal of each row: an array of length `n_rows`, ascending.
@@ -56,14 +60,19 @@ class Requests:
         endpoint: str,
         first_row: int,
         n_rows: int,
+        skipped: Sequence[int] = (),
     ) -> None:
         import numpy as np
 
         self.ordinals: Counts = np.arange(first_row, first_row + n_rows)
         self.has_custom_ids = ids is not None
         self.n_rows = n_rows
-        self.models = models
+        self.models: str | list[str | None] = models if isinstance(models, str) else list(models)
         self.digests = digests(endpoint, bodies, n_rows)
+        if skipped:
+            self.models = [self.models] * n_rows if isinstance(self.models, str) else self.models
+            for i in skipped:
+                self.models[i], self.digests[i] = None, SKIPPED_DIGEST
         self.ids = default_custom_ids(first_row, self.digests) if ids is None else ids
         quoted = list(map(str.encode, self.ids)) if ids is None else insides_of(ids)
         # OpenAI's guide: `url` must equal the batch's endpoint on every line.
@@ -80,15 +89,15 @@ class Requests:
         """The canonical bodies, as pieces of JSON."""
         return self._lines[_N_BEFORE:-1]
 
-    def take(self, places: list[int], model: str) -> Self:
+    def take(self, places: list[int], model: str | None) -> Self:
         """Return some of the requests, which all have the same model.
 
         Args:
             places: Their places, counted from the first request, ascending.
-            model: Their model.
+            model: Their model; None if they are not sent.
         """
         taken = copy.copy(self)
-        taken.models, taken.n_rows = model, len(places)
+        taken.models, taken.n_rows = [model] * len(places) if model is None else model, len(places)
         taken.ordinals = self.ordinals[places]
         taken.n_bytes, taken.n_tokens, taken.n_inputs = (
             counts[places] for counts in (self.n_bytes, self.n_tokens, self.n_inputs)

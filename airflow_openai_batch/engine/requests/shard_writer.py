@@ -34,7 +34,8 @@ class ShardWriter:
     Args:
         store: The job's store.
         name: The shard's id.
-        model: The model of its requests.
+        model: The model of its requests; None for rows that are not sent: there is no request file, and the shard is
+            settled.
         limits: The limits of a batch.
         writers: The thread that closes request files and writes indexes, and the one that writes row parts.
         is_pilot: Whether it takes no more rows than a pilot has.
@@ -44,7 +45,7 @@ class ShardWriter:
         self,
         store: JobStore,
         name: str,
-        model: str,
+        model: str | None,
         limits: Limits,
         writers: tuple[SerialExecutor, FileWriter],
         *,
@@ -64,8 +65,10 @@ class ShardWriter:
         self._id_hashes = array.array("q")
         self._index = ""
         self._files = contextlib.ExitStack()
-        self._requests = store.new_name("requests", name)
-        self._file = self._files.enter_context(store.writing(self._requests, is_checked=True))
+        self._is_sent = model is not None
+        self._requests = store.new_name("requests", name) if self._is_sent else ""
+        if self._is_sent:
+            self._file = self._files.enter_context(store.writing(self._requests, is_checked=True))
         self._row_parts = RowPartWriter(store, name)
 
     def room(self, requests: Requests, start: int) -> int:
@@ -77,6 +80,8 @@ class ShardWriter:
         """
         limits = self._limits
         n = min(requests.n_rows - start, limits.max_requests - self._n_rows)
+        if not self._is_sent:
+            return n
         n = _fitting(requests.n_bytes[start : start + n], limits.max_bytes - self._n_bytes)
         n = _fitting(requests.n_inputs[start : start + n], limits.max_inputs - self._n_inputs)
         if limits.max_tokens is not None:
@@ -108,12 +113,14 @@ class ShardWriter:
         self._ids.append(pa.array(ids, pa.string()))
         self._digests += b"".join(requests.digests[start:stop])
         self._n_rows += stop - start
+        self._row_writer.write(self._row_parts.write, rows)
+        if not self._is_sent:
+            return
         self._n_bytes += int(requests.n_bytes[start:stop].sum())
         self._n_inputs += int(requests.n_inputs[start:stop].sum())
         self._n_tokens += int(requests.n_tokens[start:stop].sum())
         for block in requests.blocks(start, stop):
             self._file.write(block)
-        self._row_writer.write(self._row_parts.write, rows)
 
     def close(self) -> array.array[int]:
         """Close the files, in the threads. Returns the hashes of the custom_ids, unless they are our own.
@@ -155,18 +162,36 @@ class ShardWriter:
         """Return the shard as a value, once its files are closed."""
         return Shard(
             id=self._name,
-            state=state,
+            state=state if self._is_sent else State.SETTLED,
             model=self._model or None,
             is_pilot=self._is_pilot,
             first_row=self._first_row,
             n_rows=self._n_rows,
-            n_requests=self._n_rows,
+            n_requests=self._n_rows if self._is_sent else 0,
             n_bytes=self._n_bytes,
             n_tokens=self._n_tokens,
             row_parts=self._row_parts.names,
             index=self._index,
             requests=self._requests,
         )
+
+
+def empty_shard(store: JobStore, name: str, schema: pa.Schema) -> Shard:
+    """Write a shard without rows, which keeps the columns that its job's results shall have.
+
+    Raises:
+        InputError: A column cannot be stored as Parquet.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    part = store.new_name("rows", name, "0")
+    try:
+        with store.writing(part) as file:
+            pq.write_table(schema.empty_table(), file)
+    except pa.ArrowException as error:
+        raise InputError(f"The input columns cannot be stored as Parquet: {error}") from None
+    return Shard(id=name, state=State.SETTLED, row_parts=(part,), index=write_index(store, name, [], [], []))
 
 
 def _fitting(counts: Counts, limit: int) -> int:

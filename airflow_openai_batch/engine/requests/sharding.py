@@ -8,6 +8,9 @@ and the batch input file. All are written as streams: requests as soon as they a
 processor's cache, the rest by threads. Memory holds a few record batches, and about 50 bytes for each row of a shard
 that is open or being closed. At most `MAX_OPEN` shards are open, which is 40 MB if all are nearly full; for a job with
 one model it is 5 MB. Rows of further models wait on this machine's disk until the others are finished.
+
+Rows that are not sent have shards of their own, which are settled from the beginning. These end wherever another shard
+is full, so that the results find them near their neighbours.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from airflow_openai_batch.engine.requests.arrow import LINE_ID, n_bytes_of, take
 from airflow_openai_batch.engine.requests.bodies import Bodies
 from airflow_openai_batch.engine.requests.column_types import ColumnTypes
 from airflow_openai_batch.engine.requests.lines import Requests
-from airflow_openai_batch.engine.requests.shard_writer import ShardWriter, first_duplicate, repeated
+from airflow_openai_batch.engine.requests.shard_writer import ShardWriter, empty_shard, first_duplicate, repeated
 from airflow_openai_batch.engine.requests.sources import Source
 from airflow_openai_batch.engine.requests.spill import Spill
 from airflow_openai_batch.engine.requests.template import TextTemplate
@@ -69,6 +72,7 @@ def build(
     epoch: int = 0,
     state: State = State.PLANNED,
     check_columns: Callable[[Sequence[str]], None] | None = None,
+    may_be_empty: bool = False,
 ) -> Built:
     """Write the rows of a source to the store as shards.
 
@@ -80,24 +84,45 @@ def build(
         custom_id: The template of the custom_ids; None for row ordinal and a short digest.
         limits: The limits of a batch.
         epoch: The job's epoch.
-        state: The state of the new shards.
         check_columns: Raises an error for columns of the rows that the job cannot have.
+        state: The state of the new shards with something to send.
+        may_be_empty: Whether there may be no rows. Then one shard without rows has the columns, if they are known.
 
     Raises:
         InputError: There are no rows, a column does not exist, a custom_id repeats, or a request exceeds a limit.
         StoreError: The store cannot be written.
     """
+    seen = _SeenSource(source)
     with ShardBuilder(store, limits, epoch, state) as builder:
-        for rows, requests in rendered(source, bodies, custom_id):
+        for rows, requests in rendered(seen, bodies, custom_id):
             n_columns = len(builder.columns)
             builder.add(rows, requests)
             if check_columns is not None and len(builder.columns) > n_columns:
                 check_columns(builder.columns)
     if not builder.n_rows:
-        raise InputError("There are no rows. Nothing was uploaded.")
+        if not may_be_empty:
+            raise InputError(
+                "There are no rows. Nothing was uploaded. If that is to be expected, give on_empty='skip' or 'succeed'."
+            )
+        shards = (empty_shard(store, shard_id(epoch, 0), seen.schema),) if seen.schema is not None else ()
+        return Built(shards=shards, n_rows=0, embeds_many=False)
     if builder.id_hashes:
         _check_unique(store, builder)
     return Built(shards=builder.shards, n_rows=builder.n_rows, embeds_many=builder.embeds_many, columns=builder.columns)
+
+
+class _SeenSource:
+    """A source whose columns are known once it was read, even if it has no rows."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.version = None
+        self.schema: pa.Schema | None = None
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        for batch in self._source.batches():
+            self.schema = self.schema or batch.schema
+            yield batch
 
 
 def rendered(source: Source, bodies: Bodies, custom_id: str | None) -> Iterator[tuple[pa.RecordBatch, Requests]]:
@@ -155,8 +180,8 @@ class ShardBuilder:
         self._store, self._limits, self._epoch, self._state = store, limits, epoch, state
         self._requests, self._rows = SerialExecutor(1), FileWriter(_WAITING)
         self._begun: list[ShardWriter] = []
-        self._open: dict[str, ShardWriter] = {}
-        self._models: set[str] = set()
+        self._models: set[str | None] = set()
+        self._open: dict[str | None, ShardWriter] = {}  # that of None takes the rows that are not sent
         self._spill = Spill(MAX_OPEN)
         self._types = ColumnTypes()
         self.n_rows = 0
@@ -208,9 +233,9 @@ class ShardBuilder:
             self._add(model, of_model, its_rows)
         self.n_rows += rows.num_rows
 
-    def _add(self, model: str, requests: Requests, rows: pa.RecordBatch) -> None:
-        """Add requests of one model."""
-        if model not in self._open and len(self._open) == MAX_OPEN:
+    def _add(self, model: str | None, requests: Requests, rows: pa.RecordBatch) -> None:
+        """Add requests of one model, or those that are not sent."""
+        if model is not None and model not in self._open and len(self._open) >= MAX_OPEN:
             self._spill.add(model, requests, rows)
             return
         start, end = 0, requests.n_rows
@@ -219,17 +244,20 @@ class ShardBuilder:
             shard.add(requests, start, start + n, rows.slice(start, n))
             start += n
 
-    def _place(self, model: str, requests: Requests, start: int) -> tuple[ShardWriter, int]:
+    def _place(self, model: str | None, requests: Requests, start: int) -> tuple[ShardWriter, int]:
         """Return the shard for the next requests, and how many of them fit."""
         shard = self._open.get(model)
         if shard is not None:
             if n := shard.room(requests, start):
                 return shard, n
             self._close(shard)
+            if model is not None and (not_sent := self._open.pop(None, None)) is not None:
+                self._close(not_sent)
         name = shard_id(self._epoch, len(self._begun))
-        is_pilot = self._limits.pilot_rows is not None and model not in self._models
+        is_pilot = self._limits.pilot_rows is not None and model is not None and model not in self._models
         self._models.add(model)
-        shard = ShardWriter(self._store, name, model, self._limits, (self._requests, self._rows), is_pilot=is_pilot)
+        writers = (self._requests, self._rows)
+        shard = ShardWriter(self._store, name, model, self._limits, writers, is_pilot=is_pilot)
         self._begun.append(shard)
         self._open[model] = shard
         n = shard.room(requests, start)
@@ -257,8 +285,8 @@ class ShardBuilder:
         self.id_hashes.extend(shard.close())
 
 
-def _by_model(requests: Requests, rows: pa.RecordBatch) -> Iterator[tuple[str, Requests, pa.RecordBatch]]:
-    """Yield each model with its requests and rows, in the order of their first rows."""
+def _by_model(requests: Requests, rows: pa.RecordBatch) -> Iterator[tuple[str | None, Requests, pa.RecordBatch]]:
+    """Yield each model, or None for rows that are not sent, with its requests and rows, by their first rows."""
     models = requests.models
     if isinstance(models, str):
         yield models, requests, rows
@@ -268,7 +296,7 @@ def _by_model(requests: Requests, rows: pa.RecordBatch) -> Iterator[tuple[str, R
     if models.count(models[0]) == len(models):
         yield models[0], requests, rows
         return
-    places: dict[str, list[int]] = {}
+    places: dict[str | None, list[int]] = {}
     for i, model in enumerate(models):
         places.setdefault(model, []).append(i)
     for model, its_places in places.items():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_openai_batch.engine.concurrency import prefetch
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.requests.arrow import BATCH_ROWS, with_columns
+from airflow_openai_batch.engine.requests.arrow import BATCH_ROWS, empty_batch, with_columns
 from airflow_openai_batch.engine.requests.csv_files import CsvFile, read_csv
 from airflow_openai_batch.engine.requests.files import (
     FilesSource,
@@ -136,7 +136,7 @@ class MemorySource:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows."""
-        yield from self._table.to_batches(max_chunksize=BATCH_ROWS)
+        yield from self._table.to_batches(max_chunksize=BATCH_ROWS) or [empty_batch(self._table.schema)]
 
 
 class CallableSource:
@@ -237,6 +237,8 @@ class FileSource:
             # group would be kept, and pandas writes a million rows into one.
             parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=_COLUMN_BYTES)
             yield from shown(parquet.iter_batches(batch_size=BATCH_ROWS))
+            if not parquet.metadata.num_rows:
+                yield from shown([empty_batch(parquet.schema_arrow)])
 
     def _csv(self) -> Iterator[pa.RecordBatch]:
         with self._path.open("rb") as file:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.requests.arrow import BATCH_ROWS, LINE_BODY, is_json, json_type
+from airflow_openai_batch.engine.requests.arrow import BATCH_ROWS, LINE_BODY, empty_batch, is_json, json_type
 from airflow_openai_batch.engine.requests.column_types import check_names
 from airflow_openai_batch.engine.requests.exact_types import cast_exactly, is_text
 from airflow_openai_batch.engine.requests.python_rows import column_of, python_batch
@@ -80,17 +80,21 @@ def _batches(rows: Any, first_row: int) -> Iterator[pa.RecordBatch]:
     pandas = sys.modules.get("pandas")
     if pandas is not None and isinstance(rows, pandas.DataFrame):
         whole = _frame_batch(rows, first_row)
-        yield from (whole.slice(start, BATCH_ROWS) for start in range(0, whole.num_rows, BATCH_ROWS))
+        yield from (whole.slice(start, BATCH_ROWS) for start in range(0, max(1, whole.num_rows), BATCH_ROWS))
         return
     try:
         reader = pa.RecordBatchReader.from_stream(rows)
     except (pa.ArrowException, ValueError, TypeError) as error:
         raise InputError(f"The table of rows cannot be read: {error}") from None
+    # A table made of a data frame has the unnamed index as a column of its own.
+    kept = [i for i, name in enumerate(reader.schema.names) if not name.startswith("__index_level_")]
+    n_rows = 0
     for batch in reader:
-        # A table made of a data frame has the unnamed index as a column of its own.
-        kept = [i for i, name in enumerate(batch.schema.names) if not name.startswith("__index_level_")]
+        n_rows += batch.num_rows
         for start in range(0, batch.num_rows, BATCH_ROWS):
             yield batch.select(kept).slice(start, BATCH_ROWS)
+    if not n_rows and kept:
+        yield empty_batch(pa.schema([reader.schema.field(i) for i in kept]))
 
 
 # -- pandas ------------------------------------------------------------------------------------------------------------

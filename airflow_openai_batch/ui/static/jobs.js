@@ -13,6 +13,7 @@ export const OUTCOMES = {
   missing: { kind: "bad", says: "no line came back" },
   expired: { kind: "lost", says: "not begun in time, unbilled" },
   cancelled: { kind: "lost", says: "cancelled before it began, unbilled" },
+  skipped: { kind: "lost", says: "no prompt, so not sent; unbilled" },
 };
 
 const ALIVE = new Set([

@@ -255,7 +255,7 @@ def test_shards_before_and_after_those_in_turns_are_written_as_ever(
             super().__init__(schema, start, stop, *args)
 
     monkeypatch.setattr("airflow_openai_batch.engine.results.writer.RowSorter", Watching)
-    data = [{"id": f"t{i}", "m": m, "text": ""} for i, m in enumerate("aaaaababccbbdd")]
+    data = [{"id": f"t{i}", "m": m, "text": "x"} for i, m in enumerate("aaaaababccbbdd")]
     world.ended(answer, data, body=BY_ROW, limits=cut(2))
     assert [row["id"] for row in table(world)] == [row["id"] for row in data]
     assert seen == [(4, 8)]
