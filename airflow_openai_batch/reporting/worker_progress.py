@@ -154,7 +154,8 @@ def _written_as(written: Written, problem: str | None) -> dict[str, Any]:
         for error in written.errors[:MAX_ERRORS]
     ]
     phase = Phase.WRITTEN if problem is None else Phase.BAD
-    return {"phase": phase, "problem": problem, "output": written.output, "errors": tuple(errors)}
+    places = {"output": written.output, "dead_letter": written.dead_letter}
+    return {"phase": phase, "problem": problem, **places, "errors": tuple(errors)}
 
 
 def _is_refreshed(context: Mapping[str, Any]) -> bool:

@@ -137,6 +137,8 @@ class Progress(Value, frozen=True, kw_only=True, omit_defaults=False):
     phases_s: dict[str, float]
     """Seconds of own work, by phase; ``wait`` is what is left of the time."""
     output: str | None = None
+    dead_letter: str | None = None
+    """Where the raw lines of rows given up are, if there are any."""
     host: str = ""
 
     @property
