@@ -1,4 +1,4 @@
-"""The one route with data: a sample of a job's requests and answers, for those who may read the logs of its Dag's tasks.
+"""The one route with data: a sample of a job's requests and answers, for those who may read its Dag's task logs.
 
 Whether they may, Airflow's auth manager says. The job is looked for in the storage of ``[openai_batch]`` alone: no
 address that somebody sends, or that a Dag has written, is ever opened here.

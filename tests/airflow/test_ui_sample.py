@@ -20,7 +20,7 @@ Ask = Callable[..., httpx.Response]
 @pytest.fixture
 def ask(_airflow_db: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ask:
     """Return a function that asks for a sample as a person of Airflow's simple auth manager, or as nobody."""
-    monkeypatch.setenv("AIRFLOW__API_AUTH__JWT_SECRET", "a secret of sixty-four bytes and more, as the algorithm asks for it")
+    monkeypatch.setenv("AIRFLOW__API_AUTH__JWT_SECRET", "x" * 64)
     monkeypatch.setenv("AIRFLOW__OPENAI_BATCH__STORAGE", str(tmp_path / "store"))
     from airflow.api_fastapi.app import create_auth_manager
     from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
@@ -91,7 +91,9 @@ def test_rows_of_one_outcome_can_be_asked_for(job: Any, ask: Ask) -> None:
     assert ask(job.dag.dag_id, "viewer", run_id=job.run_id, status="nonsense").status_code == 422
 
 
-@pytest.mark.parametrize("change", [{"run_id": "another"}, {"task_id": "other"}, {"map_index": 3}, {"task_id": "../ask"}])
+@pytest.mark.parametrize(
+    "change", [{"run_id": "another"}, {"task_id": "other"}, {"map_index": 3}, {"task_id": "../ask"}]
+)
 def test_a_job_that_is_not_there_names_the_setting(job: Any, ask: Ask, change: dict[str, Any]) -> None:
     answer = ask(job.dag.dag_id, "viewer", **{"run_id": job.run_id, **change})
     assert answer.status_code == 404

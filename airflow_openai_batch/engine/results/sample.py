@@ -12,6 +12,7 @@ import msgspec
 
 from airflow_openai_batch.engine.answers.outcome_files import read_part
 from airflow_openai_batch.engine.errors import StoreError
+from airflow_openai_batch.engine.job.summary import summarize
 from airflow_openai_batch.engine.model import Job, Shard, Status, Value
 
 if TYPE_CHECKING:
@@ -76,8 +77,9 @@ def sample_of(store: JobStore, job: Job, status: Status | None = None, n_rows: i
     """
     rows: list[SampleRow] = []
     for shard in job.shards:
-        if len(rows) < n_rows and shard.outcomes is not None and (status is None or shard.tally.get(status)):
-            found = list(_outcomes(store, shard, status, n_rows - len(rows)))
+        part = shard.outcomes
+        if len(rows) < n_rows and part is not None and (status is None or part.tally.get(status)):
+            found = list(_outcomes(store, part.name, status, n_rows - len(rows), is_retried=shard.child is not None))
             bodies = _bodies(store, shard, [row.custom_id for row in found])
             rows += [msgspec.structs.replace(row, request=bodies.get(row.custom_id)) for row in found]
     if status is None:
@@ -85,22 +87,23 @@ def sample_of(store: JobStore, job: Job, status: Status | None = None, n_rows: i
             if len(rows) < n_rows and shard.outcomes is None and shard.requests:
                 lines = _lines(store, shard, n_rows - len(rows))
                 rows += [SampleRow(custom_id=line.custom_id, request=_body(line)) for line in lines]
-    n_all = job.n_rows if status is None else sum(shard.tally.get(status, 0) for shard in job.shards)
+    n_all = job.n_rows if status is None else summarize(job).by_status.get(status, 0)
     return Sample(rows=tuple(rows), is_cut=len(rows) < n_all)
 
 
-def _outcomes(store: JobStore, shard: Shard, status: Status | None, n_rows: int) -> Iterator[SampleRow]:
-    """Yield rows with their last outcome: what a child shard asks again has its outcome there."""
+def _outcomes(
+    store: JobStore, part: str, status: Status | None, n_rows: int, *, is_retried: bool
+) -> Iterator[SampleRow]:
+    """Yield rows of an outcome part. If a child shard asks some again, their last outcome is in its part, not here."""
     import pyarrow as pa
 
-    assert shard.outcomes is not None
     n_bytes = 0
-    for batch in read_part(store, shard.outcomes.name, _COLUMNS):
+    for batch in read_part(store, part, _COLUMNS):
         flags = zip(batch.column("status").to_pylist(), batch.column("retryable").to_pylist(), strict=True)
         chosen = [
             place
             for place, (own, is_retryable) in enumerate(flags)
-            if (status is None or own == status) and not (is_retryable and shard.child)
+            if (status is None or own == status) and not (is_retryable and is_retried)
         ][:n_rows]
         yield from map(_row, batch.take(pa.array(chosen, pa.int64())).to_pylist())
         n_rows -= len(chosen)
@@ -153,7 +156,7 @@ def _bodies(store: JobStore, shard: Shard, custom_ids: Sequence[str]) -> dict[st
 
 
 def _lines(store: JobStore, shard: Shard, n_lines: int | None = None) -> Iterator[_Line]:
-    """Yield the first lines of a shard's request file; none if it is gone."""
+    """Yield the first lines of a shard's request file; none if it is gone, none after one that cannot be read."""
     left = _SCANNED_BYTES
     try:
         with store.open(shard.requests) as file:
@@ -161,7 +164,7 @@ def _lines(store: JobStore, shard: Shard, n_lines: int | None = None) -> Iterato
                 left -= len(line)
                 n_lines = n_lines - 1 if n_lines is not None else None
                 yield msgspec.json.decode(line, type=_Line)
-    except (StoreError, OSError):
+    except (StoreError, OSError, msgspec.MsgspecError):
         return
 
 

@@ -76,7 +76,7 @@ export function shardsTable(detail, progress, now) {
 }
 
 /** A running shard's state is that of its batch, as it was seen last: a trigger sees more than the last worker. */
-function stateOf(shard, progress, seenAt) {
+export function stateOf(shard, progress, seenAt) {
   if (shard.state !== "running" || !shard.batch) return shard.state;
   const running = runningBatch(shard, progress);
   if (running) return running.status;

@@ -28,6 +28,11 @@ export function percent(n, whole) {
   return `${Number.isInteger(exact) ? exact : exact.toFixed(1)}%`;
 }
 
+/** A job's finished rows in percent: 100 only once its results are written. */
+export function donePercent({ nDone, nRows }, isOver) {
+  return nRows && nDone === nRows && !isOver ? ">99%" : percent(nDone, nRows);
+}
+
 /** Dollars: 12.345 → "$12.35", 0.00012 → "$0.00012", unknown → "–". */
 export function dollars(amount) {
   if (!isNumber(amount)) return "–";

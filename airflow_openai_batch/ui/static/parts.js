@@ -1,7 +1,7 @@
 // The pieces that list, detail and tabs have in common: badge, bar, outcomes, figures.
 
 import { h, icon } from "./dom.js";
-import { count, counted, duration, moment, percent, relative, short } from "./format.js";
+import { count, counted, donePercent, duration, moment, percent, relative, short } from "./format.js";
 import { OVER, STANDINGS, countsText, partsOf } from "./jobs.js";
 
 const ICONS = {
@@ -49,7 +49,7 @@ export function estimate(progress, now) {
 /** The progress bar: outcomes, what is finished at OpenAI, what is open. Patterns distinguish them without colour. */
 export function bar(progress, size = "") {
   const parts = partsOf(progress);
-  const text = `${donePercent(progress, parts)} of ${counted(parts.nRows, "row")}: ${countsText(parts, count)}`;
+  const text = `${donePercent(parts, OVER.has(progress.phase))} of ${counted(parts.nRows, "row")}: ${countsText(parts, count)}`;
   const attributes = {
     class: `bar ${size}`,
     role: "progressbar",
@@ -71,11 +71,6 @@ export function bar(progress, size = "") {
   );
 }
 
-/** The finished rows in percent: 100 only when the results are written. */
-function donePercent(progress, { nDone, nRows }) {
-  return nRows && nDone === nRows && !OVER.has(progress.phase) ? ">99%" : percent(nDone, nRows);
-}
-
 function sum(parts) {
   return parts.reduce((total, part) => total + part.n, 0);
 }
@@ -87,7 +82,7 @@ export function barText(progress, last = null) {
   return h(
     "div",
     { class: "bar-text" },
-    h("span", { class: "strong" }, donePercent(progress, parts)),
+    h("span", { class: "strong" }, donePercent(parts, OVER.has(progress.phase))),
     h("span", null, `${count(parts.nDone)} of ${count(parts.nRows)}`),
     trouble.map((part) =>
       h(

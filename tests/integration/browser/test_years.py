@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from night import Night
 from playwright.sync_api import Route, expect
-from seed import HOSTILE, seed
+from seed import HOSTILE, PRICED, seed
 from viewer import PAGE, Viewer
 
 pytestmark = pytest.mark.slow
@@ -17,6 +17,7 @@ N_JOBS = 500
 STEP = 25
 N_TIMES = 5
 DAG_ID = "review_sentiment"
+SEARCH = "Search by Dag, run or task"
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +88,29 @@ def test_looks_further_when_asked_and_says_how_far_it_has_looked(page: Viewer) -
 
 
 def test_an_old_job_is_found_by_its_dag(page: Viewer) -> None:
-    page.frame.get_by_label("Filter by Dag").fill("review")
+    page.frame.get_by_label(SEARCH).fill("review")
     expect(page.rows.filter(has_text="ticket_labels")).to_have_count(0)
     expect(page.rows).to_have_count(STEP)
 
 
+@pytest.mark.oldest
+def test_an_old_job_is_found_by_its_run(page: Viewer) -> None:
+    page.frame.get_by_label(SEARCH).fill("history__0240")
+    expect(page.rows.filter(has_text="history__0240")).to_have_count(2)
+    expect(page.rows).to_have_count(2)
+
+
+def test_what_jobs_cost_is_a_column_where_they_tell_it(page: Viewer) -> None:
+    expect(page.frame.locator("th", has_text="Cost")).to_have_count(1)
+    expect(page.row(PRICED).first.locator("[data-label=Cost]")).to_have_text("$12.50")
+    expect(page.row("history__0003").first.locator("[data-label=Cost]")).to_have_text("–")  # noqa: RUF001 - the dash that the page shows
+    page.frame.get_by_role("button", name="Active").click()
+    expect(page.rows.first).to_be_visible()
+    expect(page.frame.locator("th", has_text="Cost")).to_have_count(0)
+
+
 def test_text_from_anywhere_stays_text(page: Viewer) -> None:
-    page.frame.get_by_label("Filter by Dag").fill("review")
+    page.frame.get_by_label(SEARCH).fill("review")
     expect(page.row("ticket_labels")).to_have_count(0)
     page.row("history__0001").locator("a").click()
     page.wait_for_text(HOSTILE)

@@ -5,7 +5,7 @@ import { test } from "node:test";
 
 import { pure } from "./modules.mjs";
 
-const [jobs, format, place, values] = await pure("jobs.js", "format.js", "place.js", "values.js");
+const [jobs, format, place, values, batches] = await pure("jobs.js", "format.js", "place.js", "values.js", "batches.js");
 
 const entry = (more = {}) => ({
   key: "openai_batch_progress.submit",
@@ -182,6 +182,22 @@ test("a job's part of the address survives a round trip", () => {
   for (const hash of ["", "#", "#a", "#a//b"]) assert.equal(place.jobOfHash(hash), null);
 });
 
+test("a batch has one state: the one that was seen last", () => {
+  const { shards } = values.shardsOf({
+    version: 1,
+    shards: ["running", "running", "uploaded", "settled"].map((state, i) => ({
+      id: `s${i}`,
+      state,
+      batch: { id: `b${i}`, status: "in_progress" },
+    })),
+  });
+  const seen = (at, more) => progress({ updated_at: at, n_running: 1, batches: [{ id: "b0", status: "finalizing" }], ...more });
+  const states = (at, more) => shards.map((shard) => batches.stateOf(shard, seen(at, more), 100));
+  assert.deepEqual(states(200), ["finalizing", "ended", "uploaded", "settled"], "a trigger has seen that b1 ended");
+  assert.deepEqual(states(100), ["finalizing", "in_progress", "uploaded", "settled"]);
+  assert.deepEqual(states(200, { n_running: 2 })[1], "in_progress", "not all that run are listed");
+});
+
 test("links to the dashboard exist for OpenAI's hosts alone", () => {
   assert.equal(place.dashboardLink("batch_1", "api.openai.com"), "https://platform.openai.com/batches/batch_1");
   assert.equal(place.dashboardLink("batch_1", "eu.api.openai.com"), "https://platform.openai.com/batches/batch_1");
@@ -211,6 +227,10 @@ test("numbers and times read well", () => {
   assert.equal(format.percent(1, 1000000), "<0.1%");
   assert.equal(format.percent(625, 1000), "62.5%");
   assert.equal(format.percent(0, 0), "–");
+  assert.equal(format.donePercent({ nDone: 10, nRows: 10 }, false), ">99%", "finished at OpenAI is not done");
+  assert.equal(format.donePercent({ nDone: 10, nRows: 10 }, true), "100%");
+  assert.equal(format.donePercent({ nDone: 5, nRows: 10 }, false), "50%");
+  assert.equal(format.donePercent({ nDone: 0, nRows: 0 }, true), "–");
   assert.equal(format.dollars(12.345), "$12.35");
   assert.equal(format.dollars(1234), "$1,234.00");
   assert.equal(format.dollars(0.00012), "$0.00012");
