@@ -16,7 +16,7 @@ from fastapi import Depends, FastAPI, HTTPException, Query
 from starlette.responses import Response
 
 from airflow_openai_batch import settings
-from airflow_openai_batch.engine.errors import StoreError
+from airflow_openai_batch.engine.errors import ForeignJob, StoreError
 from airflow_openai_batch.engine.model import JobKey, Status
 from airflow_openai_batch.hooks import storage_root
 
@@ -27,6 +27,11 @@ _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _ADVICE = (
     "Set [openai_batch] storage for the API server to the place that the workers use, and give it access. The storage "
     "of a single task (its parameter `storage`) is not read here."
+)
+
+_FOREIGN = (
+    "The job there belongs to another deployment than the API server's. If it is the same one, give the API server the "
+    "workers' [api] base_url, or [openai_batch] deployment."
 )
 
 app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -50,11 +55,14 @@ def sample(
         status: The outcome that the rows shall have; None for any.
 
     Raises:
-        HTTPException: 404, there is no such job; 503, the job store cannot be read.
+        HTTPException: 404, there is no such job; 503, the job store cannot be read, or is another deployment's.
     """
     key = JobKey(dag_id=dag_id, run_id=run_id, task_id=task_id, map_index=map_index)
     try:
         found = _read(key, status)
+    except ForeignJob:
+        _log.exception("A sample of %s is not for this deployment.", key)
+        raise HTTPException(503, _FOREIGN, _HEADERS) from None
     except StoreError:
         # What a storage says can hold more than a viewer may know.
         _log.exception("A sample of %s could not be read.", key)

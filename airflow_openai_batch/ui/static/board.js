@@ -1,7 +1,17 @@
 // The page's data: jobs, their progress values and the states of their tasks. Reads as little as possible.
 
 import { ApiFailure } from "./api.js";
-import { SHARDS_KEY, STANDINGS, entryOf, instanceId, instanceOf, jobsOf, needsStates, shardsKey, standingOf } from "./jobs.js";
+import {
+  SHARDS_KEY,
+  STANDINGS,
+  entryOf,
+  instanceId,
+  instanceOf,
+  jobsOf,
+  needsStates,
+  shardsKey,
+  standingOf,
+} from "./jobs.js";
 import { Listing, Search, entryId } from "./listing.js";
 import { progressOf, shardsOf } from "./values.js";
 
@@ -18,7 +28,8 @@ export class Board {
     this.onChange = onChange;
     this.values = new Map();
     this.instances = new Map();
-    this.statesAt = new Map();
+    /** When the states of a job's tasks were read, and after which value of it. */
+    this.statesOf = new Map();
     this.details = new Map();
     this.open({});
   }
@@ -57,7 +68,7 @@ export class Board {
   /** The job's standing; "loading" until all that it depends on was read. */
   standing(job) {
     const progress = this.progress(job);
-    if (needsStates(progress) && !this.statesAt.has(job.id)) return "loading";
+    if (needsStates(progress) && !this.statesOf.has(job.id)) return "loading";
     return standingOf(job, progress, this.instances);
   }
 
@@ -83,7 +94,7 @@ export class Board {
   async readValue(entry) {
     const id = entryId(entry);
     if (this.values.get(id)?.timestamp === entry.timestamp) return;
-    const value = await this.unlessGone(this.api.value(entry, entry.key), GONE);
+    const value = await this.orGone(this.api.value(entry, entry.key));
     // The task was cleared or its run deleted since the keys were listed.
     if (value === GONE) this.listing.drop(entry);
     else this.values.set(id, { timestamp: entry.timestamp, value: progressOf(value) });
@@ -93,8 +104,9 @@ export class Board {
   /** Whether the states of the job's tasks decide how it stands, and may have changed. */
   wantsStates(job) {
     if (!needsStates(this.progress(job))) return false;
-    const at = this.statesAt.get(job.id) ?? 0;
-    return STANDINGS[this.standing(job)].group === "active" || this.api.now() - at >= STATES_S;
+    const before = this.statesOf.get(job.id);
+    if (!before || before.stamp !== job.entries[0].timestamp) return true;
+    return STANDINGS[this.standing(job)].group === "active" || this.api.now() - before.at >= STATES_S;
   }
 
   /** Read the states of the tasks of jobs: a request for each run, and one for each task that a large run cuts off. */
@@ -106,30 +118,30 @@ export class Board {
 
   async readRun(jobs) {
     const { dagId, runId } = jobs[0];
-    const { task_instances: instances, total_entries: total } = await this.unlessGone(
-      this.api.instances(dagId, runId),
-      { task_instances: [], total_entries: 0 },
-    );
+    // Whose tasks one may not read, of that job the state stays unknown.
+    const answer = await this.orGone(this.api.instances(dagId, runId), [403, 404]);
+    if (answer === GONE) return;
+    const { task_instances: instances, total_entries: total } = answer;
     const fresh = new Set(instances.map((raw) => this.keepInstance(raw)));
     const missing = total > instances.length ? jobs.map((job) => job.entries[0]) : [];
     await Promise.all(
       missing
         .filter((entry) => !fresh.has(instanceId(entry)))
         .map(async (entry) => {
-          const raw = await this.unlessGone(this.api.instance(entry), null);
-          if (raw) this.keepInstance(raw);
+          const raw = await this.orGone(this.api.instance(entry));
+          if (raw !== GONE) this.keepInstance(raw);
         }),
     );
-    for (const job of jobs) this.statesAt.set(job.id, this.api.now());
+    for (const job of jobs) this.statesOf.set(job.id, { at: this.api.now(), stamp: job.entries[0].timestamp });
   }
 
-  /** Wait for an answer; what was deleted since it was listed is `instead`. */
-  async unlessGone(answer, instead) {
+  /** Wait for an answer; `GONE` if it is one of these: by default that something was deleted since it was listed. */
+  async orGone(answer, statuses = [404]) {
     try {
       return await answer;
     } catch (error) {
-      if (!(error instanceof ApiFailure) || error.status !== 404) throw error;
-      return instead;
+      if (!(error instanceof ApiFailure) || !statuses.includes(error.status)) throw error;
+      return GONE;
     }
   }
 

@@ -116,7 +116,13 @@ function heading(board, job, progress, { links, level, isCard }) {
       dashboard ? outLink(dashboard, "OpenAI's dashboard", { class: "button" }) : null,
       h(
         "button",
-        { type: "button", class: "button", "data-act": "copy", "data-text": links.job(job), title: "Copy a link to this job" },
+        {
+          type: "button",
+          class: "button",
+          "data-act": "copy",
+          "data-text": links.job(job),
+          title: "Copy a link to this job",
+        },
         icon("copy"),
         "Copy link",
       ),
@@ -199,7 +205,9 @@ function figures(progress, standing, now) {
     figure("Model", progress.model ?? "differs by row", progress.endpoint),
     progress.cost === null ? null : figure("Cost", dollars(progress.cost)),
     progress.output ? figure("Results", copyable(progress.output, "Copy the results' address")) : null,
-    progress.dead_letter ? figure("Dead letter", copyable(progress.dead_letter, "Copy the dead letter's address")) : null,
+    progress.dead_letter
+      ? figure("Dead letter", copyable(progress.dead_letter, "Copy the dead letter's address"))
+      : null,
   );
 }
 

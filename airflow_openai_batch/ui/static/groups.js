@@ -15,7 +15,7 @@ export function rowsOf(jobs, progressOf) {
     const id = owner.mapIndex < 0 ? job.id : JSON.stringify([job.dagId, job.runId, owner.taskId, "mapped"]);
     const row = rows.get(id);
     if (row) row.jobs.push(job);
-    else rows.set(id, { id, dagId: job.dagId, dagName: job.dagName, runId: job.runId, taskId: owner.taskId, jobs: [job] });
+    else rows.set(id, { id, dagName: job.dagName, runId: job.runId, taskId: owner.taskId, jobs: [job] });
   }
   return [...rows.values()];
 }

@@ -50,7 +50,7 @@ export const STANDINGS = {
   },
   answered: { label: "Answered", group: "active", says: "All outcomes are fetched; the results are not written yet." },
   done: { label: "Done", group: "done", says: "The results are written." },
-  loading: { label: "…", group: "active", says: "" },
+  loading: { label: "…", group: "active", says: "Not read yet, or you may not read the states of its tasks." },
 };
 
 export const GROUPS = { all: "All", active: "Active", attention: "Needs attention", done: "Done" };
@@ -136,8 +136,8 @@ export function standingOf(job, progress, instances) {
 }
 
 /**
- * Return the task instance that the job's batches are cancelled with when it is marked failed, or null if there is none:
- * only a trigger cancels them, so the task must wait in one, and only if the Dag lets it.
+ * Return the task instance whose trigger cancels the job's batches when it is marked failed, or null if none does:
+ * the task must wait in a trigger, and the Dag must let it.
  */
 export function cancellableTask(job, progress, instances) {
   if (!progress?.cancelsOnKill || !["waiting", "queued"].includes(progress.phase)) return null;

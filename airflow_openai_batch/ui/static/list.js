@@ -6,10 +6,21 @@ import { SORTS, rowsOf, sorted } from "./groups.js";
 import { GROUPS, STANDINGS, countGroups } from "./jobs.js";
 import { groupRow, jobRow } from "./rows.js";
 
+const COLUMNS = {
+  state: "State",
+  job: "Job",
+  progress: "Progress",
+  tokens: "Tokens",
+  cost: "Cost",
+  age: "Age",
+  ends: "Ends",
+};
+
 /** Return the list's content. `view` is what the viewer has chosen: the group of states, the order, the folded rows. */
 export function listView(board, view, now) {
   const jobs = board.jobs.filter((job) => isIn(board.standing(job), view.group));
-  return [jobs.length ? jobsTable(board, jobs, view, now) : nothing(board, view.group), footer(board, view.group, jobs.length)];
+  const content = jobs.length ? jobsTable(board, jobs, view, now) : nothing(board, view.group);
+  return [content, footer(board, view.group, jobs.length)];
 }
 
 /** The table of jobs, in the chosen order; the jobs of a mapped task are below one row. */
@@ -31,8 +42,7 @@ export function jobsTable(board, jobs, view, now) {
 
 /** The table's head: each column can be sorted by, and a second time the other way round. */
 function columns(order, hasCost) {
-  const names = { state: "State", job: "Job", progress: "Progress", tokens: "Tokens", cost: "Cost", age: "Age", ends: "Ends" };
-  const cells = Object.entries(names)
+  const cells = Object.entries(COLUMNS)
     .filter(([by]) => by !== "cost" || hasCost)
     .map(([by, label]) => {
       const isChosen = order.by === by;

@@ -222,7 +222,14 @@ export function copyable(text, label) {
     h("code", { class: "uri" }, text),
     h(
       "button",
-      { type: "button", class: "button square", "data-act": "copy", "data-text": text, "aria-label": label, title: label },
+      {
+        type: "button",
+        class: "button square",
+        "data-act": "copy",
+        "data-text": text,
+        "aria-label": label,
+        title: label,
+      },
       icon("copy"),
     ),
   );

@@ -57,7 +57,13 @@ export function groupRow(board, row, { now, hasCost, isOpen }) {
       { class: "job" },
       h(
         "button",
-        { type: "button", class: "name fold", "data-act": "toggle", "data-row": row.id, "aria-expanded": String(isOpen) },
+        {
+          type: "button",
+          class: "name fold",
+          "data-act": "toggle",
+          "data-row": row.id,
+          "aria-expanded": String(isOpen),
+        },
         icon(isOpen ? "down" : "right"),
         h("span", null, row.dagName, h("span", { class: "owner" }, " / ", row.taskId)),
       ),

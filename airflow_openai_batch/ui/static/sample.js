@@ -69,14 +69,21 @@ export function sampleView(samples, job, progress) {
     ),
     asked
       ? content(asked)
-      : h("p", { class: "muted small" }, "Read from the job store when you ask; for those who may read the task's logs."),
+      : h(
+          "p",
+          { class: "muted small" },
+          "Read from the job store when you ask; for those who may read the task's logs.",
+        ),
   );
 }
 
 function content({ isBusy, failure, rows, isCut, status }) {
   if (isBusy) return h("p", { class: "muted" }, "Reading the job store…");
   if (failure) return refusal(failure);
-  if (rows.length === 0) return h("p", { class: "muted" }, status ? `No row is ${status} in what was looked at.` : "The job store has no rows of this job yet.");
+  if (rows.length === 0) {
+    const text = status ? `No row is ${status} in what was looked at.` : "The job store has no rows of this job yet.";
+    return h("p", { class: "muted" }, text);
+  }
   return [
     h("ol", { class: "sample" }, rows.map(row)),
     h(
@@ -95,7 +102,8 @@ function refusal(failure) {
       "You may not see requests and answers",
       h("p", null, "They are for those who may read the logs of this Dag's tasks: ask for “can read” on Task Logs."),
     );
-  if (failure.status === 401) return notice("warning", "You are not logged in", h("p", null, "Log in to Airflow, then ask again."));
+  if (failure.status === 401)
+    return notice("warning", "You are not logged in", h("p", null, "Log in to Airflow, then ask again."));
   const title = failure.status === 503 ? "The API server cannot read the job store" : "There is no sample";
   return notice("warning", title, h("p", { class: "pre" }, failure.message));
 }

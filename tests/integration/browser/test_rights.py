@@ -31,6 +31,7 @@ def guarded(night: Night) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     env = {**stack.env, "AIRFLOW__CORE__AUTH_MANAGER": FAB, "AIRFLOW__API__PORT": str(port)}
     env |= {"AIRFLOW__API__BASE_URL": url, "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False"}
+    env["AIRFLOW__OPENAI_BATCH__DEPLOYMENT"] = stack.url  # the workers' name for it is their base_url
     for command in (["-m", "airflow", "db", "migrate"], [str(HERE / "people.py")]):
         stack.run(*command, env=env)
     command = [sys.executable, "-m", "airflow", "api-server"]

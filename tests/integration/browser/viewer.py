@@ -17,7 +17,8 @@ CUT = """() => [...document.querySelectorAll('body *')].filter(one => {
   if (one.closest('.scroll, pre, datalist, .sr, svg')) return false;  // these scroll, or are not seen
   const box = one.getBoundingClientRect();
   const isClipped = getComputedStyle(one).overflowX !== 'visible' && one.scrollWidth > one.clientWidth + 1;
-  return box.width > 0 && (box.right > innerWidth + 1 || box.left < -1 || isClipped);
+  const edge = one.parentElement.getBoundingClientRect().right;
+  return box.width > 0 && (box.right > Math.min(innerWidth, edge) + 1 || box.left < -1 || isClipped);
 }).map(one => `${one.tagName}.${one.className}: ${one.textContent.trim().slice(0, 40)}`)"""
 
 
@@ -109,6 +110,11 @@ class Viewer:
         """Wait until the page has read all it wants to read for now."""
         self.frame.locator("#seen:has-text('Updated')").wait_for(timeout=30_000)
         self.frame.locator("#refresh:not(.busy)").wait_for(timeout=30_000)
+
+    def unfold(self) -> None:
+        """Show the jobs of mapped tasks one by one."""
+        for fold in self.frame.locator("[data-act=toggle][aria-expanded=false]").all():
+            fold.click()
 
     def open_job(self, text: str) -> None:
         self.row(text).first.locator("a").click()

@@ -50,9 +50,11 @@ test("a group is the same before and after its values are read", () => {
 test("a group adds up its rows, outcomes, tokens and cost, and is as old as its oldest job", () => {
   const [a, b] = [job(0), job(1)];
   const read = told(
-    [a, { n_rows: 10, n_done: 5, by_status: { succeeded: 4, failed: 1 }, usage: { input_tokens: 7 }, created_at: 9, cost: 0.5 }],
-    [b, { n_rows: 30, n_done: 30, by_status: { succeeded: 30 }, usage: { input_tokens: 3 }, created_at: 5, phase: "written" }],
+    [a, { n_rows: 10, n_done: 5, by_status: { succeeded: 4, failed: 1 }, usage: { input_tokens: 7 }, created_at: 9 }],
+    [b, { n_rows: 30, n_done: 30, by_status: { succeeded: 30 }, usage: { input_tokens: 3 }, created_at: 5 }],
   );
+  read(a).cost = 0.5;
+  read(b).phase = "written";
   const total = groups.sumOf([a, b].map(read));
   assert.deepEqual([total.n_rows, total.n_done, total.byStatus], [40, 35, { succeeded: 34, failed: 1 }]);
   assert.deepEqual([total.usage, total.created_at, total.cost], [{ input_tokens: 10 }, 5, 0.5]);
@@ -75,7 +77,7 @@ test("rows are sorted by a column and the other way round; what has no value com
   const [a, b, c] = [job(null, { dag: "a" }), job(null, { dag: "b" }), job(null, { dag: "c" })];
   const read = told([a, { usage: { input_tokens: 5 } }], [b, { usage: { input_tokens: 9 } }]);
   const order = (by, isReversed) =>
-    groups.sorted(groups.rowsOf([c, a, b], read), { by, isReversed }, running, read).map((row) => row.dagId);
+    groups.sorted(groups.rowsOf([c, a, b], read), { by, isReversed }, running, read).map((row) => row.dagName);
   assert.deepEqual(order("tokens", false), ["b", "a", "c"]);
   assert.deepEqual(order("tokens", true), ["a", "b", "c"]);
   assert.deepEqual(order("job", false), ["a", "b", "c"]);
@@ -91,7 +93,7 @@ test("each column sorts by what it shows", () => {
   );
   const standing = (one) => (one === a ? "done" : "held");
   const first = (by, standingOf = running) =>
-    groups.sorted(groups.rowsOf([a, b], read), { by, isReversed: false }, standingOf, read)[0].dagId;
+    groups.sorted(groups.rowsOf([a, b], read), { by, isReversed: false }, standingOf, read)[0].dagName;
   assert.equal(first("state", standing), "b", "what needs attention comes first");
   assert.equal(first("progress"), "a");
   assert.equal(first("cost"), "b");

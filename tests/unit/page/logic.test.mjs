@@ -5,7 +5,8 @@ import { test } from "node:test";
 
 import { pure } from "./modules.mjs";
 
-const [jobs, format, place, values, batches] = await pure("jobs.js", "format.js", "place.js", "values.js", "batches.js");
+const names = ["jobs.js", "format.js", "place.js", "values.js", "batches.js"];
+const [jobs, format, place, values, batches] = await pure(...names);
 
 const entry = (more = {}) => ({
   key: "openai_batch_progress.submit",
@@ -90,7 +91,9 @@ test("a job can be cancelled only where marking its task failed does cancel it: 
     assert.equal(found({}, ["wait", state]), null, state);
   }
   assert.equal(found({ cancel_on_kill: false }, ["wait", "deferred"]), null, "its Dag does not let it");
-  for (const phase of ["done", "written", "bad", "held"]) assert.equal(found({ phase }, ["wait", "deferred"]), null, phase);
+  for (const phase of ["done", "written", "bad", "held"]) {
+    assert.equal(found({ phase }, ["wait", "deferred"]), null, phase);
+  }
 });
 
 test("states of tasks are read only where they decide how a job stands", () => {
@@ -117,7 +120,9 @@ test("a cost is a number or exact text, and unknown is not zero", () => {
   assert.equal(progress({ cost: 0.25 }).cost, 0.25);
   assert.equal(progress({ cost: "0.000000125" }).cost, 0.000000125);
   assert.equal(progress({ cost: 0 }).cost, 0);
-  for (const cost of [undefined, null, "", "free", -1, {}, NaN]) assert.equal(progress({ cost }).cost, null, String(cost));
+  for (const cost of [undefined, null, "", "free", -1, {}, NaN]) {
+    assert.equal(progress({ cost }).cost, null, String(cost));
+  }
 });
 
 test("rows that were not sent have a place of their own", () => {
@@ -191,7 +196,8 @@ test("a batch has one state: the one that was seen last", () => {
       batch: { id: `b${i}`, status: "in_progress" },
     })),
   });
-  const seen = (at, more) => progress({ updated_at: at, n_running: 1, batches: [{ id: "b0", status: "finalizing" }], ...more });
+  const latest = { n_running: 1, batches: [{ id: "b0", status: "finalizing" }] };
+  const seen = (at, more) => progress({ updated_at: at, ...latest, ...more });
   const states = (at, more) => shards.map((shard) => batches.stateOf(shard, seen(at, more), 100));
   assert.deepEqual(states(200), ["finalizing", "ended", "uploaded", "settled"], "a trigger has seen that b1 ended");
   assert.deepEqual(states(100), ["finalizing", "in_progress", "uploaded", "settled"]);

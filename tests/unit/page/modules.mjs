@@ -7,7 +7,7 @@ import { fileURLToPath, pathToFileURL } from "node:url";
 
 const STATIC = fileURLToPath(new URL("../../../airflow_openai_batch/ui/static/", import.meta.url));
 
-/** Return modules by their names. From a copy that says what they are: older Nodes take a .js file for something else. */
+/** Return modules by their names. The copy says what they are: older Nodes take a .js file for something else. */
 export async function pure(...names) {
   const folder = await mkdtemp(join(tmpdir(), "page-"));
   try {
