@@ -103,9 +103,9 @@ def test_a_sample_shows_requests_with_their_answers_when_asked(see: See, dark: b
     sample = viewer.frame.locator("section:has(> h3:text-is('Sample of requests and answers'))")
     expect(sample).to_contain_text("Read from the job store when you ask")
     assert not [call for call in viewer.requests if "/sample/" in call.url]
-    sample.get_by_role("button", name="refused").click()
+    sample.get_by_role("button", name="invalid").click()
     expect(sample.locator("li")).to_have_count(10)
-    for text in ("Request", "product ", "gpt-6-luna", "Answer", "refusal", "There are more"):
+    for text in ("Request", "product ", "gpt-6-luna", "Answer", "schema_mismatch", "There are more"):
         expect(sample).to_contain_text(text)
     sample.scroll_into_view_if_needed()
     viewer.picture("sample")
