@@ -29,7 +29,7 @@ class LazyApp:
         self._app: Callable[[Scope, Receive, Send], Awaitable[None]] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request for a file of the page.
+        """Answer one request for a file of the page, or for a sample of a job.
 
         Args:
             scope: The ASGI scope; a WebSocket is closed.
@@ -40,7 +40,7 @@ class LazyApp:
             await send({"type": "websocket.close"})
             return
         if self._app is None:
-            from airflow_openai_batch.ui.files import app
+            from airflow_openai_batch.ui.app import app
 
             self._app = app
         await self._app(scope, receive, send)

@@ -132,6 +132,17 @@ def test_nothing_outside_the_folder_is_served(path: str) -> None:
     assert get(path).status_code == 404
 
 
+def test_an_airflow_that_cannot_tell_who_may_see_samples_still_has_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow_openai_batch import ui
+    from airflow_openai_batch.ui import app
+
+    monkeypatch.delattr(ui, "sample")
+    monkeypatch.setitem(sys.modules, "airflow_openai_batch.ui.sample", None)
+    monkeypatch.setattr(app, "app", app.make_app())
+    assert get("/openai-batch/").status_code == 200
+    assert get("/openai-batch/sample/dag?run_id=r&task_id=t").status_code == 404
+
+
 def test_files_can_only_be_read() -> None:
     assert get("/openai-batch/page.js", "POST").status_code == 405
 

@@ -14,9 +14,10 @@ export class ApiFailure extends Error {
 }
 
 export class Api {
-  /** `root` is the address of Airflow's UI, with a slash at its end. */
-  constructor(root) {
+  /** `root` is the address of Airflow's UI, with a slash at its end; `ownRoot` that of the package, without one. */
+  constructor(root, ownRoot) {
     this.root = `${root}api/v2`;
+    this.ownRoot = ownRoot;
     this.skewS = 0;
     /** Whether this Airflow sorts XComs; null until it is known. */
     this.canSort = null;
@@ -38,6 +39,7 @@ export class Api {
     key,
     pattern,
     dag,
+    run,
     runAfter,
     offset = 0,
     limit = PAGE,
@@ -47,6 +49,7 @@ export class Api {
     if (key) query.xcom_key = key;
     if (pattern) query.xcom_key_pattern = pattern;
     if (dag) query.dag_display_name_pattern = dag;
+    if (run) query.run_id_pattern = run;
     if (runAfter) query.run_after_gte = new Date(runAfter * 1000).toISOString();
     if (mapIndex !== undefined && mapIndex !== null) query.map_index = mapIndex;
     const where = path("dags", dagId ?? "~", "dagRuns", runId ?? "~", "taskInstances", taskId ?? "~", "xcomEntries");
@@ -59,10 +62,9 @@ export class Api {
     return (await this.call("GET", where, { query: { map_index: at.mapIndex } })).value;
   }
 
-  /** Return the task instances that `jobs.statesQuery` asks for. */
-  instances(body) {
-    const where = path("dags", "~", "dagRuns", "~", "taskInstances", "list");
-    return this.call("POST", where, { body });
+  /** Return the task instances of a run, at most 100. The POST that takes many runs writes Airflow's audit log. */
+  instances(dagId, runId) {
+    return this.call("GET", path("dags", dagId, "dagRuns", runId, "taskInstances"), { query: { limit: PAGE } });
   }
 
   /** Return one task instance. */
@@ -80,11 +82,22 @@ export class Api {
     return this.call("PATCH", instancePath(at), { body: { new_state: "failed" } });
   }
 
+  /** Return whether a triggerer is alive. */
+  async hasTriggerer() {
+    return (await this.call("GET", path("monitor", "health"))).triggerer?.status === "healthy";
+  }
+
+  /** Return a sample of a job's requests and answers. The package's own route: Airflow decides who may see it. */
+  sample(owner, status) {
+    const query = { run_id: owner.runId, task_id: owner.taskId, map_index: owner.mapIndex, ...(status && { status }) };
+    return this.call("GET", path("sample", owner.dagId), { query, root: this.ownRoot });
+  }
+
   /** Make one call; at most six run at a time. */
-  async call(method, where, { query = {}, body } = {}) {
+  async call(method, where, { query = {}, body, root = this.root } = {}) {
     await this.turn();
     try {
-      return await this.fetch(method, where, query, body);
+      return await this.fetch(method, root + where, query, body);
     } finally {
       this.running -= 1;
       this.waiting.shift()?.();
@@ -96,8 +109,8 @@ export class Api {
     this.running += 1;
   }
 
-  async fetch(method, where, query, body) {
-    const url = new URL(this.root + where);
+  async fetch(method, address, query, body) {
+    const url = new URL(address);
     for (const [name, value] of Object.entries(query)) url.searchParams.set(name, value);
     const headers = { accept: "application/json", ...(body && { "content-type": "application/json" }) };
     const options = {

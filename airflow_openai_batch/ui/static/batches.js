@@ -65,7 +65,7 @@ export function shardsTable(detail, progress, now) {
     h(
       "tbody",
       null,
-      shards.map((shard) => shardRow(shard, progress, now)),
+      shards.map((shard) => shardRow(shard, progress, now, at)),
     ),
   );
   return section(
@@ -75,8 +75,22 @@ export function shardsTable(detail, progress, now) {
   );
 }
 
-function shardRow(shard, progress, now) {
-  const batch = shard.batch;
+/** A running shard's state is that of its batch, as it was seen last: a trigger sees more than the last worker. */
+export function stateOf(shard, progress, seenAt) {
+  if (shard.state !== "running" || !shard.batch) return shard.state;
+  const running = runningBatch(shard, progress);
+  if (running) return running.status;
+  const isAllListed = progress.batches.length >= (progress.n_running ?? 0);
+  return isAllListed && progress.updated_at > seenAt ? "ended" : shard.batch.status;
+}
+
+function runningBatch(shard, progress) {
+  return progress.batches.find((batch) => batch.id === shard.batch?.id);
+}
+
+function shardRow(shard, progress, now, seenAt) {
+  const batch = runningBatch(shard, progress) ?? shard.batch;
+  const nDone = (batch?.n_completed ?? 0) + (batch?.n_failed ?? 0);
   const tally = Object.entries(shard.tally).map(([name, n]) => h("span", { class: "nowrap" }, `${count(n)} ${name} `));
   const remarks = [
     shard.problem ? h("span", { class: "problem" }, shard.problem) : null,
@@ -96,7 +110,7 @@ function shardRow(shard, progress, now) {
     "tr",
     { key: shard.id },
     h("td", null, h("code", null, shard.id)),
-    h("td", null, status(shard.state)),
+    h("td", null, status(stateOf(shard, progress, seenAt))),
     number(count(shard.round)),
     number(count(shard.n_rows)),
     number(bytes(shard.n_bytes)),
@@ -106,13 +120,9 @@ function shardRow(shard, progress, now) {
       batch
         ? [
             batchLink(batch.id, progress.host),
-            h(
-              "div",
-              { class: "muted small" },
-              batch.n_total
-                ? `${batch.status}, ${count((batch.n_completed ?? 0) + (batch.n_failed ?? 0))} of ${count(batch.n_total)}`
-                : batch.status,
-            ),
+            batch.n_total
+              ? h("div", { class: "muted small" }, `${count(nDone)} of ${count(batch.n_total)} finished`)
+              : null,
           ]
         : "–",
     ),

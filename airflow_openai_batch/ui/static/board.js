@@ -1,12 +1,25 @@
 // The page's data: jobs, their progress values and the states of their tasks. Reads as little as possible.
 
 import { ApiFailure } from "./api.js";
-import { SHARDS_KEY, entryOf, instanceId, instanceOf, jobsOf, shardsKey, standingOf, statesQuery } from "./jobs.js";
-import { Listing, entryId } from "./listing.js";
+import {
+  SHARDS_KEY,
+  STANDINGS,
+  entryOf,
+  instanceId,
+  instanceOf,
+  jobsOf,
+  needsStates,
+  shardsKey,
+  standingOf,
+} from "./jobs.js";
+import { Listing, Search, entryId } from "./listing.js";
 import { progressOf, shardsOf } from "./values.js";
 
 /** Jobs of which the values are read in one step. */
 export const STEP = 25;
+/** Seconds after which the states of tasks that no longer work are read again, in case one was cleared. */
+const STATES_S = 60;
+const GONE = Symbol("gone");
 
 export class Board {
   /** `onChange` is called whenever there is something new to show. */
@@ -15,13 +28,15 @@ export class Board {
     this.onChange = onChange;
     this.values = new Map();
     this.instances = new Map();
+    /** When the states of a job's tasks were read, and after which value of it. */
+    this.statesOf = new Map();
     this.details = new Map();
     this.open({});
   }
 
-  /** Switch to another place, or to Dags whose name contains `dag`. Values already read are kept. */
-  open(where, dag = "") {
-    this.listing = new Listing(this.api, where, dag);
+  /** Switch to another place, or to the jobs that have `text` in a name. Values already read are kept. */
+  open(where, text = "") {
+    this.listing = text ? new Search(this.api, text) : new Listing(this.api, where);
     this.nLooked = STEP;
     this.lookedAt = null;
     this.failure = null;
@@ -50,8 +65,11 @@ export class Board {
     return this.values.has(entryId(job.entries[0]));
   }
 
+  /** The job's standing; "loading" until all that it depends on was read. */
   standing(job) {
-    return standingOf(job, this.progress(job), this.instances);
+    const progress = this.progress(job);
+    if (needsStates(progress) && !this.statesOf.has(job.id)) return "loading";
+    return standingOf(job, progress, this.instances);
   }
 
   /** Read what has changed: the newest keys, the states of tasks, and new values. */
@@ -61,17 +79,12 @@ export class Board {
     for (let n = 0; n < 3 && this.allJobs.length < this.nLooked && !listing.isComplete; n += 1) await listing.further();
     if (listing !== this.listing) return;
     this.onChange();
-    await Promise.all([this.readInstances(this.jobs), this.readValues(this.jobs)]);
+    await this.readValues(this.jobs);
+    await this.readStates(this.jobs.filter((job) => this.wantsStates(job)));
     if (listing !== this.listing) return;
     this.lookedAt = this.api.now();
     this.failure = null;
     this.onChange();
-  }
-
-  /** Read the next, older jobs. */
-  async lookFurther() {
-    this.nLooked += STEP;
-    await this.look();
   }
 
   async readValues(jobs) {
@@ -81,32 +94,55 @@ export class Board {
   async readValue(entry) {
     const id = entryId(entry);
     if (this.values.get(id)?.timestamp === entry.timestamp) return;
-    try {
-      const value = progressOf(await this.api.value(entry, entry.key));
-      this.values.set(id, { timestamp: entry.timestamp, value });
-    } catch (error) {
-      if (!(error instanceof ApiFailure) || error.status !== 404) throw error;
-      // The task was cleared or its run deleted since the keys were listed.
-      this.listing.drop(entry);
-    }
+    const value = await this.orGone(this.api.value(entry, entry.key));
+    // The task was cleared or its run deleted since the keys were listed.
+    if (value === GONE) this.listing.drop(entry);
+    else this.values.set(id, { timestamp: entry.timestamp, value: progressOf(value) });
     this.onChange();
   }
 
-  async readInstances(jobs) {
-    // Finished jobs rarely change: beyond the first step only the others are read again.
-    const asked = jobs.filter((job, i) => i < STEP || !this.isFinished(job));
-    if (asked.length === 0) return;
-    const { task_instances: instances, total_entries: total } = await this.api.instances(statesQuery(asked));
+  /** Whether the states of the job's tasks decide how it stands, and may have changed. */
+  wantsStates(job) {
+    if (!needsStates(this.progress(job))) return false;
+    const before = this.statesOf.get(job.id);
+    if (!before || before.stamp !== job.entries[0].timestamp) return true;
+    return STANDINGS[this.standing(job)].group === "active" || this.api.now() - before.at >= STATES_S;
+  }
+
+  /** Read the states of the tasks of jobs: a request for each run, and one for each task that a large run cuts off. */
+  async readStates(jobs) {
+    const runs = new Set(jobs.map(runOf));
+    await Promise.all([...runs].map((run) => this.readRun(jobs.filter((job) => runOf(job) === run))));
+    if (jobs.length) this.onChange();
+  }
+
+  async readRun(jobs) {
+    const { dagId, runId } = jobs[0];
+    // Whose tasks one may not read, of that job the state stays unknown.
+    const answer = await this.orGone(this.api.instances(dagId, runId), [403, 404]);
+    if (answer === GONE) return;
+    const { task_instances: instances, total_entries: total } = answer;
     const fresh = new Set(instances.map((raw) => this.keepInstance(raw)));
-    this.onChange();
-    // Many mapped tasks do not fit into one response; those of the first step are read one by one.
-    if (total > instances.length) await this.readMissing(asked.slice(0, STEP), fresh);
+    const missing = total > instances.length ? jobs.map((job) => job.entries[0]) : [];
+    await Promise.all(
+      missing
+        .filter((entry) => !fresh.has(instanceId(entry)))
+        .map(async (entry) => {
+          const raw = await this.orGone(this.api.instance(entry));
+          if (raw !== GONE) this.keepInstance(raw);
+        }),
+    );
+    for (const job of jobs) this.statesOf.set(job.id, { at: this.api.now(), stamp: job.entries[0].timestamp });
   }
 
-  async readMissing(jobs, fresh) {
-    const missing = jobs.map((job) => job.entries[0]).filter((entry) => !fresh.has(instanceId(entry)));
-    await Promise.all(missing.map(async (entry) => this.keepInstance(await this.api.instance(entry))));
-    this.onChange();
+  /** Wait for an answer; `GONE` if it is one of these: by default that something was deleted since it was listed. */
+  async orGone(answer, statuses = [404]) {
+    try {
+      return await answer;
+    } catch (error) {
+      if (!(error instanceof ApiFailure) || !statuses.includes(error.status)) throw error;
+      return GONE;
+    }
   }
 
   keepInstance(raw) {
@@ -115,16 +151,14 @@ export class Board {
     return instanceId(instance);
   }
 
-  isFinished(job) {
-    const hasStates = job.entries.every((entry) => this.instances.has(instanceId(entry)));
-    return hasStates && ["done", "bad", "stopped"].includes(this.standing(job));
-  }
-
-  /** Read a job's shards, once for each new value; null if no task has written any. */
-  async readShards(job) {
+  /** Read what only the full view of a job shows, once for each new value: its shards, the states of its tasks. */
+  async readDetail(job) {
     const stamp = job.entries[0].timestamp;
     if (this.details.get(job.id)?.stamp === stamp) return;
-    const shards = await this.newestShards(job);
+    const [shards] = await Promise.all([
+      this.newestShards(job),
+      needsStates(this.progress(job)) ? null : this.readStates([job]),
+    ]);
     this.details.set(job.id, { stamp, shards });
     this.onChange();
   }
@@ -143,4 +177,8 @@ export class Board {
       .sort((a, b) => b.at - a.at);
     return newest ? shardsOf(await this.api.value(newest, key)) : null;
   }
+}
+
+function runOf(job) {
+  return JSON.stringify([job.dagId, job.runId]);
 }

@@ -2,12 +2,13 @@
 
 import { batchesTable, shardsTable } from "./batches.js";
 import { h, icon } from "./dom.js";
-import { count, counted, duration, relative } from "./format.js";
-import { instanceId, ownerName, waitingTask } from "./jobs.js";
+import { count, counted, dollars, duration, relative } from "./format.js";
+import { OVER, cancellableTask, instanceId, ownerName } from "./jobs.js";
 import {
   badge,
   bar,
   barText,
+  copyable,
   errorsTable,
   estimate,
   figure,
@@ -19,11 +20,12 @@ import {
   tokenFigures,
 } from "./parts.js";
 import { dashboardLink, jobHash } from "./place.js";
+import { sampleView } from "./sample.js";
 
 const PROBLEMS = { held: "A person must act", bad: "Worse than the thresholds allow" };
 
 /** The full view of a job. `links` are Airflow's addresses; `isAlone` means that there is no list to return to. */
-export function detailView(board, job, { links, now, isAlone }) {
+export function detailView(board, job, { links, now, isAlone, samples }) {
   const progress = board.progress(job);
   if (!progress)
     return [
@@ -44,6 +46,7 @@ export function detailView(board, job, { links, now, isAlone }) {
     errorsTable(progress),
     batchesTable(progress),
     shardsTable(board.shards(job), progress, now),
+    sampleView(samples, job, progress),
   ];
 }
 
@@ -79,7 +82,7 @@ function backLink() {
 }
 
 function heading(board, job, progress, { links, level, isCard }) {
-  const waiting = waitingTask(job, progress, board.instances);
+  const isCancellable = cancellableTask(job, progress, board.instances) !== null;
   const newest = job.entries[0];
   const newestBatch = progress.batches.at(-1)?.id;
   const dashboard = dashboardLink(newestBatch, progress.host);
@@ -111,7 +114,19 @@ function heading(board, job, progress, { links, level, isCard }) {
         ? outLink(links.xcom(newest), [icon("table"), "Results in XCom"], { class: "button" })
         : null,
       dashboard ? outLink(dashboard, "OpenAI's dashboard", { class: "button" }) : null,
-      waiting
+      h(
+        "button",
+        {
+          type: "button",
+          class: "button",
+          "data-act": "copy",
+          "data-text": links.job(job),
+          title: "Copy a link to this job",
+        },
+        icon("copy"),
+        "Copy link",
+      ),
+      isCancellable
         ? h(
             "button",
             { type: "button", class: "button danger", "data-act": "cancel", "data-job": job.id },
@@ -157,7 +172,7 @@ function messages(board, job, progress) {
 }
 
 function figures(progress, standing, now) {
-  const isOver = ["written", "bad", "done"].includes(progress.phase);
+  const isOver = OVER.has(progress.phase) || progress.phase === "done";
   const isActive = ["running", "queued"].includes(standing);
   return h(
     "dl",
@@ -173,7 +188,7 @@ function figures(progress, standing, now) {
       relative(progress.created_at, now).replace(" ago", ""),
       isOver ? `took ${duration(progress.updated_at - progress.created_at)}` : null,
     ),
-    isActive ? figure("Estimated end", estimate(progress, now) ?? "not yet known") : null,
+    isActive ? figure("Estimated end", estimate(progress, now)) : null,
     isOver
       ? null
       : figure(
@@ -188,13 +203,17 @@ function figures(progress, standing, now) {
     ),
     figure("Rounds asked again", count(progress.round), counted(progress.n_batches ?? 0, "batch")),
     figure("Model", progress.model ?? "differs by row", progress.endpoint),
-    progress.output ? figure("Results", h("code", { class: "uri" }, progress.output)) : null,
+    progress.cost === null ? null : figure("Cost", dollars(progress.cost)),
+    progress.output ? figure("Results", copyable(progress.output, "Copy the results' address")) : null,
+    progress.dead_letter
+      ? figure("Dead letter", copyable(progress.dead_letter, "Copy the dead letter's address"))
+      : null,
   );
 }
 
 /** Who read this and when: the trigger while it waits (Airflow 3.3), or the worker at its last read. */
 function freshness(board, job, progress, now) {
-  const isOver = ["written", "bad"].includes(progress.phase);
+  const isOver = OVER.has(progress.phase);
   const text = isOver
     ? "Final, as of "
     : progress.live

@@ -2,8 +2,11 @@
 
 import { h, icon, update } from "./dom.js";
 import { counted } from "./format.js";
-import { ownerName, waitingTask } from "./jobs.js";
+import { cancellableTask, ownerName } from "./jobs.js";
 import { notice } from "./parts.js";
+
+const NO_TRIGGERER =
+  "No triggerer is alive, and it is the triggerer that cancels batches. Start one, or use `python -m airflow_openai_batch cancel`, which needs none.";
 
 /** The dialog of the page; one at a time. */
 export class CancelDialog {
@@ -20,7 +23,7 @@ export class CancelDialog {
   /** Open the dialog for a job. `opener` gets the focus afterwards. */
   async open(board, job, opener) {
     const progress = board.progress(job);
-    const task = waitingTask(job, progress, board.instances);
+    const task = cancellableTask(job, progress, board.instances);
     if (!task) return;
     this.opener = opener;
     this.asked = { job, progress, task, name: ownerName(job, progress) };
@@ -36,7 +39,7 @@ export class CancelDialog {
   async refusal(task) {
     try {
       await this.api.tryMarkFailed(task);
-      return null;
+      return (await this.api.hasTriggerer()) ? null : NO_TRIGGERER;
     } catch (error) {
       return refusalText(error, task);
     }
@@ -56,8 +59,7 @@ export class CancelDialog {
     try {
       await this.api.markFailed(task);
       this.element.close();
-      const then = willCancel(this.asked) ? "are being cancelled" : "run on at OpenAI";
-      this.onDone(`Task ${task.taskName} is marked failed; the batches of ${name} ${then}.`);
+      this.onDone(`Task ${task.taskName} is marked failed; the batches of ${name} are being cancelled.`);
     } catch (error) {
       this.show({ refusal: refusalText(error, task) });
     } finally {
@@ -85,35 +87,20 @@ export class CancelDialog {
           "button",
           { type: "button", class: "button danger solid", "data-answer": "yes", disabled: !may },
           isBusy || isChecking ? h("span", { class: "spinner small" }) : icon("stop"),
-          willCancel(this.asked) ? "Cancel the job" : "Mark the task failed",
+          "Cancel the job",
         ),
       ),
     );
   }
 }
 
-/** Whether marking the task failed cancels its batches: only a trigger does, and only if the Dag allows it. */
-function willCancel({ progress, task }) {
-  return progress.cancelsOnKill && task.state === "deferred";
-}
-
-function consequences(asked) {
-  const { progress, task } = asked;
+function consequences({ progress, task }) {
   const marked = ["Task ", h("code", null, task.taskName), " is marked failed. "];
-  if (willCancel(asked))
-    return points([
-      [marked, `Its trigger then asks OpenAI to cancel ${runningText(progress)}. Tasks that depend on it do not run.`],
-      ["Paid: ", "answers that are finished by then. They are kept, at OpenAI or in the job store."],
-      ["Not paid: ", "rows that OpenAI has not begun. It may take OpenAI up to ten minutes to stop."],
-      ["To go on: ", "clear the task. It takes up the finished answers for free and sends only the other rows."],
-    ]);
-  const why = progress.cancelsOnKill
-    ? "It works on a worker right now; only while it waits in the triggerer would this cancel its batches. Try again when it waits there; a task with deferrable=False never does."
-    : ["Its Dag says ", h("code", null, "cancel_on_kill=False"), "."];
   return points([
-    [marked, why, " Its batches run on at OpenAI."],
-    ["Paid: ", "everything that was sent. OpenAI keeps the answers for the next try."],
-    ["To go on: ", "clear the task. It takes the batches up again and pays for nothing twice."],
+    [marked, `Its trigger then asks OpenAI to cancel ${runningText(progress)}. Tasks that depend on it do not run.`],
+    ["Paid: ", "answers that are finished by then. They are kept, at OpenAI or in the job store."],
+    ["Not paid: ", "rows that OpenAI has not begun. It may take OpenAI up to ten minutes to stop."],
+    ["To go on: ", "clear the task. It takes up the finished answers for free and sends only the other rows."],
   ]);
 }
 

@@ -19,13 +19,25 @@ export function counted(n, word) {
   return `${count(n)} ${n === 1 ? word : word + ending}`;
 }
 
-/** The part of a whole in percent, never 100 before all is done and never 0 once something is. */
+/** The part of a whole in percent, never 0 once something is done, and never 100 before all is. */
 export function percent(n, whole) {
   if (!whole) return "–";
   const exact = (100 * n) / whole;
   if (exact > 0 && exact < 0.1) return "<0.1%";
   if (exact > 99.9 && exact < 100) return ">99.9%";
   return `${Number.isInteger(exact) ? exact : exact.toFixed(1)}%`;
+}
+
+/** A job's finished rows in percent: 100 only once its results are written. */
+export function donePercent({ nDone, nRows }, isOver) {
+  return nRows && nDone === nRows && !isOver ? ">99%" : percent(nDone, nRows);
+}
+
+/** Dollars: 12.345 → "$12.35", 0.00012 → "$0.00012", unknown → "–". */
+export function dollars(amount) {
+  if (!isNumber(amount)) return "–";
+  const digits = amount === 0 || amount >= 0.1 ? 2 : Math.min(9, 1 - Math.floor(Math.log10(amount)));
+  return `$${amount.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: Math.max(2, digits) })}`;
 }
 
 /** 7380 → "2 h 3 min"; two units at most. */

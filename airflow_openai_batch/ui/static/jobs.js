@@ -13,7 +13,7 @@ export const OUTCOMES = {
   missing: { kind: "bad", says: "no line came back" },
   expired: { kind: "lost", says: "not begun in time, unbilled" },
   cancelled: { kind: "lost", says: "cancelled before it began, unbilled" },
-  skipped: { kind: "lost", says: "no prompt, so not sent; unbilled" },
+  skipped: { kind: "skipped", says: "not sent, as the prompt is empty; unbilled" },
 };
 
 const ALIVE = new Set([
@@ -26,12 +26,22 @@ const ALIVE = new Set([
   "up_for_reschedule",
 ]);
 const FAILED = new Set(["failed", "upstream_failed", "removed", "skipped"]);
-/** Task states in which a job's waiting task can be marked failed so that its batches are cancelled. */
-const CANCELLABLE = new Set(["deferred", "running"]);
+/** Phases in which the results are written. */
+export const OVER = new Set(["written", "bad"]);
 
-/** The standings of a job, and the filter's group of each. */
+/** The standings of a job, the most urgent first, and the filter's group of each. */
 export const STANDINGS = {
-  loading: { label: "…", group: "active", says: "" },
+  held: { label: "Held", group: "attention", says: "A person must act." },
+  bad: {
+    label: "Bad rows",
+    group: "attention",
+    says: "The results are written, and worse than the job's thresholds allow.",
+  },
+  stopped: {
+    label: "Stopped",
+    group: "attention",
+    says: "No task works on it any more. Clearing the failed task takes the job up again.",
+  },
   running: { label: "Running", group: "active", says: "Batches run at OpenAI." },
   queued: {
     label: "Queued",
@@ -40,17 +50,7 @@ export const STANDINGS = {
   },
   answered: { label: "Answered", group: "active", says: "All outcomes are fetched; the results are not written yet." },
   done: { label: "Done", group: "done", says: "The results are written." },
-  bad: {
-    label: "Bad rows",
-    group: "attention",
-    says: "The results are written, and worse than the job's thresholds allow.",
-  },
-  held: { label: "Held", group: "attention", says: "A person must act." },
-  stopped: {
-    label: "Stopped",
-    group: "attention",
-    says: "No task works on it any more. Clearing the failed task takes the job up again.",
-  },
+  loading: { label: "…", group: "active", says: "Not read yet, or you may not read the states of its tasks." },
 };
 
 export const GROUPS = { all: "All", active: "Active", attention: "Needs attention", done: "Done" };
@@ -96,10 +96,19 @@ export function jobsOf(entries) {
   return [...jobs.values()];
 }
 
+/** Return the task that the job belongs to: `{taskId, mapIndex}`, from its value or, before that is read, its key. */
+export function ownerOf(job, progress) {
+  if (progress?.job.taskId) return progress.job;
+  const name = job.key.slice(PROGRESS_KEY.length + 1);
+  const { mapIndex } = job.entries[0];
+  const ending = `.${mapIndex}`;
+  if (mapIndex < 0 || !name.endsWith(ending)) return { taskId: name, mapIndex: -1 };
+  return { taskId: name.slice(0, -ending.length), mapIndex };
+}
+
 /** Return the display name of the job's owner: "submit", or "label [3]" of a mapped task. */
 export function ownerName(job, progress) {
-  const owner = progress?.job;
-  if (!owner?.taskId) return job.key.slice(PROGRESS_KEY.length + 1);
+  const owner = ownerOf(job, progress);
   return owner.mapIndex >= 0 ? `${owner.taskId} [${owner.mapIndex}]` : owner.taskId;
 }
 
@@ -108,11 +117,15 @@ export function shardsKey(job) {
   return SHARDS_KEY + job.key.slice(PROGRESS_KEY.length);
 }
 
+/** Whether how a job stands depends on the states of its tasks: its phase alone does not say it. */
+export function needsStates(progress) {
+  return ["waiting", "queued", "done"].includes(progress?.phase);
+}
+
 /** Return a job's standing: its phase together with the states of the tasks that work on it. */
 export function standingOf(job, progress, instances) {
   if (!progress) return "loading";
-  if (progress.phase === "written") return "done";
-  if (progress.phase === "bad") return "bad";
+  if (OVER.has(progress.phase)) return progress.phase === "bad" ? "bad" : "done";
   const states = job.entries.map((entry) => instances.get(instanceId(entry))?.state).filter(Boolean);
   const isAlive = states.some((state) => ALIVE.has(state));
   // A retry may resolve what is held; until then it needs manual intervention.
@@ -122,11 +135,14 @@ export function standingOf(job, progress, instances) {
   return progress.phase === "queued" ? "queued" : "running";
 }
 
-/** Return the task instance that waits for the job and can be marked failed, or null. */
-export function waitingTask(job, progress, instances) {
-  if (!progress || !["waiting", "queued"].includes(progress.phase)) return null;
+/**
+ * Return the task instance whose trigger cancels the job's batches when it is marked failed, or null if none does:
+ * the task must wait in a trigger, and the Dag must let it.
+ */
+export function cancellableTask(job, progress, instances) {
+  if (!progress?.cancelsOnKill || !["waiting", "queued"].includes(progress.phase)) return null;
   const tasks = job.entries.map((entry) => ({ ...entry, state: instances.get(instanceId(entry))?.state }));
-  return tasks.find((task) => task.state === "deferred") ?? tasks.find((task) => CANCELLABLE.has(task.state)) ?? null;
+  return tasks.find((task) => task.state === "deferred") ?? null;
 }
 
 /** Return the parts of the progress bar: outcomes with their counts, in order, and the other rows. */
@@ -153,17 +169,6 @@ export function countsText(parts, format) {
   const words = parts.outcomes.map((part) => `${format(part.n)} ${part.status}`);
   if (parts.nAnswered) words.push(`${format(parts.nAnswered)} finished at OpenAI`);
   return words.join(", ") || "no row finished yet";
-}
-
-/** Return the body of the one request that asks for the states of all tasks of these jobs. */
-export function statesQuery(jobs) {
-  const unique = (pick) => [...new Set(jobs.flatMap((job) => job.entries.map(pick)))];
-  return {
-    dag_ids: unique((entry) => entry.dagId),
-    dag_run_ids: unique((entry) => entry.runId),
-    task_ids: unique((entry) => entry.taskId),
-    page_limit: 300,
-  };
 }
 
 /** Convert a task instance of the API. */

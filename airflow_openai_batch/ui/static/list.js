@@ -1,85 +1,79 @@
-// The list of jobs.
+// The list of jobs: its head, its rows, and what it says when there are none.
 
 import { h, icon } from "./dom.js";
-import { counted, duration, relative } from "./format.js";
-import { GROUPS, STANDINGS, countGroups, ownerName } from "./jobs.js";
-import { badge, bar, barText, estimate, head, time, tokensShort } from "./parts.js";
-import { jobHash } from "./place.js";
+import { counted } from "./format.js";
+import { SORTS, rowsOf, sorted } from "./groups.js";
+import { GROUPS, STANDINGS, countGroups } from "./jobs.js";
+import { groupRow, jobRow } from "./rows.js";
 
-/** Return the list's content. `group` is the filter's choice. */
-export function listView(board, group, now) {
-  const jobs = board.jobs.filter((job) => isIn(board.standing(job), group));
-  const rows = jobs.map((job) => row(board, job, now));
-  const columns = head("State", "Job", "Progress", "#Tokens", "#Age", "#Ends");
-  return [
-    rows.length ? h("table", { class: "jobs" }, columns, h("tbody", null, rows)) : null,
-    rows.length ? null : nothing(board, group),
-    footer(board, group, jobs.length),
-  ];
+const COLUMNS = {
+  state: "State",
+  job: "Job",
+  progress: "Progress",
+  tokens: "Tokens",
+  cost: "Cost",
+  age: "Age",
+  ends: "Ends",
+};
+
+/** Return the list's content. `view` is what the viewer has chosen: the group of states, the order, the folded rows. */
+export function listView(board, view, now) {
+  const jobs = board.jobs.filter((job) => isIn(board.standing(job), view.group));
+  const content = jobs.length ? jobsTable(board, jobs, view, now) : nothing(board, view.group);
+  return [content, footer(board, view.group, jobs.length)];
+}
+
+/** The table of jobs, in the chosen order; the jobs of a mapped task are below one row. */
+export function jobsTable(board, jobs, view, now) {
+  const progressOf = (job) => board.progress(job);
+  const order = (rows) => sorted(rows, view.order, (job) => board.standing(job), progressOf);
+  const hasCost = jobs.some((job) => (progressOf(job)?.cost ?? null) !== null);
+  const rows = order(rowsOf(jobs, progressOf)).map((row) => {
+    if (row.jobs.length === 1) return jobRow(board, row.jobs[0], { now, hasCost });
+    const isOpen = view.toggled.has(row.id) !== view.areOpen;
+    const members = isOpen ? order(row.jobs.map((job) => ({ ...row, jobs: [job] }))) : [];
+    return [
+      groupRow(board, row, { now, hasCost, isOpen }),
+      members.map(({ jobs: [job] }) => jobRow(board, job, { now, hasCost, isMember: true })),
+    ];
+  });
+  return h("table", { class: "jobs" }, columns(view.order, hasCost), h("tbody", null, rows));
+}
+
+/** The table's head: each column can be sorted by, and a second time the other way round. */
+function columns(order, hasCost) {
+  const cells = Object.entries(COLUMNS)
+    .filter(([by]) => by !== "cost" || hasCost)
+    .map(([by, label]) => {
+      const isChosen = order.by === by;
+      const isDescending = isChosen && SORTS[by] !== order.isReversed;
+      return h(
+        "th",
+        {
+          scope: "col",
+          class: ["state", "job", "progress"].includes(by) ? null : "number",
+          "aria-sort": isChosen ? (isDescending ? "descending" : "ascending") : null,
+        },
+        h(
+          "button",
+          { type: "button", class: "sort", "data-act": "sort", "data-by": by, title: `Sort by ${label.toLowerCase()}` },
+          label,
+          isChosen ? icon(isDescending ? "down" : "up") : null,
+        ),
+      );
+    });
+  return h("thead", null, h("tr", null, cells));
 }
 
 function isIn(standing, group) {
   return group === "all" || (standing !== "loading" && STANDINGS[standing].group === group);
 }
 
-function row(board, job, now) {
-  const progress = board.progress(job);
-  const name = h(
-    "td",
-    { class: "job" },
-    h(
-      "a",
-      { href: jobHash(job), class: "name" },
-      job.dagName,
-      h("span", { class: "owner" }, " / ", ownerName(job, progress)),
-    ),
-    h("div", { class: "where" }, job.runId),
-  );
-  const attributes = { key: job.id, "data-open": jobHash(job) };
-  if (!progress)
-    return h("tr", attributes, h("td", null, badge("loading")), name, h("td", { colspan: 4 }, unreadable(board, job)));
-  return h(
-    "tr",
-    attributes,
-    h("td", { class: "state" }, badge(board.standing(job))),
-    name,
-    h("td", { class: "progress" }, bar(progress), barText(progress, seenAt(board, job, progress, now))),
-    h("td", { class: "number tokens", "data-label": "Tokens" }, tokensShort(progress)),
-    h(
-      "td",
-      { class: "number", "data-label": "Age" },
-      h("span", { title: "since the job was made" }, relative(progress.created_at, now).replace(" ago", "")),
-    ),
-    h("td", { class: "number", "data-label": "Ends" }, ends(progress, board.standing(job), now)),
-  );
-}
-
-/** When the counts were read, if nothing keeps them up to date. */
-function seenAt(board, job, progress, now) {
-  const isActive = STANDINGS[board.standing(job)].group === "active";
-  return isActive && !progress.live ? h("span", null, "as of ", time(progress.updated_at, now)) : null;
-}
-
-function unreadable(board, job) {
-  return board.wasRead(job)
-    ? h("span", { class: "muted" }, "Written by another version of the package; this page cannot read it.")
-    : h("span", { class: "ghost" });
-}
-
-function ends(progress, standing, now) {
-  if (["done", "bad"].includes(standing))
-    return h("span", { class: "muted" }, `took ${duration(progress.updated_at - progress.created_at)}`);
-  if (standing === "answered") return h("span", { class: "muted" }, "results to be written");
-  if (STANDINGS[standing].group !== "active") return h("span", { class: "muted" }, "–");
-  const deadline = h("div", { class: "muted small" }, "deadline ", time(progress.deadline_at, now));
-  return [h("div", null, estimate(progress, now) ?? h("span", { class: "muted" }, "no estimate yet")), deadline];
-}
-
 /** The message of an empty list. */
 function nothing(board, group) {
   if (!board.lookedAt)
     return h("div", { class: "empty", key: "wait" }, h("div", { class: "spinner" }), h("p", null, "Looking for jobs…"));
-  const dag = board.listing.where.dag;
+  const text = board.listing.text;
   if (group !== "all" && board.jobs.length) {
     return h(
       "div",
@@ -88,12 +82,12 @@ function nothing(board, group) {
       h("p", { class: "strong" }, `No job that was looked at is in the group “${GROUPS[group]}”.`),
     );
   }
-  if (dag)
+  if (text)
     return h(
       "div",
       { class: "empty", key: "none" },
       icon("search"),
-      h("p", { class: "strong" }, `No job of a Dag whose name contains “${dag}”.`),
+      h("p", { class: "strong" }, `No job whose Dag, run or task has “${text}” in its name.`),
       h("p", { class: "muted" }, "Only Dags that you may read are searched."),
     );
   return h(
@@ -134,7 +128,7 @@ function footer(board, group, nShown) {
     h("span", { class: "muted" }, board.hasMore ? `${text} There may be older ones.` : text),
     more,
     board.listing.isCut
-      ? h("span", { class: "muted" }, "Airflow 3.1 cannot sort them: name a Dag to find a certain job.")
+      ? h("span", { class: "muted" }, "Airflow 3.1 cannot sort them: search for a Dag, run or task to find a certain job.")
       : null,
   );
 }

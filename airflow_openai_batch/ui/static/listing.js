@@ -10,10 +10,12 @@ const PAGES_A_WINDOW = 5;
 const OTHER_END = { order: "timestamp", limit: 1 };
 
 export class Listing {
-  /** `where` narrows the listing: dagId, runId, taskId, mapIndex; `dag` is a part of a Dag's name. */
-  constructor(api, where, dag = "") {
+  /** `where` narrows the listing: dagId, runId, key; `dag`, `run` and `task` are parts of a name. */
+  constructor(api, { dagId, runId, key, dag, run, task }) {
     this.api = api;
-    this.where = { dagId: where.dagId, runId: where.runId, key: where.key, dag };
+    this.where = { dagId, runId, key, dag, run };
+    // The key names the owner's task, so that all entries of its jobs are found.
+    this.pattern = key ? undefined : `${PROGRESS_KEY}.${task ? `%${task}` : ""}`;
     this.entries = new Map();
     this.offset = 0;
     this.isComplete = false;
@@ -75,8 +77,7 @@ export class Listing {
   }
 
   page(offset, runAfter, more = {}) {
-    const pattern = this.where.key ? undefined : `${PROGRESS_KEY}.`;
-    return this.api.keys({ ...this.where, pattern, offset, runAfter, ...more });
+    return this.api.keys({ ...this.where, pattern: this.pattern, offset, runAfter, ...more });
   }
 
   replace(raw) {
@@ -93,6 +94,38 @@ export class Listing {
 
   add(raw) {
     for (const entry of raw.map((one) => entryOf(one))) if (entry) this.entries.set(entryId(entry), entry);
+  }
+}
+
+/** A listing of the jobs whose Dag, run or task has `text` in its name: three listings, read as one. */
+export class Search {
+  constructor(api, text) {
+    this.text = text;
+    this.parts = [{ dag: text }, { run: text }, { task: text }].map((where) => new Listing(api, where));
+  }
+
+  get entries() {
+    return new Map(this.parts.flatMap((part) => [...part.entries]));
+  }
+
+  get isComplete() {
+    return this.parts.every((part) => part.isComplete);
+  }
+
+  get isCut() {
+    return this.parts.some((part) => part.isCut);
+  }
+
+  async refresh() {
+    await Promise.all(this.parts.map((part) => part.refresh()));
+  }
+
+  async further() {
+    await Promise.all(this.parts.map((part) => part.further()));
+  }
+
+  drop(entry) {
+    for (const part of this.parts) part.drop(entry);
   }
 }
 

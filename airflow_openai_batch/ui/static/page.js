@@ -7,11 +7,14 @@ import { CancelDialog } from "./dialog.js";
 import { h, icon, update } from "./dom.js";
 import { failureNotice } from "./failures.js";
 import { relative } from "./format.js";
-import { PROGRESS_KEY, STANDINGS, entryOf, instanceOf } from "./jobs.js";
-import { groupButtons, listView } from "./list.js";
+import { rowsOf } from "./groups.js";
+import { PROGRESS_KEY, STANDINGS, entryOf, instanceOf, ownerOf } from "./jobs.js";
+import { groupButtons, jobsTable, listView } from "./list.js";
 import { loginLink, openLinksOutside } from "./links.js";
+import { copyText, readPlace, writePlace } from "./outer.js";
 import { airflowLinks, jobHash, jobOfHash, placeOf } from "./place.js";
 import { Pulse } from "./pulse.js";
+import { Samples } from "./sample.js";
 import { followTheme } from "./theme.js";
 
 /** Seconds between two reads while a job is active, and while none is. */
@@ -20,16 +23,19 @@ const IDLE_S = 60;
 const TYPING_MS = 350;
 const DRAW_MS = 60;
 
-const root = new URL("..", new URL(".", location.href)).href;
+const own = new URL(".", location.href).href;
+const root = new URL("..", own).href;
 const place = placeOf(location.search);
-const api = new Api(root);
+const api = new Api(root, own.replace(/\/$/, ""));
 const links = airflowLinks(root);
 const at = (id) => document.getElementById(id);
 
 class Page {
   constructor() {
     this.board = new Board(api, () => this.drawSoon());
-    this.group = "all";
+    this.samples = new Samples(api, () => this.drawSoon());
+    /** What the viewer has chosen for lists: the group of states, the order, and which rows were folded or unfolded. */
+    this.view = { group: "all", order: { by: null, isReversed: false }, toggled: new Set(), areOpen: false };
     this.pulse = new Pulse(() => this.look());
     this.dialog = new CancelDialog(at("dialog"), api, (text) => this.cancelled(text));
     this.foreign = null;
@@ -39,7 +45,7 @@ class Page {
     document.body.dataset.place = place.taskId ? "task" : place.runId ? "run" : "all";
     document.addEventListener("click", (event) => this.click(event));
     addEventListener("hashchange", () => this.turn());
-    at("dag").addEventListener("input", () => this.typed());
+    at("search").addEventListener("input", () => this.typed());
     at("refresh").addEventListener("click", () => this.pulse.now());
     setInterval(() => this.draw(), 15_000);
     this.turn();
@@ -48,6 +54,7 @@ class Page {
   /** Show what the address names: a job, or the list. */
   turn() {
     const wanted = jobOfHash(location.hash);
+    writePlace();
     const before = this.wanted;
     this.wanted = wanted;
     if (wanted) this.openJob(wanted);
@@ -64,7 +71,7 @@ class Page {
   }
 
   openList() {
-    this.board.open({ dagId: place.dagId, runId: place.runId }, at("dag").value.trim());
+    this.board.open({ dagId: place.dagId, runId: place.runId }, at("search").value.trim());
     this.list = this.board.listing;
   }
 
@@ -86,7 +93,7 @@ class Page {
       if (place.taskId && !this.wanted && !this.foreign?.isFound) await this.findTask();
       if (this.foreign?.isFound !== false) await this.board.look();
       const job = this.shown();
-      if (job) await this.board.readShards(job);
+      if (job) await this.board.readDetail(job);
     } catch (error) {
       if (!(error instanceof ApiFailure)) throw error;
       this.board.failure = error;
@@ -138,21 +145,21 @@ class Page {
     const failure = board.failure && failureNotice(board.failure, board.jobs.length > 0, loginLink(root));
     document.body.dataset.view = wanted || place.taskId ? "detail" : "list";
     update(at("main"), failure, this.content(now, Boolean(failure)));
-    update(at("groups"), groupButtons(board, this.group));
-    const dagNames = [...new Set(board.allJobs.map((job) => job.dagName))].sort();
+    update(at("groups"), groupButtons(board, this.view.group));
+    const names = new Set(board.allJobs.flatMap((job) => [job.dagName, ownerOf(job, board.progress(job)).taskId]));
     update(
-      at("dags"),
-      dagNames.map((name) => h("option", { value: name, key: name })),
+      at("names"),
+      [...names].sort().map((name) => h("option", { value: name, key: name })),
     );
     update(at("seen"), board.lookedAt ? `Updated ${relative(board.lookedAt, now)}` : "");
   }
 
   content(now, hasFailed) {
     const job = this.shown();
-    if (job) return detailView(this.board, job, { links, now, isAlone: !this.wanted });
+    if (job) return detailView(this.board, job, { links, now, isAlone: !this.wanted, samples: this.samples });
     if (this.wanted || place.taskId) return this.absent(hasFailed);
     if (place.runId) return this.runView(now, hasFailed);
-    return hasFailed && !this.board.jobs.length ? null : listView(this.board, this.group, now);
+    return hasFailed && !this.board.jobs.length ? null : listView(this.board, this.view, now);
   }
 
   absent(hasFailed) {
@@ -186,7 +193,7 @@ class Page {
           { class: "list-foot" },
           h("button", { type: "button", class: "button", "data-act": "further" }, icon("down"), "Look further"),
         );
-      return [jobs.map((job) => summaryCard(this.board, job, { links, now })), more];
+      return [rowsOf(jobs, (job) => this.board.progress(job)).map((row) => this.cardOf(row, now)), more];
     }
     if (hasFailed) return null;
     return h(
@@ -196,23 +203,55 @@ class Page {
     );
   }
 
+  /** A job in full, and mapped jobs as one table. */
+  cardOf({ id, taskId, jobs }, now) {
+    if (jobs.length === 1) return summaryCard(this.board, jobs[0], { links, now });
+    const view = { ...this.view, areOpen: true };
+    return h("article", { class: "card", key: id, "aria-label": taskId }, jobsTable(this.board, jobs, view, now));
+  }
+
   click(event) {
     const act = event.target.closest?.("[data-act]");
     if (act) return this.act(act);
     const row = event.target.closest?.("[data-open]");
     // Selecting text in a row is not a click on it.
-    if (row && !event.target.closest("a, button") && String(getSelection()) === "") location.hash = row.dataset.open;
+    if (event.target.closest("a, button") || String(getSelection()) !== "") return undefined;
+    if (row) location.hash = row.dataset.open;
+    const group = event.target.closest?.("[data-toggle]");
+    if (group) this.toggle(group.dataset.toggle);
     return undefined;
   }
 
   act(element) {
-    const { act, group, job: id } = element.dataset;
-    if (act === "group") this.group = group;
+    const { act, group, job: id, by, row, status, text } = element.dataset;
+    const { view } = this;
+    if (act === "group") view.group = group;
+    if (act === "sort") view.order = { by, isReversed: view.order.by === by && !view.order.isReversed };
+    if (act === "toggle") this.toggle(row);
+    if (act === "copy") this.copy(text);
+    if (act === "hide") this.samples.hide(id);
     if (act === "further") this.further(element);
     if (act === "again") this.pulse.now();
-    const job = act === "cancel" && this.board.allJobs.find((job) => job.id === id);
-    if (job) this.dialog.open(this.board, job, element);
+    const job = this.board.allJobs.find((one) => one.id === id);
+    if (job && act === "cancel") this.dialog.open(this.board, job, element);
+    if (job && act === "sample") this.sample(job, status);
     this.draw();
+  }
+
+  toggle(id) {
+    const { toggled } = this.view;
+    if (!toggled.delete(id)) toggled.add(id);
+    this.draw();
+  }
+
+  sample(job, status) {
+    const owner = ownerOf(job, this.board.progress(job));
+    this.samples.read(job.id, { dagId: job.dagId, runId: job.runId, ...owner }, status);
+  }
+
+  async copy(text) {
+    const isCopied = await copyText(text);
+    update(at("said"), isCopied ? `Copied: ${text}` : `Your browser did not let the page copy this: ${text}`);
   }
 
   further(button) {
@@ -238,4 +277,5 @@ class Page {
 
 followTheme();
 openLinksOutside();
+readPlace();
 new Page().start();

@@ -1,8 +1,8 @@
 // The pieces that list, detail and tabs have in common: badge, bar, outcomes, figures.
 
 import { h, icon } from "./dom.js";
-import { count, counted, duration, moment, percent, relative, short } from "./format.js";
-import { STANDINGS, countsText, partsOf } from "./jobs.js";
+import { count, counted, donePercent, duration, moment, percent, relative, short } from "./format.js";
+import { OVER, STANDINGS, countsText, partsOf } from "./jobs.js";
 
 const ICONS = {
   loading: "dots",
@@ -23,10 +23,15 @@ const PHASES = {
   results: "Write results",
 };
 
-/** A rounded badge with symbol and word, so that colour is never the only sign. */
-export function badge(standing) {
+/** A rounded badge with symbol and word, so that colour is never the only sign; `n` counts jobs. */
+export function badge(standing, n = null) {
   const { label, says } = STANDINGS[standing];
-  return h("span", { class: `badge ${standing}`, title: says }, icon(ICONS[standing]), label);
+  return h(
+    "span",
+    { class: `badge ${standing}`, title: says, key: standing },
+    icon(ICONS[standing]),
+    n === null ? label : `${count(n)} ${label}`,
+  );
 }
 
 /** A moment as a relative time, with the exact one as its tooltip. */
@@ -35,16 +40,16 @@ export function time(at, now) {
   return h("time", { datetime: new Date(at * 1000).toISOString(), title: moment(at) }, relative(at, now));
 }
 
-/** When a job is expected to end; an estimate that has passed becomes "any minute". */
+/** When a job that goes on is expected to end; an estimate that has passed becomes "any minute". */
 export function estimate(progress, now) {
-  if (!progress.eta_at) return null;
+  if (!progress.eta_at) return h("span", { class: "muted" }, "no estimate yet");
   return progress.eta_at > now ? time(progress.eta_at, now) : "any minute";
 }
 
 /** The progress bar: outcomes, what is finished at OpenAI, what is open. Patterns distinguish them without colour. */
 export function bar(progress, size = "") {
   const parts = partsOf(progress);
-  const text = `${percent(parts.nDone, parts.nRows)} of ${counted(parts.nRows, "row")}: ${countsText(parts, count)}`;
+  const text = `${donePercent(parts, OVER.has(progress.phase))} of ${counted(parts.nRows, "row")}: ${countsText(parts, count)}`;
   const attributes = {
     class: `bar ${size}`,
     role: "progressbar",
@@ -54,7 +59,7 @@ export function bar(progress, size = "") {
     "aria-valuetext": text,
     "aria-label": "Rows",
   };
-  const kinds = ["good", "poor", "bad", "lost"].map((kind) => [
+  const kinds = ["good", "poor", "bad", "lost", "skipped"].map((kind) => [
     kind,
     sum(parts.outcomes.filter((part) => part.kind === kind)),
   ]);
@@ -77,7 +82,7 @@ export function barText(progress, last = null) {
   return h(
     "div",
     { class: "bar-text" },
-    h("span", { class: "strong" }, percent(parts.nDone, parts.nRows)),
+    h("span", { class: "strong" }, donePercent(parts, OVER.has(progress.phase))),
     h("span", null, `${count(parts.nDone)} of ${count(parts.nRows)}`),
     trouble.map((part) =>
       h(
@@ -206,6 +211,27 @@ export function figure(name, value, remark) {
     { class: "figure", key: name },
     h("dt", null, name),
     h("dd", null, value, remark ? h("small", null, remark) : null),
+  );
+}
+
+/** A place such as a file's URI, with a button that copies it. */
+export function copyable(text, label) {
+  return h(
+    "span",
+    { class: "copyable" },
+    h("code", { class: "uri" }, text),
+    h(
+      "button",
+      {
+        type: "button",
+        class: "button square",
+        "data-act": "copy",
+        "data-text": text,
+        "aria-label": label,
+        title: label,
+      },
+      icon("copy"),
+    ),
   );
 }
 

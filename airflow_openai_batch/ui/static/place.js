@@ -51,7 +51,8 @@ export function airflowLinks(root) {
     ...(at.mapIndex < 0 ? [] : ["mapped", String(at.mapIndex)]),
   ];
   return {
-    dag: (dagId) => path("dags", dagId),
+    // The hash is read by the page, in Airflow's address as in its own.
+    job: (job) => path("plugin", "openai-batches") + jobHash(job),
     run: (dagId, runId) => path("dags", dagId, "runs", runId),
     log: (at) => path(...task(at)),
     xcom: (at) => path(...task(at), "xcom"),

@@ -15,6 +15,13 @@ const COLOURS = {
   "--brand-fg": "brand-fg",
   "--brand-subtle": "brand-subtle",
   "--focus": "brand-focus-ring",
+  // The states of tasks: a job that runs has the colour of a task that runs.
+  "--running": "running-solid",
+  "--queued": "queued-solid",
+  "--scheduled": "scheduled-solid",
+  "--success": "success-solid",
+  "--failed": "failed-solid",
+  "--none": "none-solid",
 };
 
 /** Follow Airflow's light or dark mode from now on, and every change of it. */

@@ -15,10 +15,11 @@ export function progressOf(value) {
     cancelsOnKill: fields.cancel_on_kill !== false,
     byStatus: counts(fields.by_status),
     usage: counts(fields.usage),
+    cost: amount(fields.cost),
     phasesS: counts(fields.phases_s),
     batches: list(fields.batches).map(batchOf),
     errors: list(fields.errors).map(errorOf),
-    ...pick(fields, text, ["problem", "endpoint", "model", "output", "host"]),
+    ...pick(fields, text, ["problem", "endpoint", "model", "output", "dead_letter", "host"]),
     ...pick(fields, moment, ["updated_at", "created_at", "deadline_at", "expires_at", "eta_at"]),
     ...pick(fields, number, [
       "n_rows",
@@ -91,6 +92,12 @@ function text(value) {
 
 function number(value) {
   return typeof value === "number" && Number.isFinite(value) ? value : null;
+}
+
+/** Dollars, as a number or as exact text; null if there are none. */
+function amount(value) {
+  const dollars = typeof value === "string" && value.trim() !== "" ? Number(value) : number(value);
+  return dollars !== null && Number.isFinite(dollars) && dollars >= 0 ? dollars : null;
 }
 
 /** Epoch seconds, or null if no calendar date has them. */

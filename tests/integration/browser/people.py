@@ -18,9 +18,10 @@ _LOOK = [
 ROLES = {
     # Sees one Dag and may change nothing.
     "reader": [*_LOOK, ("can_read", f"DAG:{SEEN_DAG}")],
-    # Sees the other one too, and may mark its tasks.
+    # Sees the other one, may mark its tasks and read their logs.
     "keeper": [
         *_LOOK,
+        ("can_read", "Task Logs"),
         ("can_read", f"DAG:{HIDDEN_DAG}"),
         ("can_edit", f"DAG:{HIDDEN_DAG}"),
         ("can_edit", "DAG Runs"),

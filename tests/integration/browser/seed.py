@@ -10,12 +10,15 @@ from psycopg2.extensions import connection as Connection
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
 """What a page that takes data for HTML would run."""
 
+PRICED = "history__0002"
+"""The run whose job tells what it cost."""
+
 # The rows of a run's tasks that point to what is not copied.
 _DROPPED = {"trigger_id": "NULL", "external_executor_id": "NULL", "queued_by_job_id": "NULL", "pid": "NULL"}
 
 
 def seed(url: str, dag_id: str, run_id: str, n: int) -> None:
-    """Copy a run `n` times; copy number k is k hours older, and all its tasks succeeded.
+    """Copy a run `n` times; copy number k is k hours older, its tasks succeeded and its results are written.
 
     Args:
         url: The database, as SQLAlchemy writes it.
@@ -36,6 +39,8 @@ def seed(url: str, dag_id: str, run_id: str, n: int) -> None:
         )
         moved = {**new, "dag_run_id": ours, "timestamp": f"timestamp - {old}"}
         _copy(connection, "xcom", where, given, moved)
+        _change(connection, dag_id, "history__%", {"phase": "written"})
+        _change(connection, dag_id, PRICED, {"cost": 12.5})
         _poison(connection, dag_id)
     connection.close()
 
@@ -62,9 +67,14 @@ def _poison(connection: Connection, dag_id: str) -> None:
     batches = [{"id": HOSTILE, "status": HOSTILE, "n_total": 1, "n_completed": 1, "n_failed": 0}]
     hostile = {"problem": HOSTILE, "model": HOSTILE, "output": "javascript:alert(1)", "errors": errors}
     hostile |= {"batches": batches, "by_status": {HOSTILE: 3}, "host": "api.openai.com"}
+    _change(connection, dag_id, "history__0001", hostile)
+
+
+def _change(connection: Connection, dag_id: str, runs: str, changes: dict[str, object]) -> None:
+    """Change what the jobs of some runs tell; `runs` is a pattern of SQL's LIKE."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE xcom SET value = (value::jsonb || %s::jsonb)::json WHERE dag_id = %s AND run_id = 'history__0001'"
+            "UPDATE xcom SET value = (value::jsonb || %s::jsonb)::json WHERE dag_id = %s AND run_id LIKE %s"
             " AND key LIKE 'openai_batch_progress.%%'",
-            (json.dumps(hostile), dag_id),
+            (json.dumps(changes), dag_id, runs),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ from airflow_openai_batch.reporting.trigger_progress import can_refresh
 
 pytestmark = pytest.mark.slow
 See = Callable[..., Viewer]
+SEARCH = "Search by Dag, run or task"
 
 
 @pytest.fixture
@@ -87,9 +89,41 @@ def test_a_job_with_failures_names_codes_counts_and_rows(see: See, night: Night,
     counts = [int(cell.replace(",", "")) for cell in outcomes.locator("td:nth-child(2)").all_inner_texts()]
     assert sum(counts) == 900
     expect(outcomes.filter(has_text="refused")).to_have_count(1)
-    # Results end where the output says.
-    expect(viewer.main).to_contain_text("products.parquet")
+    # Results end where the output says, and what was given up beside them.
+    expect(viewer.main).to_contain_text("products.parquet.dead_letter.jsonl")
+    assert viewer.copies("Copy the results' address").endswith("/products.parquet")
+    assert viewer.copies("Copy the dead letter's address").endswith("/products.parquet.dead_letter.jsonl")
     viewer.picture("failures")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_sample_shows_requests_with_their_answers_when_asked(see: See, dark: bool) -> None:
+    viewer = see(dark=dark)
+    viewer.open_job("product_extraction")
+    sample = viewer.frame.locator("section:has(> h3:text-is('Sample of requests and answers'))")
+    expect(sample).to_contain_text("Read from the job store when you ask")
+    assert not [call for call in viewer.requests if "/sample/" in call.url]
+    sample.get_by_role("button", name="invalid").click()
+    expect(sample.locator("li")).to_have_count(10)
+    for text in ("Request", "product ", "gpt-6-luna", "Answer", "schema_mismatch", "There are more"):
+        expect(sample).to_contain_text(text)
+    sample.scroll_into_view_if_needed()
+    viewer.picture("sample")
+    sample.get_by_role("button", name="Hide").click()
+    expect(sample.locator("li")).to_have_count(0)
+
+
+def test_a_store_that_the_api_server_cannot_read_is_told(see: See) -> None:
+    viewer = see()
+    viewer.page.route(
+        "**/openai-batch/sample/**",
+        lambda route: route.fulfill(status=503, json={"detail": "Set [openai_batch] storage for the API server."}),
+    )
+    viewer.open_job("product_extraction")
+    viewer.frame.get_by_role("button", name="Any rows").click()
+    viewer.wait_for_text("The API server cannot read the job store")
+    viewer.wait_for_text("Set [openai_batch] storage for the API server.")
+    viewer.errors.clear()  # the browser logs the failed call
 
 
 def test_links_lead_out_of_the_frame_into_airflow(see: See, night: Night) -> None:
@@ -102,24 +136,63 @@ def test_links_lead_out_of_the_frame_into_airflow(see: See, night: Night) -> Non
     viewer.errors.clear()  # Airflow's own page is not under test
 
 
-def test_filters_by_dag_and_by_state(see: See) -> None:
+def test_filters_by_state(see: See) -> None:
     viewer = see()
     viewer.wait_for_rows()
     viewer.frame.get_by_role("button", name="Done").click()
     expect(viewer.rows).to_have_count(1)
     expect(viewer.frame.locator(".list-foot")).to_contain_text("1 of all 3 jobs is in “Done”")
     viewer.frame.get_by_role("button", name="All").click()
-    viewer.frame.get_by_label("Filter by Dag").fill("extraction")
+    expect(viewer.rows).to_have_count(3)
+
+
+@pytest.mark.parametrize("part", ["dag", "run", "task"])
+def test_searches_by_dag_run_and_task(see: See, night: Night, part: str) -> None:
+    viewer = see()
+    viewer.wait_for_rows()
+    text = {"dag": "uct_extr", "run": night.runs["product_extraction"][-16:], "task": "extract"}[part]
+    viewer.frame.get_by_label(SEARCH).fill(text)
     expect(viewer.rows).to_have_count(1)
     expect(viewer.rows).to_contain_text("product_extraction")
+
+
+def test_sorts_by_a_column_and_the_other_way_round(see: See) -> None:
+    viewer = see()
+    viewer.wait_for_rows()
+    viewer.wait_until_looked()
+    names = viewer.rows.locator("a.name")
+    header = viewer.frame.locator("th", has_text="Job")
+    header.get_by_role("button").click()
+    expect(header).to_have_attribute("aria-sort", "ascending")
+    expect(names).to_have_text([re.compile(name) for name in ("^product", "^review", "^ticket")])
+    header.get_by_role("button").click()
+    expect(header).to_have_attribute("aria-sort", "descending")
+    expect(names).to_have_text([re.compile(name) for name in ("^ticket", "^review", "^product")])
+    viewer.frame.locator("th", has_text="State").get_by_role("button").click()
+    expect(names.first).to_have_text(re.compile("^product"))
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_states_have_airflows_colours(see: See, dark: bool) -> None:
+    viewer = see(dark=dark)
+    viewer.wait_for_rows()
+    viewer.wait_until_looked()
+    states = {"ticket_labels": "running", "review_sentiment": "success", "product_extraction": "failed"}
+    for dag_id, state in states.items():
+        theirs = viewer.page.evaluate(
+            "state => { const e = document.createElement('i'); e.style.color = `var(--chakra-colors-${state}-solid)`;"
+            " document.body.append(e); return getComputedStyle(e).color; }",
+            state,
+        )
+        expect(viewer.row(dag_id).locator(".badge")).to_have_css("background-color", theirs)
 
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_nothing_found_says_so(see: See, dark: bool) -> None:
     viewer = see(dark=dark)
     viewer.wait_for_rows()
-    viewer.frame.get_by_label("Filter by Dag").fill("no_such_dag")
-    viewer.wait_for_text("No job of a Dag whose name contains “no_such_dag”.")
+    viewer.frame.get_by_label(SEARCH).fill("no_such_dag")
+    viewer.wait_for_text("No job whose Dag, run or task has “no_such_dag” in its name.")
 
 
 def test_follows_airflows_light_and_dark_mode_as_it_changes(see: See) -> None:
@@ -137,20 +210,33 @@ def test_follows_airflows_light_and_dark_mode_as_it_changes(see: See) -> None:
     assert light != dark == outer
 
 
+@pytest.mark.oldest
 @pytest.mark.parametrize("dark", [False, True])
-def test_fits_a_phone(see: See, dark: bool) -> None:
-    viewer = see(PAGE, phone=True, dark=dark)
+def test_nothing_is_cut_on_a_phone_inside_airflow(see: See, dark: bool) -> None:
+    viewer = see(phone=True, dark=dark)
     viewer.wait_for_rows()
     viewer.wait_until_looked()
     viewer.picture("phone")
-    assert is_as_wide_as_the_screen(viewer)
+    assert viewer.frame.locator("body").evaluate("() => innerWidth") < 330, "Airflow's rail is beside the page"
+    assert viewer.cut() == []
     viewer.open_job("product_extraction")
     viewer.picture("phone-job")
-    assert is_as_wide_as_the_screen(viewer)
+    assert viewer.cut() == []
+    viewer.frame.get_by_role("button", name="failed").click()
+    viewer.frame.locator(".sample li").first.wait_for()
+    assert viewer.cut() == []
+    viewer.frame.get_by_role("link", name="All jobs").click()
+    viewer.open_job("ticket_labels")
+    viewer.frame.get_by_role("button", name="Cancel…").click()
+    expect(viewer.frame.get_by_role("button", name="Cancel the job")).to_be_enabled()
+    assert viewer.cut() == []
 
 
-def is_as_wide_as_the_screen(viewer: Viewer) -> bool:
-    return bool(viewer.page.evaluate("() => document.scrollingElement.scrollWidth <= innerWidth"))
+def test_nothing_is_cut_on_a_phone_without_airflow_around(see: See) -> None:
+    viewer = see(PAGE, phone=True)
+    viewer.wait_for_rows()
+    viewer.wait_until_looked()
+    assert viewer.cut() == []
 
 
 def test_a_person_with_a_keyboard_gets_everywhere(see: See) -> None:
@@ -159,16 +245,16 @@ def test_a_person_with_a_keyboard_gets_everywhere(see: See) -> None:
     viewer.wait_until_looked()
     keys = viewer.page.keyboard
     seen = []
-    for _ in range(12):
+    for _ in range(20):
         keys.press("Tab")
         at = viewer.focus()
         seen.append(at["id"] or at["text"])
         # The field's own frame shows the focus; everything else has an outline.
-        assert at["outline"] >= 2 or at["id"] == "dag", at
+        assert at["outline"] >= 2 or at["id"] == "search", at
         if at["tag"] == "A":
             break
-    assert seen[0] == "dag"
-    assert "refresh" in seen
+    assert seen[0] == "search"
+    assert {"refresh", "State", "Ends"} <= set(seen)
     keys.press("Enter")
     viewer.frame.locator("#title").wait_for()
     assert viewer.focus()["id"] == "title"
@@ -271,21 +357,26 @@ def test_a_cancelled_job_stays_in_the_list_as_stopped(see: See, night: Night, da
         expect(viewer.row(dag_id)).to_have_count(1)
 
 
-def test_what_runs_on_when_its_task_is_marked_failed_says_so_before(see: See, night: Night) -> None:
-    night.start("archive_texts")
+def test_where_marking_the_task_failed_would_cancel_nothing_there_is_no_button_for_it(see: See, night: Night) -> None:
+    night.start("archive_texts")  # with cancel_on_kill=False
     night.wait_until_parked("archive_texts")
     viewer = see()
     viewer.open_job("archive_texts")
+    expect(viewer.frame.locator(".title .badge")).to_have_text("Running")
+    expect(viewer.frame.get_by_role("button", name="Copy link")).to_be_visible()
+    expect(viewer.frame.get_by_role("button", name="Cancel…")).to_have_count(0)
+
+
+def test_without_a_triggerer_nothing_is_marked_failed(see: See, night: Night) -> None:
+    viewer = see()
+    health = {"triggerer": {"status": "unhealthy"}, "metadatabase": {"status": "healthy"}}
+    viewer.page.route("**/api/v2/monitor/health", lambda route: route.fulfill(json=health))
+    viewer.open_job("ticket_labels")
     viewer.frame.get_by_role("button", name="Cancel…").click()
     dialog = viewer.frame.get_by_role("dialog")
-    expect(dialog).to_contain_text("Its Dag says cancel_on_kill=False. Its batches run on at OpenAI.")
-    expect(dialog).not_to_contain_text("Not paid")
-    viewer.picture("runs-on")
-    dialog.get_by_role("button", name="Mark the task failed").click()
-    viewer.wait_for_text("run on at OpenAI")
-    viewer.wait_for_text("Stopped")
-    viewer.page.wait_for_timeout(3_000)  # time in which a trigger would have cancelled
-    assert not {"cancelling", "cancelled"} & set(night.statuses("archive_texts"))
+    expect(dialog).to_contain_text("No triggerer is alive")
+    expect(dialog.get_by_role("button", name="Cancel the job")).to_be_disabled()
+    assert set(night.statuses("ticket_labels")) == {"in_progress"}
 
 
 def test_a_held_job_says_what_a_person_must_do(see: See, night: Night) -> None:

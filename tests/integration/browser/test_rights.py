@@ -31,6 +31,7 @@ def guarded(night: Night) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     env = {**stack.env, "AIRFLOW__CORE__AUTH_MANAGER": FAB, "AIRFLOW__API__PORT": str(port)}
     env |= {"AIRFLOW__API__BASE_URL": url, "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False"}
+    env["AIRFLOW__OPENAI_BATCH__DEPLOYMENT"] = stack.url  # the workers' name for it is their base_url
     for command in (["-m", "airflow", "db", "migrate"], [str(HERE / "people.py")]):
         stack.run(*command, env=env)
     command = [sys.executable, "-m", "airflow", "api-server"]
@@ -116,6 +117,25 @@ def test_who_may_change_a_dag_can_cancel(as_person: Callable[..., Viewer], night
         return night.statuses(HIDDEN_DAG) == ["cancelled"]
 
     night.stack.wait_until(is_cancelled, "the batch to be cancelled")
+
+
+def test_requests_and_answers_are_for_those_who_may_read_the_logs(as_person: Callable[..., Viewer]) -> None:
+    reader = as_person("reader")
+    reader.open_job(SEEN_DAG)
+    reader.frame.get_by_role("button", name="Any rows").click()
+    reader.wait_for_text("You may not see requests and answers")
+    expect(reader.frame.locator(".sample li")).to_have_count(0)
+    keeper = as_person("keeper")
+    keeper.open_job(HIDDEN_DAG)
+    expect(keeper.frame.locator(".sample li")).to_have_count(0)
+    keeper.frame.get_by_role("button", name="Any rows").click()
+    expect(keeper.frame.locator(".sample li")).to_have_count(10)
+    reader.errors.clear()  # the browser logs the refused call
+    # Without the page around it, too.
+    refused = reader.context.request.get(f"/openai-batch/sample/{HIDDEN_DAG}?run_id=x&task_id=summaries")
+    assert refused.status == 403
+    reader.context.clear_cookies()
+    assert reader.context.request.get(f"/openai-batch/sample/{SEEN_DAG}?run_id=x&task_id=submit").status == 401
 
 
 def test_who_may_not_read_xcoms_is_told_what_is_missing(as_person: Callable[..., Viewer]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
 from night import Night
 from playwright.sync_api import expect
-from viewer import Viewer
+from viewer import NAV, Viewer
 
 pytestmark = pytest.mark.slow
 See = Callable[..., Viewer]
@@ -41,11 +42,38 @@ def test_a_run_shows_the_job_of_each_mapped_task(tab: See, night: Night) -> None
     for map_index in (0, 1):
         night.wait_until_parked("per_country", map_index)
     viewer = tab("per_country")
-    expect(viewer.frame.locator("article")).to_have_count(2)
-    viewer.wait_for_text("label [0]")
-    viewer.wait_for_text("label [1]")
+    expect(viewer.frame.locator("article")).to_have_count(1)
+    group = viewer.frame.locator("tr.group")
+    expect(group).to_contain_text("2 mapped jobs")
+    expect(viewer.rows).to_have_text([re.compile(r"label \[[01]\]")] * 2)
+    group.get_by_role("button").click()
+    expect(viewer.rows).to_have_count(0)
     one = tab("per_country", "label/mapped/1")
     expect(one.frame.locator("#title")).to_have_text("per_country / label [1]")
+    # One phrase, in the list and in the job.
+    expect(group).to_contain_text("no estimate yet")
+    expect(one.main).to_contain_text("no estimate yet")
+
+
+def test_the_list_has_one_row_for_the_mapped_jobs_of_a_run(tab: See, night: Night, view: See) -> None:
+    if "per_country" not in night.runs:
+        night.start("per_country")
+        for map_index in (0, 1):
+            night.wait_until_parked("per_country", map_index)
+    viewer = view(night.stack.url, NAV)
+    viewer.wait_for_rows()
+    viewer.wait_until_looked()
+    expect(viewer.row("label [0]")).to_have_count(0)
+    group = viewer.frame.locator("tr.group")
+    expect(group).to_contain_text("2 Running")
+    expect(group).to_contain_text("0 of 40")
+    fold = group.get_by_role("button")
+    expect(fold).to_have_attribute("aria-expanded", "false")
+    fold.press("Enter")
+    expect(fold).to_have_attribute("aria-expanded", "true")
+    viewer.picture("mapped")
+    viewer.open_job("label [1]")
+    expect(viewer.frame.locator("#title")).to_have_text("per_country / label [1]")
 
 
 def test_a_card_opens_into_the_job_and_goes_back(tab: See) -> None:

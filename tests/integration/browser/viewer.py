@@ -13,6 +13,14 @@ PAGE = "/openai-batch/"
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 MAX_BYTES = 250_000
 
+CUT = """() => [...document.querySelectorAll('body *')].filter(one => {
+  if (one.closest('.scroll, pre, datalist, .sr, svg')) return false;  // these scroll, or are not seen
+  const box = one.getBoundingClientRect();
+  const isClipped = getComputedStyle(one).overflowX !== 'visible' && one.scrollWidth > one.clientWidth + 1;
+  const edge = one.parentElement.getBoundingClientRect().right;
+  return box.width > 0 && (box.right > Math.min(innerWidth, edge) + 1 || box.left < -1 || isClipped);
+}).map(one => `${one.tagName}.${one.className}: ${one.textContent.trim().slice(0, 40)}`)"""
+
 
 class Viewer:
     """One window. Inside Airflow's pages `self.frame` is our frame; opened by itself it is the page.
@@ -20,6 +28,7 @@ class Viewer:
     Attributes:
         errors: What the browser's console and the page's scripts complained about.
         calls: Requests of our page to the REST API since the last `forget()`.
+        requests: All requests of our page, for files too.
         first_row_s: Seconds from navigation to the first row with a value, once `wait_for_rows()` has returned.
     """
 
@@ -32,6 +41,7 @@ class Viewer:
         self.page: Page = self.context.new_page()
         self.errors: list[str] = []
         self.calls: list[Request] = []
+        self.requests: list[Request] = []
         self.page.on("console", lambda line: self.errors.append(line.text) if line.type == "error" else None)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("request", self._note)
@@ -41,8 +51,10 @@ class Viewer:
 
     def _note(self, request: Request) -> None:
         # Airflow's own page calls the same API; only what comes from our frame counts.
-        if "/api/v2/" in request.url and self._is_ours(request.frame):
-            self.calls.append(request)
+        if self._is_ours(request.frame):
+            self.requests.append(request)
+            if "/api/v2/" in request.url:
+                self.calls.append(request)
 
     @staticmethod
     def _is_ours(frame: Frame) -> bool:
@@ -99,10 +111,28 @@ class Viewer:
         self.frame.locator("#seen:has-text('Updated')").wait_for(timeout=30_000)
         self.frame.locator("#refresh:not(.busy)").wait_for(timeout=30_000)
 
+    def unfold(self) -> None:
+        """Show the jobs of mapped tasks one by one."""
+        for fold in self.frame.locator("[data-act=toggle][aria-expanded=false]").all():
+            fold.click()
+
     def open_job(self, text: str) -> None:
         self.row(text).first.locator("a").click()
         self.frame.locator("#title").wait_for()
         self.frame.locator(".shards").wait_for()
+
+    def cut(self) -> list[str]:
+        """Return what of our page does not fit into its width."""
+        cut: list[str] = self.frame.locator("body").evaluate(CUT)
+        return cut
+
+    def copies(self, name: str) -> str:
+        """Click a button that copies, and return what a person can paste then."""
+        self.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        self.frame.get_by_role("button", name=name).click()
+        self.wait_for_text("Copied: ")
+        pasted: str = self.page.evaluate("() => navigator.clipboard.readText()")
+        return pasted
 
     def focus(self) -> dict[str, Any]:
         """Tell what has the focus in our page: its tag, id, text and visible outline."""

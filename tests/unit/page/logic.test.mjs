@@ -1,17 +1,12 @@
 // The page's pure parts: entries of the API become jobs, standings, parts and words.
 
 import assert from "node:assert/strict";
-import { readFile } from "node:fs/promises";
 import { test } from "node:test";
 
-const STATIC = new URL("../../../airflow_openai_batch/ui/static/", import.meta.url);
+import { pure } from "./modules.mjs";
 
-/** Load a module that imports nothing. By its text: older Nodes take a .js file for something else. */
-async function pure(name) {
-  return import(`data:text/javascript,${encodeURIComponent(await readFile(new URL(name, STATIC), "utf8"))}`);
-}
-
-const [jobs, format, place, values] = await Promise.all(["jobs.js", "format.js", "place.js", "values.js"].map(pure));
+const names = ["jobs.js", "format.js", "place.js", "values.js", "batches.js"];
+const [jobs, format, place, values, batches] = await pure(...names);
 
 const entry = (more = {}) => ({
   key: "openai_batch_progress.submit",
@@ -64,7 +59,9 @@ test("keys that only look alike are no jobs", () => {
 test("a job is named by its owner, with the index of a mapped task", () => {
   const [job] = known(entry({ key: "openai_batch_progress.group.label.7", map_index: 7 }));
   assert.equal(jobs.ownerName(job, progress({ job: { task_id: "group.label", map_index: 7 } })), "group.label [7]");
-  assert.equal(jobs.ownerName(job, null), "group.label.7");
+  assert.equal(jobs.ownerName(job, null), "group.label [7]", "before its value is read");
+  const [other] = known(entry({ key: "openai_batch_progress.group.7", task_id: "wait" }));
+  assert.equal(jobs.ownerName(other, null), "group.7", "a task's own name may end like that");
   assert.equal(jobs.shardsKey(job), "openai_batch_shards.group.label.7");
 });
 
@@ -85,16 +82,24 @@ test("a standing is the phase, seen with the states of the tasks", () => {
   assert.equal(at("bad", ["wait", "failed"]), "bad");
 });
 
-test("only a task that waits or works can be cancelled, and only while the job needs it", () => {
+test("a job can be cancelled only where marking its task failed does cancel it: while a trigger waits", () => {
   const [job] = known(entry(), entry({ task_id: "wait" }));
-  const found = (phase, ...pairs) => jobs.waitingTask(job, progress({ phase }), states(...pairs))?.taskId ?? null;
-  assert.equal(found("waiting", ["submit", "success"], ["wait", "deferred"]), "wait");
-  assert.equal(found("waiting", ["submit", "running"], ["wait", "deferred"]), "wait", "the one that waits comes first");
-  assert.equal(found("queued", ["submit", "running"]), "submit");
-  for (const state of ["success", "failed", "queued", "up_for_retry", "up_for_reschedule", "scheduled"]) {
-    assert.equal(found("waiting", ["wait", state]), null, state);
+  const found = (more, ...pairs) => jobs.cancellableTask(job, progress(more), states(...pairs))?.taskId ?? null;
+  assert.equal(found({}, ["submit", "success"], ["wait", "deferred"]), "wait");
+  assert.equal(found({ phase: "queued" }, ["submit", "running"], ["wait", "deferred"]), "wait");
+  for (const state of ["running", "success", "failed", "queued", "up_for_retry", "up_for_reschedule", "scheduled"]) {
+    assert.equal(found({}, ["wait", state]), null, state);
   }
-  for (const phase of ["done", "written", "bad", "held"]) assert.equal(found(phase, ["wait", "deferred"]), null, phase);
+  assert.equal(found({ cancel_on_kill: false }, ["wait", "deferred"]), null, "its Dag does not let it");
+  for (const phase of ["done", "written", "bad", "held"]) {
+    assert.equal(found({ phase }, ["wait", "deferred"]), null, phase);
+  }
+});
+
+test("states of tasks are read only where they decide how a job stands", () => {
+  for (const phase of ["waiting", "queued", "done"]) assert.equal(jobs.needsStates(progress({ phase })), true, phase);
+  for (const phase of ["written", "bad", "held"]) assert.equal(jobs.needsStates(progress({ phase })), false, phase);
+  assert.equal(jobs.needsStates(null), false);
 });
 
 test("the parts of a bar are the rows, whatever the counts say", () => {
@@ -109,6 +114,20 @@ test("the parts of a bar are the rows, whatever the counts say", () => {
   assert.equal(parts.nAnswered, 17);
   const lies = jobs.partsOf(progress({ n_rows: 10, n_done: 99, by_status: { succeeded: 4 } }));
   assert.deepEqual([lies.nDone, lies.nAnswered, lies.nOpen], [10, 6, 0]);
+});
+
+test("a cost is a number or exact text, and unknown is not zero", () => {
+  assert.equal(progress({ cost: 0.25 }).cost, 0.25);
+  assert.equal(progress({ cost: "0.000000125" }).cost, 0.000000125);
+  assert.equal(progress({ cost: 0 }).cost, 0);
+  for (const cost of [undefined, null, "", "free", -1, {}, NaN]) {
+    assert.equal(progress({ cost }).cost, null, String(cost));
+  }
+});
+
+test("rows that were not sent have a place of their own", () => {
+  const [part] = jobs.partsOf(progress({ n_rows: 3, by_status: { skipped: 3 } })).outcomes;
+  assert.deepEqual([part.kind, part.n], ["skipped", 3]);
 });
 
 test("values of other versions and other things are not read as progress", () => {
@@ -141,25 +160,13 @@ test("whatever a Dag has left there, every field has its type", () => {
   assert.deepEqual(odd.byStatus, { refused: 2 });
   assert.equal(odd.batches.length, 2);
   assert.deepEqual(odd.errors[0], { status: null, code: null, n: null, customIds: [] });
-  for (const name of ["n_rows", "eta_at", "created_at", "updated_at", "problem"]) assert.equal(odd[name], null, name);
+  for (const name of ["cost", "dead_letter", "n_rows", "eta_at", "created_at", "updated_at", "problem"]) assert.equal(odd[name], null, name);
   assert.equal(jobs.partsOf(odd).nRows, 2);
   const { shards } = values.shardsOf({
     version: 1,
     shards: [null, { id: "a", tally: { x: "1" }, batch: [], past_batches: [5] }],
   });
   assert.deepEqual([shards[1].id, shards[1].tally, shards[1].batch, shards[1].past_batches], ["a", {}, null, ["5"]]);
-});
-
-test("one request asks for the states of all tasks of all jobs", () => {
-  const query = jobs.statesQuery(known(entry(), entry({ task_id: "wait" }), entry({ dag_id: "d2", run_id: "r2" })));
-  assert.deepEqual(
-    [query.dag_ids.sort(), query.dag_run_ids.sort(), query.task_ids.sort()],
-    [
-      ["d", "d2"],
-      ["r", "r2"],
-      ["submit", "wait"],
-    ],
-  );
 });
 
 test("a place is read from the query as Airflow fills it, also as 3.1 does: without encoding", () => {
@@ -180,6 +187,23 @@ test("a job's part of the address survives a round trip", () => {
   for (const hash of ["", "#", "#a", "#a//b"]) assert.equal(place.jobOfHash(hash), null);
 });
 
+test("a batch has one state: the one that was seen last", () => {
+  const { shards } = values.shardsOf({
+    version: 1,
+    shards: ["running", "running", "uploaded", "settled"].map((state, i) => ({
+      id: `s${i}`,
+      state,
+      batch: { id: `b${i}`, status: "in_progress" },
+    })),
+  });
+  const latest = { n_running: 1, batches: [{ id: "b0", status: "finalizing" }] };
+  const seen = (at, more) => progress({ updated_at: at, ...latest, ...more });
+  const states = (at, more) => shards.map((shard) => batches.stateOf(shard, seen(at, more), 100));
+  assert.deepEqual(states(200), ["finalizing", "ended", "uploaded", "settled"], "a trigger has seen that b1 ended");
+  assert.deepEqual(states(100), ["finalizing", "in_progress", "uploaded", "settled"]);
+  assert.deepEqual(states(200, { n_running: 2 })[1], "in_progress", "not all that run are listed");
+});
+
 test("links to the dashboard exist for OpenAI's hosts alone", () => {
   assert.equal(place.dashboardLink("batch_1", "api.openai.com"), "https://platform.openai.com/batches/batch_1");
   assert.equal(place.dashboardLink("batch_1", "eu.api.openai.com"), "https://platform.openai.com/batches/batch_1");
@@ -192,6 +216,10 @@ test("Airflow's addresses stay below its root, also behind a prefix", () => {
   const links = place.airflowLinks("https://x.example/team/airflow/");
   const at = { dagId: "d", runId: "r+1", taskId: "g.t", mapIndex: 2 };
   assert.equal(links.log(at), "https://x.example/team/airflow/dags/d/runs/r%2B1/tasks/g.t/mapped/2");
+  assert.equal(
+    links.job({ dagId: "d", runId: "r+1", key: "openai_batch_progress.g.t" }),
+    "https://x.example/team/airflow/plugin/openai-batches#d/r%2B1/openai_batch_progress.g.t",
+  );
   assert.equal(links.log({ ...at, mapIndex: -1 }), "https://x.example/team/airflow/dags/d/runs/r%2B1/tasks/g.t");
 });
 
@@ -205,6 +233,15 @@ test("numbers and times read well", () => {
   assert.equal(format.percent(1, 1000000), "<0.1%");
   assert.equal(format.percent(625, 1000), "62.5%");
   assert.equal(format.percent(0, 0), "–");
+  assert.equal(format.donePercent({ nDone: 10, nRows: 10 }, false), ">99%", "finished at OpenAI is not done");
+  assert.equal(format.donePercent({ nDone: 10, nRows: 10 }, true), "100%");
+  assert.equal(format.donePercent({ nDone: 5, nRows: 10 }, false), "50%");
+  assert.equal(format.donePercent({ nDone: 0, nRows: 0 }, true), "–");
+  assert.equal(format.dollars(12.345), "$12.35");
+  assert.equal(format.dollars(1234), "$1,234.00");
+  assert.equal(format.dollars(0.00012), "$0.00012");
+  assert.equal(format.dollars(0), "$0.00");
+  assert.equal(format.dollars(null), "–");
   assert.equal(format.duration(0.3), "<1 s");
   assert.equal(format.duration(7380), "2 h 3 min");
   assert.equal(format.duration(90000), "1 d 1 h");
