@@ -183,13 +183,18 @@ def _is_postponed(result: Learned | Stop) -> bool:
 
 
 def _put_off(engine: Engine, shard: Shard, like: Learned | Stop) -> Learned:
-    """Postpone a shard as another one was, but for no pause that a server asked for that one."""
-    update = ShardUpdate()
+    """Postpone a shard as another one was, but for no pause that a server asked for that one.
+
+    A refusal counts for it too, so that a key which is no longer accepted is believed of all shards at once.
+    """
+    update = ShardUpdate(refused_at=shard.refused_at)
     if isinstance(like, Learned) and "backoff" in like.update:
         other = like.update["backoff"]
         not_before = min(other.not_before, engine.clock() + backoff_s(max(1, other.n_waits), engine.timing))
         update["backoff"] = msgspec.structs.replace(shard.backoff, not_before=not_before)
         update["problem"] = like.update.get("problem")
+        if shard.refused_at is None:
+            update["refused_at"] = like.update.get("refused_at")
     return Learned(Fact.POSTPONED, update)
 
 

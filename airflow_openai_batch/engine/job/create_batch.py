@@ -208,7 +208,7 @@ def _unnamed(job: Job, listed: list[Batch], since: float) -> ApiError | None:
         listed: The listing.
         since: Creation time of the oldest batch that is searched for, epoch seconds.
     """
-    known_ids = {shard.batch.id for shard in job.all_shards if shard.batch is not None}
+    known_ids = _known_ids(job)
     unnamed = [
         batch.id
         for batch in listed
@@ -259,7 +259,7 @@ def cancel_strangers(engine: Engine, job: Job) -> None:
     doubts = [(shard, shard.doubt) for shard in job.all_shards if shard.doubt is not None]
     if not doubts:
         return
-    known_ids = {shard.batch.id for shard in job.all_shards if shard.batch is not None}
+    known_ids = _known_ids(job)
     since = min(doubt.at for _, doubt in doubts)
     try:
         for batch in engine.api.batches(since - _LOOK_BACK_S):
@@ -293,6 +293,11 @@ def _has_file_of(batch: Batch, shard: Shard) -> bool:
     return batch.input_file_id is not None and batch.input_file_id == shard.upload.file_id
 
 
+def _known_ids(job: Job) -> set[str]:
+    """Return the ids of all batches that the job remembers."""
+    return {batch_id for s in job.all_shards for batch_id in (*s.past_batches, *([s.batch.id] if s.batch else ()))}
+
+
 def content_of(store: JobStore, shard: Shard) -> str:
     """Return a digest of a shard's requests: ids and bodies, in the order of the request file."""
     content = hashlib.sha256()
@@ -310,7 +315,7 @@ def adopt(engine: Engine, job: Job) -> list[tuple[Shard, Learned]]:
     over.
     """
     unsent = [shard for shard in job.shards if shard.state in (State.PLANNED, State.UPLOADED)]
-    known_ids = {batch_id for s in job.all_shards for batch_id in (*s.past_batches, *([s.batch.id] if s.batch else ()))}
+    known_ids = _known_ids(job)
     listed, lost = _listed(engine, min(job.created_at - _LOOK_BACK_S, engine.clock() - _WIPED_LOOK_BACK_S))
     if lost is not None:
         engine.log.debug("Could not look for all batches of this job that its store does not know: %s", lost)

@@ -67,6 +67,25 @@ def test_a_create_that_is_denied_for_hours_leaves_what_runs_to_be_fetched(world:
     assert world.done().summary.by_status == {Status.SUCCEEDED: 4} and len(world.api.made) == 2
 
 
+@pytest.mark.parametrize("parallel", [1, 4])
+def test_a_key_that_is_no_longer_accepted_holds_a_job_of_many_shards_as_soon_as_one_of_few(
+    world: World, parallel: int
+) -> None:
+    world.engine.parallel = parallel
+    world.submit(30, limits=cut(1))
+    world.waits()
+    world.api.script("retrieve", *[Denied("401: revoked", status=401)] * 10_000)
+    began_at, n_calls = world.clock(), world.api.calls["retrieve"]
+    reached = run(world, 5)
+    assert isinstance(reached, Held) and reached.reason.count("revoked") == 1
+    assert 600 <= world.clock() - began_at <= 3600 and world.api.calls["retrieve"] - n_calls <= 100
+    world.api.forget_scripts()
+    for name in world.api.running:
+        world.api.finish(name)
+    world.later(3600)
+    assert world.done().summary.by_status == {Status.SUCCEEDED: 30} and len(world.api.made) == 30
+
+
 def test_an_account_without_money_holds_the_whole_job_at_once(world: World) -> None:
     world.submit(4, limits=cut(2))
     world.waits()
