@@ -63,7 +63,7 @@ def test_a_job_that_runs_outlives_a_login_page(world, fault):
 def test_a_file_that_is_too_large_names_the_setting_and_a_clear_cuts_it_smaller(world, how):
     w = world()
     w.submit(6)
-    w.fault(UPLOAD, {"status": {"code": 413, **how}}, times=1)
+    w.fault(UPLOAD, {"status": {"code": 413, **how}}, times=2)
     held = w.advance()
     assert isinstance(held, Held), held
     assert "max_requests_per_batch=3 (or less)" in held.reason and "6 requests" in held.reason

@@ -45,7 +45,7 @@ from airflow_openai_batch.engine.redaction import without_values
 from airflow_openai_batch.engine.schema.validation import ResponseSchema
 from airflow_openai_batch.engine.store.index import read_index
 
-_UPLOAD_TRIES = 2
+_UPLOAD_TRIES, _SIZE_TRIES = 2, 2
 
 _MAX_LOGGED = 5
 """Reasons of a batch's failure that the log names."""
@@ -109,8 +109,7 @@ def _upload(engine: Engine, job: Job, shard: Shard) -> Learned:
     _check_whole(engine, shard)
     before = shard.upload
     try:
-        with engine.store.open(shard.requests) as file:
-            file_id = engine.api.upload(name, file)
+        file_id = _sent(engine, shard, name)
     except ApiError as error:
         if error.status == TOO_LARGE:
             return too_large(engine, shard, error)
@@ -127,6 +126,17 @@ def _upload(engine: Engine, job: Job, shard: Shard) -> Learned:
     )
     upload = msgspec.structs.replace(before, file_id=file_id, n_uploads=before.n_uploads + 1)
     return Learned(Fact.FILE_UPLOADED, ShardUpdate(upload=upload, backoff=_no_waits(shard), problem=None))
+
+
+def _sent(engine: Engine, shard: Shard, name: str, tries: int = _SIZE_TRIES) -> str:
+    """Upload a shard's file, at once again if it is said to be too large: a proxy can answer anything once."""
+    try:
+        with engine.store.open(shard.requests) as file:
+            return engine.api.upload(name, file)
+    except ApiError as error:
+        if error.status != TOO_LARGE or tries <= 1:
+            raise
+    return _sent(engine, shard, name, tries - 1)
 
 
 def _check_whole(engine: Engine, shard: Shard) -> None:
