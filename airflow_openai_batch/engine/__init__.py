@@ -4,8 +4,10 @@ It knows nothing of Airflow. It is handed a client for OpenAI, a path for its jo
 from a notebook as well as from a task; the names below are what a notebook needs. The rooms, in the order in which a
 row travels:
 
-* ``requests``  rows in, shards out: ``sources`` and ``files`` read rows as Arrow record batches (``arrow``), ``bodies``
-  and ``template`` render them, ``lines`` makes request lines, ``sharding`` and ``shard_writer`` cut them into files
+* ``requests``  rows in, shards out: ``sources``, ``files`` and ``csv_files`` read rows as Arrow record batches
+  (``arrow``) whose columns hold each value exactly (``python_rows``, ``tables``, ``column_types``, ``exact_types``) and
+  are shown as people see them (``values``); ``bodies`` and ``template`` render them, ``lines`` makes request lines,
+  ``sharding`` and ``shard_writer`` cut them into files
 * ``schema``    strict structured output: ``response_format`` of a request, ``validation`` of an answer, ``arrow_types``
 * ``store``     the job's directory (``job_store``): numbered snapshots made by exclusive create, the rest write-once;
   the ``index`` of each shard
@@ -40,12 +42,14 @@ if TYPE_CHECKING:
     from airflow_openai_batch.engine.job.submit import submit
     from airflow_openai_batch.engine.job.summary import check_thresholds, summarize
     from airflow_openai_batch.engine.model import JobKey, Policy, Status
+    from airflow_openai_batch.engine.requests.csv_files import CsvFile
     from airflow_openai_batch.engine.results.sinks import FileSink, ListSink
     from airflow_openai_batch.engine.results.writer import manifest, write_results
     from airflow_openai_batch.engine.store.job_store import JobStore
 
 __all__ = [
     "Api",
+    "CsvFile",
     "Done",
     "Engine",
     "EngineError",
@@ -80,6 +84,7 @@ _HOMES = {
     "job.submit": ("submit",),
     "job.summary": ("check_thresholds", "summarize"),
     "model": ("JobKey", "Policy", "Status"),
+    "requests.csv_files": ("CsvFile",),
     "results.sinks": ("FileSink", "ListSink"),
     "results.writer": ("manifest", "write_results"),
     "store.job_store": ("JobStore",),
