@@ -4,8 +4,11 @@ It knows nothing of Airflow. It is handed a client for OpenAI, a path for its jo
 from a notebook as well as from a task; the names below are what a notebook needs. The rooms, in the order in which a
 row travels:
 
-* ``requests``  rows in, shards out: ``sources`` and ``files`` read rows as Arrow record batches (``arrow``), ``bodies``
-  and ``template`` render them, ``lines`` makes request lines, ``sharding`` and ``shard_writer`` cut them into files
+* ``requests``  rows in, shards out: ``sources``, ``files`` and ``csv_files`` read rows as Arrow record batches
+  (``arrow``) whose columns hold each value exactly (``python_rows``, ``tables``, ``column_types``, ``exact_types``) and
+  are shown as people see them (``values``); ``bodies`` and ``template`` render them, those with nothing to ask are left
+  out (``nulls``), ``lines`` makes request lines,
+  ``sharding`` and ``shard_writer`` cut them into files
 * ``schema``    strict structured output: ``response_format`` of a request, by the rules of ``strict``; ``validation``
   of an answer; its fields as columns (``columns``, ``arrow_types``)
 * ``store``     the job's directory (``job_store``): numbered snapshots made by exclusive create, the rest write-once;
@@ -20,6 +23,7 @@ row travels:
   any other, ``bodies`` and ``classify`` say what became of the row, ``row_order`` and ``outcome_files`` write it
 * ``results``   ``writer`` merges rows and outcomes (``merge``), arranges columns (``layout``) and fills a ``sink``;
   ``error_counts`` tells why rows are bad
+* ``money``     what requests cost: ``prices``, ``costs`` of answers, ``tokens`` of requests, the ``budget`` of a job
 * ``progress``  where a job stands, for people: ``compute``, ``rate``, ``shards``, ``log_format``
 
 Below them all are ``model`` (the words as values), ``identity`` (names and digests), ``endpoints`` (limits),
@@ -43,12 +47,14 @@ if TYPE_CHECKING:
     from airflow_openai_batch.engine.job.submit import submit
     from airflow_openai_batch.engine.job.summary import check_thresholds, summarize
     from airflow_openai_batch.engine.model import JobKey, Policy, Status
+    from airflow_openai_batch.engine.requests.csv_files import CsvFile
     from airflow_openai_batch.engine.results.sinks import FileSink, ListSink
     from airflow_openai_batch.engine.results.writer import manifest, write_results
     from airflow_openai_batch.engine.store.job_store import JobStore
 
 __all__ = [
     "Api",
+    "CsvFile",
     "Done",
     "Engine",
     "EngineError",
@@ -83,6 +89,7 @@ _HOMES = {
     "job.submit": ("submit",),
     "job.summary": ("check_thresholds", "summarize"),
     "model": ("JobKey", "Policy", "Status"),
+    "requests.csv_files": ("CsvFile",),
     "results.sinks": ("FileSink", "ListSink"),
     "results.writer": ("manifest", "write_results"),
     "store.job_store": ("JobStore",),

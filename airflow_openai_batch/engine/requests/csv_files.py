@@ -18,7 +18,6 @@ from typing import IO, TYPE_CHECKING, Any
 import msgspec
 
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.requests.arrow import BATCH_ROWS, json_column
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -88,6 +87,8 @@ def read_csv(file: IO[bytes], dialect: CsvFile) -> Iterator[pa.RecordBatch]:
         InputError: It cannot be read, or could be read in two ways; the message names the line.
     """
     import pyarrow as pa
+
+    from airflow_openai_batch.engine.requests.arrow import BATCH_ROWS  # a Dag file imports this module
 
     csv.field_size_limit(max(csv.field_size_limit(), _MOST_BYTES))
     encoding = "utf-8-sig" if dialect.encoding.lower().replace("_", "-") in ("utf-8", "utf8") else dialect.encoding
@@ -262,6 +263,8 @@ def _arrow(type_name: str) -> Callable[[list[str | None]], pa.Array]:
 
 
 def _json(values: list[str | None]) -> pa.Array:
+    from airflow_openai_batch.engine.requests.arrow import json_column
+
     for value in values:
         if value is not None:
             msgspec.json.decode(value)

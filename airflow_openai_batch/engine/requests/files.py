@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
 
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.requests.column_types import ColumnTypes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -114,6 +113,8 @@ class FilesSource:
         Raises:
             InputError: A file cannot be read, or its columns do not fit to those of the files before it.
         """
+        from airflow_openai_batch.engine.requests.column_types import ColumnTypes  # a Dag file imports this module
+
         types = ColumnTypes()
         first: SourceFile | None = None
         n_rows = 0

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _NESTED = (list, tuple, set, frozenset, Mapping)
 
 _EXACT = frozenset((str, int, float, bool))
-"""Types of which Arrow takes a column of one as it is, or refuses it."""
+"""Types of which Arrow takes a column as it is, or refuses it; but for booleans among numbers."""
 
 _MISSING = ("NoneType", "NaTType", "NAType")
 
@@ -107,7 +107,8 @@ def column_of(name: str, values: list[Any], first_row: int) -> pa.Array:
             return pa.array([value if value is None else str(value) for value in values], pa.large_string())
     try:
         column = _inferred(values, kinds)
-        return column if kinds <= _EXACT else _checked(name, values, column, first_row)
+        is_exact = kinds <= _EXACT and (len(kinds) < 2 or bool not in kinds)
+        return column if is_exact else _checked(name, values, column, first_row)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         raise _no_column(name, values, kinds, first_row) from None
 
@@ -149,6 +150,8 @@ def _checked(name: str, values: list[Any], column: pa.Array, first_row: int) -> 
 def _is_same(value: Any, became: Any) -> bool:
     if became is None:
         return _is_missing(value) or bool(value != value)
+    if isinstance(value, bool) and not isinstance(became, bool):
+        return False  # true among floats
     # Times by their texts too: moments in two zones are equal and are not shown alike.
     is_time = isinstance(value, datetime.date | datetime.time)
     return bool(value == became) and (not is_time or str(value) == str(became))

@@ -129,7 +129,7 @@ def test_rows_that_were_paid_for_by_an_older_version_come_back_as_text() -> None
     assert types.schema.field("v").type == pa.large_string()
 
 
-@pytest.mark.parametrize("names", [["caf\u00e9", "cafe\u0301"], ["\u1e69", "s\u0323\u0307"]])
+@pytest.mark.parametrize("names", [["\u00e9t\u00e9", "e\u0301te\u0301"], ["\u1e69", "s\u0323\u0307"]])
 def test_columns_whose_names_look_the_same_are_refused(names: list[str]) -> None:
     types = ColumnTypes()
     types.add(pa.record_batch({names[0]: ["a"]}), 0)

@@ -138,6 +138,7 @@ NOON = datetime.datetime(2026, 1, 2, 12)  # noqa: DTZ001
         (NOON, NOON.replace(tzinfo=UTC), "this datetime would be changed"),
         (NOON.date(), NOON, "this datetime would be changed"),
         (b"x", "y", "this str would be changed"),
+        (0.5, True, "this bool would be changed"),
         (1, 2**64, "a whole number of 20 digits is too large"),
         (1, fractions.Fraction(1, 2), "a value of the type Fraction cannot be stored"),
         ({"a": 1}, {"a": math.inf}, "an infinite number"),
