@@ -25,14 +25,21 @@ from airflow_openai_batch.task.job import (
     engine_for,
     handle_of,
     look_of,
-    max_cost_for,
     pause_s,
     poll_interval,
-    prices_for,
     trigger_for,
+    with_options,
     write_results,
 )
 from airflow_openai_batch.task.output_checks import check_dropped_columns, check_output, check_results
+from airflow_openai_batch.task.parse_checks import (
+    check_constant_output,
+    check_job,
+    check_max_requests,
+    check_poll_interval,
+    check_request,
+    check_settings,
+)
 
 # What only a running task needs is imported where it is used: a Dag file is parsed again and again.
 if TYPE_CHECKING:
@@ -106,9 +113,9 @@ class _Submitting(WithLineage, BaseOperator):
         self.rows = rows if _is_shown(rows) else Rows(rows)
         self.endpoint = endpoint
         self.body = body
-        # Not a template field, so that prompts do not show in the UI; a task's output in it is upstream all the same.
         if isinstance(rows, CsvFile):
             XComArg.apply_upstream_relationship(self, rows.path)
+        # Not a template field, so that prompts do not show in the UI; a task's output in it is upstream all the same.
         if body is not None and not callable(body):
             XComArg.apply_upstream_relationship(self, body)
         self.response_model = response_model
@@ -131,6 +138,8 @@ class _Submitting(WithLineage, BaseOperator):
         self.max_cost = max_cost
         self.prices = prices
         self.metadata = metadata
+        check_request(rows=rows, endpoint=endpoint, body=body, response_model=response_model, custom_id=custom_id)
+        check_settings(self._policy, self._settings, max_requests_per_batch)
 
     def _do_render_template_fields(self, *args: Any, **kwargs: Any) -> None:
         """Render, then hide rows that came through XCom from the stored rendered fields."""
@@ -156,7 +165,7 @@ class _Submitting(WithLineage, BaseOperator):
             job = submit(
                 engine,
                 lambda: self._request(context),
-                self._policy(),
+                lambda: with_options(self._policy()),
                 start_over=_start_over_text(context),
                 max_tries=context["ti"].max_tries,
                 is_first_try=context["ti"].try_number <= 1,
@@ -174,7 +183,7 @@ class _Submitting(WithLineage, BaseOperator):
         return Request(
             self._rows(context),
             endpoint=self.endpoint,
-            body=self.body if self.body is None or callable(self.body) else self.render_template(self.body, context),
+            body=self._body(context),
             response_model=self.response_model,
             column_prefix=self.column_prefix,
             custom_id=self.custom_id,
@@ -182,6 +191,11 @@ class _Submitting(WithLineage, BaseOperator):
             on_null=self.on_null,
             on_empty=self.on_empty,
         )
+
+    def _body(self, context: Any) -> Any:
+        from airflow_openai_batch.task.body_rendering import rendered_body
+
+        return self.body if self.body is None or callable(self.body) else rendered_body(self, self.body, context)
 
     def _rows(self, context: Any) -> Any:
         rows = self.rows.value if isinstance(self.rows, Rows) else self.rows
@@ -202,14 +216,29 @@ class _Submitting(WithLineage, BaseOperator):
     def _limits(self) -> Limits:
         from airflow_openai_batch.engine.endpoints import Limits
 
-        most = Limits().max_requests
-        n = most if self.max_requests_per_batch is None else self.max_requests_per_batch
-        if not 0 < n <= most:
-            raise OpenAIBatchFailure(f"max_requests_per_batch must be between 1 and {most:,}, is {n:,}.")
-        return Limits(max_requests=n)
+        check_max_requests(self.max_requests_per_batch)
+        return Limits() if self.max_requests_per_batch is None else Limits(max_requests=self.max_requests_per_batch)
+
+    @property
+    def _settings(self) -> list[Any]:
+        """The arguments that the job's policy is made of."""
+        return [
+            self.max_rounds,
+            self.retry_on,
+            self.max_bad_ratio,
+            self.max_bad_rows,
+            self.max_enqueued_tokens,
+            self.cancel_on_kill,
+            self.completion_window,
+            self.pilot_rows,
+            self.max_cost,
+            self.prices,
+            self.metadata,
+        ]
 
     def _policy(self) -> Policy:
         from airflow_openai_batch.engine.model import Policy, Status
+        from airflow_openai_batch.engine.money.budget import parse_dollars
 
         statuses = [status.value for status in Status]
         unknown = [name for name in self.retry_on if name not in statuses]
@@ -227,8 +256,8 @@ class _Submitting(WithLineage, BaseOperator):
             cancel_on_kill=self.cancel_on_kill,
             completion_window=self.completion_window,
             pilot_rows=self.pilot_rows,
-            max_cost=max_cost_for(self.max_cost),
-            prices=prices_for(self.prices),
+            max_cost=None if self.max_cost is None else parse_dollars(self.max_cost, "max_cost"),
+            prices=self.prices or {},
             metadata=self.metadata or {},
         )
 
@@ -345,6 +374,8 @@ class OpenAIBatchResultsOperator(WithLineage, BaseOperator):
         self.job = job
         self.output_uri = output  # `output` is the task's own XComArg in every operator
         self.drop_columns = _names(drop_columns)
+        check_job(job)
+        check_constant_output(output)
 
     def execute(self, context: Any) -> Any:
         """Write and judge."""
@@ -388,6 +419,8 @@ class OpenAIBatchOperator(_Submitting):
         self.drop_columns = _names(drop_columns)
         self.deferrable = deferrable
         self.poll_interval = poll_interval
+        check_constant_output(output)
+        check_poll_interval(poll_interval)
 
     def execute(self, context: Any) -> Any:
         """Make the job or take it up, and move it on."""

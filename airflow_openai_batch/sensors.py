@@ -28,6 +28,7 @@ from airflow_openai_batch.task.job import (
     poll_interval,
     trigger_for,
 )
+from airflow_openai_batch.task.parse_checks import check_job, check_poll_interval
 
 if TYPE_CHECKING:
     from airflow_openai_batch.engine.job.context import Engine
@@ -64,6 +65,8 @@ class OpenAIBatchSensor(BaseSensorOperator):
         self.job = job
         self.deferrable = deferrable
         self.poll_interval = poll_interval
+        check_job(job)
+        check_poll_interval(poll_interval)
         self._look: Look | None = None
 
     def poke(self, context: Any) -> PokeReturnValue:

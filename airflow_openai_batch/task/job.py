@@ -16,7 +16,7 @@ from airflow_openai_batch.hooks import OpenAIBatchHook, as_path, storage_root
 if TYPE_CHECKING:
     from airflow_openai_batch.engine.job.context import Engine
     from airflow_openai_batch.engine.job.status import Done, Wait
-    from airflow_openai_batch.engine.model import Job, Timing
+    from airflow_openai_batch.engine.model import Job, Policy, Timing
     from airflow_openai_batch.engine.progress.model import Look
     from airflow_openai_batch.engine.results.sinks import FileSink, ListSink
     from airflow_openai_batch.reporting.worker_progress import Shown
@@ -184,33 +184,20 @@ def poll_interval(argument: float | None) -> float:
     return argument if argument is not None else settings.POLL_INTERVAL.get()
 
 
-def max_cost_for(argument: float | None) -> int | None:
-    """Return the cap of a job in picodollars: of the argument or of the option ``[openai_batch] max_cost``.
+def with_options(policy: Policy) -> Policy:
+    """Return a job's policy with what the deployment sets for all: a cap where the task has none, and prices.
 
     Raises:
-        OpenAIBatchFailure: It is no amount.
+        OpenAIBatchFailure: The cap is no amount, or the file of prices cannot be read.
     """
     from airflow_openai_batch.engine.money.budget import parse_dollars
-
-    option = settings.MAX_COST.get().strip()
-    try:
-        if argument is not None:
-            return parse_dollars(argument, "max_cost")
-        return parse_dollars(option, "[openai_batch] max_cost") if option else None
-    except ValueError as error:
-        raise OpenAIBatchFailure(str(error)) from None
-
-
-def prices_for(argument: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the prices of a deployment, which the argument adds to and overrides.
-
-    Raises:
-        OpenAIBatchFailure: They are no prices, or the file of ``[openai_batch] prices`` cannot be read.
-    """
     from airflow_openai_batch.engine.money.prices import parse_prices
 
-    place = settings.PRICES.get()
+    cap, place = settings.MAX_COST.get().strip(), settings.PRICES.get().strip()
     with airflow_errors():
+        max_cost = policy.max_cost
+        if max_cost is None and cap:
+            max_cost = parse_dollars(cap, "[openai_batch] max_cost")
         shared: dict[str, Any] = {}
         if place:
             try:
@@ -218,8 +205,7 @@ def prices_for(argument: Mapping[str, Any] | None) -> dict[str, Any]:
             except Exception as error:  # each storage has its own errors
                 raise InputError(f"[openai_batch] prices = {place} cannot be read as a JSON file: {error}") from error
             parse_prices(shared, f"[openai_batch] prices ({place})")
-        parse_prices(argument or {}, "prices")
-        return {**shared, **(argument or {})}
+        return msgspec.structs.replace(policy, max_cost=max_cost, prices={**shared, **policy.prices})
 
 
 def write_results(

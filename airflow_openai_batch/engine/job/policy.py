@@ -8,6 +8,7 @@ import msgspec
 
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.model import Policy, Status
+from airflow_openai_batch.engine.money.prices import parse_prices
 
 _RESERVED_METADATA = 4  # dag_id, run_id, task_id and the nonce, of the 16 pairs that OpenAI allows
 
@@ -43,6 +44,7 @@ def check_policy(policy: Policy) -> None:
         value = getattr(policy, name)
         if value is not None and value < 0:
             raise InputError(f"{name} must not be negative, is {value}.")
+    parse_prices(policy.prices, "prices")
     if policy.pilot_rows is not None and policy.pilot_rows < 1:
         raise InputError(f"pilot_rows must be at least 1, or None for no pilot; is {policy.pilot_rows}.")
     if wrong := sorted(str(status) for status in policy.retry_on if status not in _MAY_RETRY):

@@ -49,7 +49,7 @@ _NOTHING = (Usage(), Cost())
 def submit(
     engine: Engine,
     request: Request | Callable[[], Request],
-    policy: Policy,
+    policy: Policy | Callable[[], Policy],
     *,
     start_over: str | None = None,
     max_tries: int | None = None,
@@ -64,7 +64,7 @@ def submit(
     Args:
         engine: The engine, with the job's store.
         request: Rows and what to ask of each; or a function that returns them, which a retry does not call.
-        policy: What is allowed and demanded.
+        policy: What is allowed and demanded; or a function that returns it, which a retry does not call.
         start_over: Whether to ask everything again, even what has an answer. Any text; a text is obeyed once,
             so that a retry of the task does not pay again.
         max_tries: The task's ``max_tries``, which Airflow sets anew when a person clears the task and leaves when it
@@ -101,7 +101,7 @@ class _Submission:
 
     engine: Engine
     given: Request | Callable[[], Request]
-    policy: Policy
+    given_policy: Policy | Callable[[], Policy]
     start_over: str | None
     max_tries: int | None
     is_first_try: bool
@@ -110,6 +110,10 @@ class _Submission:
     @functools.cached_property
     def request(self) -> Request:
         return self.given if isinstance(self.given, Request) else self.given()
+
+    @functools.cached_property
+    def policy(self) -> Policy:
+        return self.given_policy if isinstance(self.given_policy, Policy) else self.given_policy()
 
     def once(self) -> Job:
         self.began_at = self.engine.clock()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.model import AT_OPENAI, BILLED, Job, Shard, State, Usage
 from airflow_openai_batch.engine.money.prices import PICODOLLARS, Prices, format_dollars
 
@@ -120,7 +121,7 @@ def parse_dollars(amount: object, where: str) -> int:
         where: The setting, for the error message.
 
     Raises:
-        ValueError: It is no amount.
+        InputError: It is no amount.
     """
     from decimal import Decimal, InvalidOperation
 
@@ -129,5 +130,5 @@ def parse_dollars(amount: object, where: str) -> int:
     except InvalidOperation:
         dollars = Decimal("nan")
     if not dollars.is_finite() or dollars < 0 or isinstance(amount, bool):
-        raise ValueError(f"{where} must be an amount of US dollars, for example 25 or 0.5, not {amount!r}.")
+        raise InputError(f"{where} must be an amount of US dollars, for example 25 or 0.5, not {amount!r}.")
     return int(dollars * PICODOLLARS)

@@ -90,20 +90,30 @@ def with_response_format(body: dict[str, Any], endpoint: str, schema: ResponseSc
     Raises:
         InputError: The endpoint has no structured output, or the body has a response format already.
     """
+    check_place(body, endpoint)
     # OpenAI's API reference: Responses has the format flat in `text.format`, Chat Completions nested in
     # `response_format.json_schema`.
-    if endpoint not in _FORMAT_KEYS:
-        raise InputError(f"response_model works with {' and '.join(_FORMAT_KEYS)}, not with {endpoint}.")
     # Raw: in a template, braces in a description or a pattern are not columns.
     inner = {"name": schema.name, "schema": msgspec.Raw(canonical(schema.schema)), "strict": True}
     if endpoint == "/v1/responses":
         text = dict(body.get("text") or {})
-        if "format" in text:
-            raise InputError("Give either response_model or body['text']['format'], not both.")
         return {**body, "text": {**text, "format": {"type": "json_schema", **inner}}}
-    if "response_format" in body:
-        raise InputError("Give either response_model or body['response_format'], not both.")
     return {**body, "response_format": {"type": "json_schema", "json_schema": inner}}
+
+
+def check_place(body: dict[str, Any], endpoint: str) -> None:
+    """Check that a body has a place for a response format, and that it is free.
+
+    Raises:
+        InputError: The endpoint has no structured output, or the body has a response format already.
+    """
+    if endpoint not in _FORMAT_KEYS:
+        raise InputError(f"response_model works with {' and '.join(_FORMAT_KEYS)}, not with {endpoint}.")
+    text = body.get("text")
+    if endpoint == "/v1/responses" and isinstance(text, dict) and "format" in text:
+        raise InputError("Give either response_model or body['text']['format'], not both.")
+    if endpoint == "/v1/chat/completions" and "response_format" in body:
+        raise InputError("Give either response_model or body['response_format'], not both.")
 
 
 def strict_schema(model: type[Any]) -> dict[str, Any]:

@@ -1,0 +1,227 @@
+"""Mistakes in a task's arguments that are plain to see in the Dag file, told when it is parsed.
+
+Only constants are judged: not what Jinja or another task will give, and nothing of a mapped task, which Airflow makes
+at run time. Nothing heavy is imported, as a Dag file is parsed again and again. What needs the rows, a
+Pydantic class's schema or the storage is checked when the task runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from airflow_openai_batch.engine.errors import InputError
+from airflow_openai_batch.exceptions import OpenAIBatchFailure
+
+_ROWS_ENDINGS = ("parquet", "csv", "jsonl", "ndjson")
+
+_OUTPUT_ENDINGS = ("parquet", "jsonl", "csv")
+
+_OTHER_FORMATS = frozenset(
+    {
+        *("arrow", "avro", "bz2", "db", "doc", "docx", "feather", "gz", "html", "ipc", "json", "log", "lz4", "md"),
+        *("orc", "pdf", "pickle", "pkl", "pq", "snappy", "sqlite", "tar", "tsv", "txt", "xls", "xlsx", "xml", "xz"),
+        *("yaml", "yml", "zip", "zst"),
+    }
+)
+"""Endings that name a format. Any other may be part of a directory's name."""
+
+
+def is_constant(value: Any) -> bool:
+    """Return whether a value is known in the Dag file: neither Jinja nor an output of a task is in it."""
+    if isinstance(value, str):
+        return not any(mark in value for mark in ("{{", "{%", "{#"))
+    if isinstance(value, dict):
+        return all(is_constant(entry) for entry in value.values())
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(is_constant(entry) for entry in value)
+    return not _is_reference(value)
+
+
+def _is_reference(value: Any) -> bool:
+    return hasattr(value, "iter_references") or (hasattr(value, "resolve") and not hasattr(value, "open"))
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        raise OpenAIBatchFailure(str(error)) from None
+
+
+def check_request(*, rows: Any, endpoint: Any, body: Any, response_model: Any, custom_id: Any) -> None:
+    """Check what a task asks, as far as it is constant.
+
+    Raises:
+        OpenAIBatchFailure: A value can never work; the message says what to write.
+    """
+    with _failures():
+        _check_rows(rows)
+        if is_constant(endpoint):
+            _check_endpoint(endpoint, body, response_model)
+        _check_custom_id(custom_id)
+
+
+def _check_rows(rows: Any) -> None:
+    if rows is None:
+        raise InputError("rows is None. Give a list of dicts, a path, a callable, or another task's output.")
+    if _is_operator(rows):
+        raise InputError(f"rows is a task, not what it returns: write rows={rows.task_id}.output.")
+    for path in rows if isinstance(rows, list | tuple) else [rows]:
+        if isinstance(path, str) and is_constant(path):
+            _check_rows_ending(path)
+
+
+def _check_rows_ending(path: str) -> None:
+    import os
+
+    name = path.rpartition("/")[2]
+    ending = name.rpartition(".")[2].lower() if "." in name else ""
+    if not ending or ending in _ROWS_ENDINGS or any(mark in name for mark in "*?[") or os.path.isdir(path):
+        return
+    if ending in _OTHER_FORMATS or _nearest(ending, _ROWS_ENDINGS):
+        raise InputError(
+            f"rows={path!r}: the name must end in {_list(_ROWS_ENDINGS)}, or name a directory (end it with a /)."
+        )
+
+
+def _check_endpoint(endpoint: Any, body: Any, response_model: Any) -> None:
+    from airflow_openai_batch.engine.endpoints import REQUIRED, check_body, check_endpoint
+
+    if not isinstance(endpoint, str):
+        raise InputError(f"endpoint must be a text such as '/v1/responses', not {type(endpoint).__name__}.")
+    try:
+        check_endpoint(endpoint)
+    except InputError as error:
+        guess = _nearest("/v1/" + endpoint.strip("/").removeprefix("v1/").replace(".", "/"), tuple(REQUIRED))
+        raise InputError(f"{error} Write endpoint={guess!r}." if guess else str(error)) from None
+    if isinstance(body, dict):
+        is_streamed = body.get("stream")
+        check_body({**body, "stream": is_constant(is_streamed) and is_streamed}, endpoint, "body")
+    elif not (
+        body is None or callable(body) or _is_reference(body) or (isinstance(body, str) and not is_constant(body))
+    ):
+        raise InputError(
+            "body must be a dict, a callable row -> dict, or None for ready-made request lines, not "
+            f"{type(body).__name__}. Write body={{'model': …, {REQUIRED[endpoint][-1]!r}: …}}."
+        )
+    if response_model is not None and not _is_reference(response_model):
+        _check_response_model(response_model, endpoint, body)
+
+
+def _check_response_model(response_model: Any, endpoint: str, body: Any) -> None:
+    from airflow_openai_batch.engine.schema.response_format import check_place, check_response_model
+
+    check_response_model(response_model)
+    if body is None or (callable(body) and not _is_reference(body)):
+        raise InputError("response_model needs body to be a template (a dict); a callable can set the format itself.")
+    check_place(body if isinstance(body, dict) else {}, endpoint)
+
+
+def _check_custom_id(custom_id: Any) -> None:
+    if custom_id is None or not is_constant(custom_id):
+        return
+    from airflow_openai_batch.engine.requests.template import TextTemplate
+
+    if not isinstance(custom_id, str):
+        raise InputError(f"custom_id must be a text such as '{{ticket_id}}', not {type(custom_id).__name__}.")
+    try:
+        TextTemplate(custom_id)
+    except InputError as error:
+        raise InputError(f"custom_id={custom_id!r}: {error}") from None
+
+
+def check_settings(make_policy: Callable[[], Any], values: list[Any], max_requests_per_batch: Any) -> None:
+    """Check the settings of a job, as far as they are constant.
+
+    Args:
+        make_policy: Makes the job's policy of the settings.
+        values: The settings that the policy is made of.
+        max_requests_per_batch: The largest number of requests of a batch; None for OpenAI's limit.
+
+    Raises:
+        OpenAIBatchFailure: A value is out of its range or has a wrong type; the message names the setting.
+    """
+    with _failures():
+        check_max_requests(max_requests_per_batch)
+        if all(map(is_constant, values)):
+            from airflow_openai_batch.engine.job.policy import check_policy
+
+            check_policy(make_policy())
+
+
+def check_max_requests(n: Any) -> None:
+    """Check the parameter ``max_requests_per_batch``.
+
+    Raises:
+        InputError: It is no whole number between 1 and OpenAI's limit.
+    """
+    from airflow_openai_batch.engine.endpoints import Limits
+
+    if n is None or _is_reference(n):
+        return
+    most = Limits().max_requests
+    if not isinstance(n, int) or isinstance(n, bool) or not 0 < n <= most:
+        shown = f"{n:,}" if isinstance(n, int) else repr(n)
+        raise InputError(f"max_requests_per_batch must be between 1 and {most:,}, is {shown}.")
+
+
+def check_constant_output(output: Any) -> None:
+    """Check the parameter ``output``, as far as it is constant.
+
+    Raises:
+        OpenAIBatchFailure: It is no path, or its ending is unknown.
+    """
+    if output is None or _is_reference(output) or not is_constant(output):
+        return
+    name = output if isinstance(output, str) else getattr(output, "name", None)
+    with _failures():
+        if not isinstance(name, str):
+            raise InputError(
+                f"output must be a path or URI that ends in {_list(_OUTPUT_ENDINGS)}, not {type(output).__name__}."
+            )
+        if name.rpartition("/")[2].rpartition(".")[2].lower() not in _OUTPUT_ENDINGS:
+            raise InputError(f"output={str(output)!r}: the name must end in {_list(_OUTPUT_ENDINGS)}.")
+
+
+def check_job(job: Any) -> None:
+    """Check the parameter ``job`` of a waiting or results task, as far as it is constant.
+
+    Raises:
+        OpenAIBatchFailure: It can be no handle of a job.
+    """
+    if _is_operator(job):
+        raise OpenAIBatchFailure(f"job is a task, not what it returns: write job={job.task_id}.output.")
+    if is_constant(job) and not isinstance(job, dict):
+        raise OpenAIBatchFailure(
+            f"job must be the output of OpenAIBatchSubmitOperator (job=submit.output), not {type(job).__name__}."
+        )
+
+
+def check_poll_interval(seconds: Any) -> None:
+    """Check the parameter ``poll_interval``, as far as it is constant.
+
+    Raises:
+        OpenAIBatchFailure: It is no positive number.
+    """
+    if seconds is None or not is_constant(seconds):
+        return
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not seconds > 0:
+        raise OpenAIBatchFailure(f"poll_interval must be a number of seconds above 0, is {seconds!r}.")
+
+
+def _is_operator(value: Any) -> bool:
+    # By its class: a data frame has its columns as attributes.
+    return hasattr(type(value), "output") and hasattr(value, "task_id") and not _is_reference(value)
+
+
+def _nearest(text: str, known: tuple[str, ...]) -> str | None:
+    import difflib
+
+    return next(iter(difflib.get_close_matches(text, known, n=1, cutoff=0.7)), None)
+
+
+def _list(endings: tuple[str, ...]) -> str:
+    return ", ".join("." + ending for ending in endings)
