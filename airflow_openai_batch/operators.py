@@ -31,6 +31,7 @@ from airflow_openai_batch.task.job import (
     with_options,
     write_results,
 )
+from airflow_openai_batch.task.mapped_output import check_mapped_output
 from airflow_openai_batch.task.output_checks import check_dropped_columns, check_output, check_results
 from airflow_openai_batch.task.parse_checks import (
     check_constant_output,
@@ -380,6 +381,7 @@ class OpenAIBatchResultsOperator(WithLineage, BaseOperator):
     def execute(self, context: Any) -> Any:
         """Write and judge."""
         check_output(self.output_uri)
+        check_mapped_output(context)
         engine = engine_for(checked_handle(self.job), self.log)
         check_results(engine, self.output_uri, self.drop_columns)
         return write_results(engine, self.output_uri, context, self.drop_columns)
@@ -427,6 +429,7 @@ class OpenAIBatchOperator(_Submitting):
         from airflow_openai_batch.task.xcom_limits import check_returned_rows
 
         check_output(self.output_uri)
+        check_mapped_output(context)
         engine, handle = self._submit(context)
         check_results(engine, self.output_uri, self.drop_columns)
         check_returned_rows(engine, [self], context)

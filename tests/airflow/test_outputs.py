@@ -100,3 +100,72 @@ def test_columns_are_dropped_and_unknown_ones_named_before_anything_is_paid_for(
     assert not {"text", "request_id"} & set(found)
     assert "request_id" not in run.xcom("one")[0]
     assert run.xcom("one")[0]["text"] == "ticket 0"
+
+
+TWO = "rows=[ROWS[:2], ROWS[2:4]]"
+MAPPED = {
+    "one_file_for_all": ("output=OUT + '/x.jsonl'", TWO, False),
+    "one_file_a_run": ("output=OUT + '/{{ ds_nodash }}/{{ macros.ds_add(ds, 1) }}.jsonl'", TWO, False),
+    "two_of_two_by_two": ("", f"{TWO}, output=[OUT + '/a.jsonl', OUT + '/b.jsonl']", False),
+    "equal_entries": ("", "[dict(rows=ROWS[:2], output=OUT + '/x.jsonl')] * 2", False),
+    "map_index": ("output=OUT + '/{{ ti.map_index }}.jsonl'", TWO, True),
+    "own_entries": ("", "[dict(rows=ROWS[i:i + 2], output=f'{OUT}/{i}.jsonl') for i in (0, 2)]", True),
+    "only_one_task": ("output=OUT + '/x.jsonl'", "rows=[ROWS[:2]]", True),
+    "xcom": ("", None, True),
+}
+
+
+@pytest.mark.parametrize("kind", MAPPED)
+def test_tasks_of_a_mapping_do_not_write_to_one_file(
+    run_dag: Callable[..., Any], emulator: Any, tmp_path: Path, kind: str
+) -> None:
+    partial, expand, is_good = MAPPED[kind]
+    if expand is None:
+        partial, expand = "output=None", TWO
+    how = "expand_kwargs" if expand.startswith("[") else "expand"
+    run = run_dag(
+        f"OpenAIBatchOperator.partial(task_id='one', {partial + ', ' if partial else ''}**CHAT).{how}({expand})"
+    )
+    assert run.state == ("success" if is_good else "failed")
+    assert bool(emulator.ledger.batches) == is_good
+
+
+def test_tasks_of_a_mapped_group_do_not_write_to_one_file(run_dag: Callable[..., Any], emulator: Any) -> None:
+    tasks = """
+        from airflow.sdk import task_group
+
+        @task_group
+        def part(rows, output):
+            OpenAIBatchOperator(task_id="given", rows=rows, output=output, **CHAT)
+            OpenAIBatchOperator(task_id="fixed", rows=rows, output=OUT + "/fixed.jsonl", **CHAT)
+
+        part.expand_kwargs([dict(rows=ROWS[i:i + 2], output=f"{OUT}/NAME.jsonl") for i in (0, 2)])
+    """
+    run = run_dag(tasks.replace("NAME", "{i}"))
+    assert run.states == {"part.given": "success", "part.fixed": "failed"}
+    assert len(emulator.ledger.batches) == 2
+    run = run_dag(tasks.replace("NAME", "x"))
+    assert set(run.states.values()) == {"failed"}
+    assert len(emulator.ledger.batches) == 2
+
+
+def test_nothing_to_ask_skips_or_succeeds(run_dag: Callable[..., Any], emulator: Any, tmp_path: Path) -> None:
+    run = run_dag("""
+        submit = OpenAIBatchSubmitOperator(task_id="submit", rows=[], on_empty="skip", **CHAT)
+        OpenAIBatchSensor(task_id="wait", job=submit.output)
+        NONE = [{"id": 1, "text": None}]
+        OpenAIBatchOperator(task_id="none", rows=NONE, on_empty="skip", **CHAT)
+        OpenAIBatchOperator(task_id="one", rows=NONE, on_empty="succeed", output=f"{OUT}/x.jsonl", **CHAT)
+        all_three = OpenAIBatchSubmitOperator(task_id="all_three", rows=[], on_empty="succeed", **CHAT)
+        OpenAIBatchSensor(task_id="waited", job=all_three.output) >> OpenAIBatchResultsOperator(
+            task_id="results", job=all_three.output
+        )
+    """)
+    assert {name: run.states[name] for name in ("submit", "wait", "none")} == dict.fromkeys(
+        ("submit", "wait", "none"), "skipped"
+    )
+    assert run.states["one"] == run.states["results"] == "success"
+    assert run.xcom("one")["by_status"] == {"skipped": 1}
+    assert json.loads((tmp_path / "out" / "x.jsonl").read_text())["status"] == "skipped"
+    assert run.xcom("results") == []
+    assert not emulator.ledger.batches
