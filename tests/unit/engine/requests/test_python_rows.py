@@ -145,7 +145,6 @@ NOON = datetime.datetime(2026, 1, 2, 12)  # noqa: DTZ001
         ({"a": 1}, {"a": object()}, "object is nothing that JSON can say"),
         ({"a": 1}, {"a": "\ud800"}, "surrogates not allowed"),
     ],
-    ids=str,
 )
 def test_a_value_that_would_be_changed_is_refused_by_row_and_column(good: Any, bad: Any, message: str) -> None:
     with pytest.raises(InputError, match=f"row 12, column 'v': .*{message}"):
