@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowException
 
 from airflow_openai_batch.exceptions import OpenAIBatchError, OpenAIBatchFailure
-from airflow_openai_batch.task.parse_checks import is_constant
 
 if TYPE_CHECKING:
     import jinja2
+
+_JINJA = ("{{", "{%", "{#")
 
 _TEXTS = frozenset({"input", "instructions", "messages", "prompt", "model", "metadata"})
 """Parameters that hold texts, however deep (OpenAI's API reference)."""
@@ -60,7 +61,7 @@ class _BodyRenderer:
                 self.rendered(entry, f"{place}[{i}]", is_text=is_text) for i, entry in enumerate(value)
             )
         try:
-            if self._is_native and isinstance(value, str) and (is_text or is_constant(value)):
+            if self._is_native and isinstance(value, str) and (is_text or not any(mark in value for mark in _JINJA)):
                 return self._as_text(value)
             return _defined(self._operator.render_template(value, self._context, self._environment))
         except AirflowException:

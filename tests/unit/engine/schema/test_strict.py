@@ -98,7 +98,7 @@ def test_a_class_that_strict_mode_refuses_is_refused(model: Any, place: str, adv
         ({"type": "string", "pattern": "^(?!x)"}, "look-ahead"),
         ({"type": "object", "additionalProperties": {"type": "integer"}}, '"additionalProperties": false'),
         ({"$ref": "#/$defs/Label", "description": "why"}, "move 'description' into"),
-        ({"$ref": "#/$defs/Lable"}, "names '#/\\$defs/Lable', which the schema does not have"),
+        ({"$ref": "#/$defs/Nowhere"}, "names '#/\\$defs/Nowhere', which the schema does not have"),
         ({"$ref": "https://example.com/label.json"}, "nothing is fetched"),
         ({"$ref": "label.json#/x"}, "nothing is fetched"),
     ],
