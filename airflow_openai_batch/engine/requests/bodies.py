@@ -142,8 +142,9 @@ class TemplateBodies:
             InputError: A value cannot be encoded as JSON, or a required one is empty.
         """
         for name, column in self._required:
-            if None in (values := values_of(batch, column)):
-                raise _lacking(first_row + values.index(None), name, self._endpoint)
+            place = _first_null(batch, column)
+            if place is not None:
+                raise _lacking(first_row + place, name, self._endpoint)
         bodies = fill(self._parts, batch, first_row)
         model = self._model.constant
         models = list(self._model.render(batch, first_row)) if model is None else model
@@ -154,6 +155,15 @@ class TemplateBodies:
         if not self._has_one_input:
             n_inputs = [_inputs_in(body, ordinal) for ordinal, body in enumerate(rows_of(bodies, n_rows), first_row)]
         return Requests(bodies, models, n_inputs, ids=ids, endpoint=self._endpoint, first_row=first_row, n_rows=n_rows)
+
+
+def _first_null(batch: pa.RecordBatch, column: str) -> int | None:
+    """Return the place of the first row without a value; None if there is none, or a value that `fill` will refuse."""
+    try:
+        values = values_of(batch, column)
+    except (ValueError, OverflowError):
+        return None
+    return values.index(None) if None in values else None
 
 
 def _lacking(ordinal: int, name: str, endpoint: str) -> InputError:
