@@ -58,7 +58,12 @@ BAD = {
     "rows_are_a_number": ({"rows": 3.5}, r"rows must be a list of dicts.*not float"),
     "rows_have_no_columns": ({"rows": [{}]}, r"row 0 has no columns"),
     "rows_of_a_callable_are_no_dicts": ({"rows": lambda: ["a"]}, r"row 0 is no dict but str"),
-    "mixed_types": ({"rows": [{"id": 0, "text": "a"}, {"id": 1, "text": {"b": 1}}]}, r"Column 'text'.*str \(row 0\)"),
+    "mixed_types": ({"rows": [{"id": 0, "text": "a"}, {"id": 1, "text": 1}]}, r"Column 'text'.*str \(row 0\)"),
+    "half_a_character": ({"rows": [{"id": 0, "text": "a"}, {"id": 1, "text": "\ud83d"}]}, r"row 1, column 'text'"),
+    "infinite_json": (
+        {"rows": [{"id": 0, "text": float("inf")}], "body": {"model": "m", "input": "{text!json}"}},
+        r"row 0, column 'text': .*an infinite number",
+    ),
     "body_without_model": (
         {"body": {"input": "{text}"}},
         r"body: the body lacks 'model', which /v1/responses requires",

@@ -78,7 +78,7 @@ class ColumnTypes:
         Raises:
             InputError: A column has values that fit into no type with those before, or that nobody can read.
         """
-        if batch.schema is not self._checked:
+        if not self._or_text and batch.schema is not self._checked:
             check_names([*self._columns, *(name for name in batch.schema.names if name not in self._columns)])
             self._checked = batch.schema
         for name, column in zip(batch.schema.names, batch.columns, strict=True):

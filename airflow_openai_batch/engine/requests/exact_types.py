@@ -221,5 +221,5 @@ def cast_exactly(column: pa.Array, arrow_type: pa.DataType) -> pa.Array:
         return pa.array(python_values(column), arrow_type)  # 0.1 stays 0.1
     try:
         return column.cast(arrow_type)
-    except pa.ArrowNotImplementedError:
+    except pa.ArrowException:
         return pa.array(column.to_pylist(), arrow_type)  # older versions do not cast a struct that lacks a field

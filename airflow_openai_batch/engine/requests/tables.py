@@ -128,10 +128,10 @@ def _series_column(name: str, series: Any, first_row: int) -> pa.Array:
         return column_of(name, series.tolist(), first_row)
     try:
         column = pa.array(series, from_pandas=True)
-    except (pa.ArrowException, TypeError, ValueError) as error:
+    except (pa.ArrowException, TypeError, ValueError):
         raise InputError(
-            f"Column {name!r} of the data frame has the type {dtype}, which cannot be stored: {error}. Convert it, for "
-            "example with astype(str)."
+            f"Column {name!r} of the data frame has the type {dtype}, which cannot be stored. Convert it, for example "
+            "with astype(str)."
         ) from None
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_openai_batch.engine.answers.outcome_files import FIELD, part_schema
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.model import RESULT_COLUMNS, Job
+from airflow_openai_batch.engine.requests.arrow import BATCH_ROWS
 from airflow_openai_batch.engine.requests.column_types import ColumnTypes
 from airflow_openai_batch.engine.requests.exact_types import cast_exactly
 from airflow_openai_batch.engine.schema.arrow_types import field_types
@@ -135,6 +136,6 @@ def _mixed_types(store: JobStore, schemas: Mapping[str, pa.Schema], mixed: list[
     for name, schema in schemas.items():
         columns = [column for column in mixed if column in schema.names]
         with store.open(name) as file:
-            for batch in pq.ParquetFile(file, pre_buffer=False).iter_batches(columns=columns):
+            for batch in pq.ParquetFile(file, pre_buffer=False).iter_batches(BATCH_ROWS, columns=columns):
                 types.add(batch, 0)
     return {field.name: field.type for field in types.schema}

@@ -142,7 +142,10 @@ ROWS = [{"id": "t0", "text": SECRET}, {"id": "t1", "text": SECRET}]
 INPUTS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "text_then_number": ([{"id": "t0", "text": SECRET}, {"id": "t1", "text": 5}], {}, "Column 'text'"),
     "number_then_text": ([{"id": "t0", "text": 5}, {"id": "t1", "text": SECRET}], {}, "Column 'text'"),
-    "text_then_object": ([{"id": "t0", "text": SECRET}, {"id": "t1", "text": {"a": SECRET}}], {}, "Column 'text'"),
+    "half_a_character": ([{"id": "t0", "text": SECRET + "\ud800"}], {}, "row 0, column 'text'"),
+    "object_that_is_no_json": ([{"id": "t0", "text": {SECRET: object()}}], {}, "row 0, column 'text'"),
+    "half_a_character_inside": ([{"id": "t0", "text": [SECRET + "\ud800", 1]}], {}, "row 0, column 'text'"),
+    "no_bytes_among_texts": ([{"id": "t0", "text": b"x"}, {"id": "t1", "text": SECRET}], {}, "row 1, column 'text'"),
     "fraction_then_text": ([{"id": "t0", "text": 0.5}, {"id": "t1", "text": SECRET}], {}, "Column 'text'"),
     "row_is_a_text": ([SECRET], {}, "row 0 is no dict but str"),
     "row_is_a_list": ([[SECRET]], {}, "row 0 is no dict but list"),

@@ -22,6 +22,7 @@ from values_kit import returned, sent, sent_as_json
 
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.requests.arrow import json_column
+from airflow_openai_batch.engine.requests.bodies import bodies_of
 from airflow_openai_batch.engine.requests.sources import source_of
 
 TIMES = pd.to_datetime(["2026-01-15 06:00", "2026-02-15 00:00"])
@@ -161,6 +162,13 @@ def test_infinity_is_sent_as_text_and_refused_as_json(world: World) -> None:
     with pytest.raises(InputError, match="row 0: the body holds an infinite number"):
         world.submit(rows, body=lambda row: {"model": "m", "input": "i", "temperature": row["v"]}, custom_id=None)
     assert returned(world, rows) == ["inf", "-inf", 0.5]
+
+
+def test_a_required_value_that_cannot_be_written_is_refused_by_row_and_column() -> None:
+    table = pa.table({"v": pa.array([[("k", 1), ("k", 2)]], pa.map_(pa.string(), pa.int32()))})
+    [batch] = source_of(table, endpoint=RESPONSES).batches()
+    with pytest.raises(InputError, match=r"row 7, column 'v': .*same key twice"):
+        bodies_of({"model": "m", "input": "{v!json}"}, RESPONSES).render(batch, 7)
 
 
 def test_the_index_of_a_frame_is_a_column_if_it_has_a_name() -> None:
