@@ -35,6 +35,11 @@ _INSTRUCTING = ("system", "developer")
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Check a setting that is one of a few words.
 
+    Args:
+        name: The setting's name.
+        value: Its value.
+        choices: The words.
+
     Raises:
         InputError: It is none of them; the message lists them.
     """
