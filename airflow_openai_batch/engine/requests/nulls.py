@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from airflow_openai_batch.engine.endpoints import REQUIRED
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.requests.arrow import without_views
+from airflow_openai_batch.engine.requests.arrow import column_index, is_json, without_views
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,11 +29,19 @@ ON_EMPTY: tuple[OnEmpty, ...] = ("fail", "skip", "succeed")
 
 _PROMPTS = ("input", "messages", "prompt")
 
+_NO_JSON = ["null", '""', "[]", "{}"]
+"""JSON texts that hold nothing."""
+
 _INSTRUCTING = ("system", "developer")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Check a setting that is one of a few words.
+
+    Args:
+        name: The setting's name.
+        value: Its value.
+        choices: The words.
 
     Raises:
         InputError: It is none of them; the message lists them.
@@ -75,7 +83,7 @@ def blank_rows(batch: pa.RecordBatch, columns: Iterable[str]) -> list[int]:
 
     blank: NDArray[np.bool_] | None = None
     for name in columns:
-        index = batch.schema.get_field_index(name)
+        index = column_index(batch.schema, name)
         here = _holds_nothing(batch.column(index)) if index >= 0 else np.ones(batch.num_rows, dtype=bool)
         blank = here if blank is None else blank & here
         if not blank.any():
@@ -90,6 +98,9 @@ def _holds_nothing(column: pa.Array) -> NDArray[np.bool_]:
     import pyarrow.compute as pc
 
     column = without_views(column)
+    if is_json(column.type):
+        nothing = pc.is_in(column.storage, pa.array(_NO_JSON, column.storage.type))
+        return np.asarray(pc.or_(nothing, pc.is_null(column.storage)))
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):

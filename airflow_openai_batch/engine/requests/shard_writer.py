@@ -179,6 +179,11 @@ class ShardWriter:
 def empty_shard(store: JobStore, name: str, schema: pa.Schema) -> Shard:
     """Write a shard without rows, which keeps the columns that its job's results shall have.
 
+    Args:
+        store: The job's store.
+        name: The shard's id.
+        schema: The columns.
+
     Raises:
         InputError: A column cannot be stored as Parquet.
     """

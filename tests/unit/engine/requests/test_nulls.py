@@ -6,9 +6,11 @@ import pyarrow as pa
 import pytest
 
 from airflow_openai_batch.engine.errors import InputError
+from airflow_openai_batch.engine.requests.arrow import is_json
 from airflow_openai_batch.engine.requests.bodies import bodies_of
 from airflow_openai_batch.engine.requests.lines import SKIPPED_DIGEST, Requests
 from airflow_openai_batch.engine.requests.nulls import blank_rows, is_blank, left_out, prompt_of
+from airflow_openai_batch.engine.requests.python_rows import python_batch
 
 RESPONSES, CHAT, EMBEDDINGS = "/v1/responses", "/v1/chat/completions", "/v1/embeddings"
 SYSTEM = {"role": "system", "content": "Label the ticket."}
@@ -122,3 +124,17 @@ def test_the_first_row_is_counted_from_the_job() -> None:
     assert left_out([2], 100, "skip", "") == [2] and left_out([2], 100, "send", "") == []
     with pytest.raises(InputError, match="row 102"):
         left_out([2], 100, "fail", "it is empty")
+
+
+@pytest.mark.parametrize("empty", [None, [], ""])
+def test_nested_prompts_hold_nothing_as_plain_ones_do(empty: Any) -> None:
+    """Messages of different shapes are a JSON column."""
+    messages = [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
+    batch = python_batch([{"m": messages}, {"m": empty}, {"m": [{"role": "user", "content": "x"}]}], 0, "", ready=False)
+    assert is_json(batch.schema.field("m").type)
+    assert blank_rows(batch, ["m"]) == [1]
+
+
+def test_columns_are_found_in_either_form_of_unicode() -> None:
+    batch = pa.record_batch({"e\u0301tat": ["x", " "]})
+    assert blank_rows(batch, ["\u00e9tat"]) == [1]
