@@ -54,6 +54,13 @@ def _failures() -> Iterator[None]:
 def check_request(*, rows: Any, endpoint: Any, body: Any, response_model: Any, custom_id: Any) -> None:
     """Check what a task asks, as far as it is constant.
 
+    Args:
+        rows: The operator's arguments as the Dag file gives them, as are the others.
+        endpoint: One of the Batch API's endpoints.
+        body: A template, a callable or None.
+        response_model: A Pydantic class, a JSON Schema or None.
+        custom_id: A template or None.
+
     Raises:
         OpenAIBatchFailure: A value can never work; the message says what to write.
     """
