@@ -87,7 +87,7 @@ def main() -> None:
     with Emulator(duration=0.3, seed=1) as emulator:
         connection = {"conn_type": "openai", "host": emulator.base_url, "password": os.environ["THE_KEY"]}
         os.environ["AIRFLOW_CONN_OPENAI_DEFAULT"] = json.dumps(connection)
-        emulator.faults.add(Rule("row", "missing", match={"custom_id": "^t-3$"}, times=1))
+        emulator.faults.add(Rule("row", {"http_error": {"status": 500}}, match={"custom_id": "^t-3$"}, times=1))
         states["good"] = run("good")
         states["good again"] = run("good")
         emulator.faults.add(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from airflow_openai_batch.emulator import HttpError, Missing, Refusal, Text, Truncated
+from airflow_openai_batch.emulator import HttpError, Refusal, Text, Truncated
 
 THREE_TASKS = """
 submit = OpenAIBatchSubmitOperator(task_id="submit", rows=ROWS, custom_id="t-{id}", response_model=Label, **CHAT)
@@ -90,8 +90,8 @@ def test_another_tasks_output_in_the_body_is_upstream_and_resolved(run_dag, emul
 
 
 def test_a_settings_wrong_type_leaves_nothing_behind_that_outlives_its_correction(run_dag, emulator, tmp_path) -> None:
-    run = run_dag("OpenAIBatchSubmitOperator(task_id='t', rows=ROWS, max_rounds=1.5, **CHAT)")
-    assert run.states == {"t": "failed"}
+    run = run_dag("OpenAIBatchSubmitOperator.partial(task_id='t', max_rounds=1.5, **CHAT).expand(rows=[ROWS])")
+    assert set(run.states.values()) == {"failed"}
     assert list((tmp_path / "store").rglob("*.json")) == []
 
 
@@ -177,7 +177,7 @@ def test_mapped_tasks_have_a_job_each(run_dag, emulator) -> None:
 
 
 def test_too_many_bad_rows_are_red_and_every_row_is_still_delivered(run_dag, emulator, tmp_path: Path) -> None:
-    replies = [HttpError(400, "bad_request", "no"), Refusal("I will not"), Truncated("cut"), Missing()]
+    replies = [HttpError(400, "bad_request", "no"), Refusal("I will not"), Truncated("cut")]
 
     def answer(endpoint: str, body: dict) -> object:
         number = int(body["messages"][0]["content"].split()[-1])
@@ -187,7 +187,7 @@ def test_too_many_bad_rows_are_red_and_every_row_is_still_delivered(run_dag, emu
     run = run_dag(ONE_TASK.format("labels.jsonl"))
     assert run.states == {"one": "failed"}
     frame = pd.read_json(tmp_path / "out" / "labels.jsonl", lines=True)
-    assert list(frame["status"][:5]) == ["failed", "refused", "truncated", "missing", "succeeded"]
+    assert list(frame["status"][:5]) == ["failed", "refused", "truncated", "succeeded", "succeeded"]
     dead = (tmp_path / "out" / "labels.jsonl.dead_letter.jsonl").read_text().splitlines()
     assert len(dead) == 3
 

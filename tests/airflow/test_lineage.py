@@ -90,7 +90,8 @@ def test_nothing_of_this_needs_openlineage() -> None:
         from airflow_openai_batch.operators import OpenAIBatchOperator
         import airflow_openai_batch.task.job
         import airflow_openai_batch.reporting.openlineage, airflow_openai_batch.reporting.tracing
-        one = OpenAIBatchOperator(task_id="one", rows="/in.csv", endpoint="/v1/responses", body={"model": "m"})
+        body = {"model": "m", "input": "x"}
+        one = OpenAIBatchOperator(task_id="one", rows="/in.csv", endpoint="/v1/responses", body=body)
         assert one.get_openlineage_facets_on_start() is None
         assert one.get_openlineage_facets_on_complete(None) is None
         assert one.get_openlineage_facets_on_failure(None) is None

@@ -147,25 +147,3 @@ def test_tasks_of_a_mapped_group_do_not_write_to_one_file(run_dag: Callable[...,
     run = run_dag(tasks.replace("NAME", "x"))
     assert set(run.states.values()) == {"failed"}
     assert len(emulator.ledger.batches) == 2
-
-
-def test_nothing_to_ask_skips_or_succeeds(run_dag: Callable[..., Any], emulator: Any, tmp_path: Path) -> None:
-    run = run_dag("""
-        submit = OpenAIBatchSubmitOperator(task_id="submit", rows=[], on_empty="skip", **CHAT)
-        OpenAIBatchSensor(task_id="wait", job=submit.output)
-        NONE = [{"id": 1, "text": None}]
-        OpenAIBatchOperator(task_id="none", rows=NONE, on_empty="skip", **CHAT)
-        OpenAIBatchOperator(task_id="one", rows=NONE, on_empty="succeed", output=f"{OUT}/x.jsonl", **CHAT)
-        all_three = OpenAIBatchSubmitOperator(task_id="all_three", rows=[], on_empty="succeed", **CHAT)
-        OpenAIBatchSensor(task_id="waited", job=all_three.output) >> OpenAIBatchResultsOperator(
-            task_id="results", job=all_three.output
-        )
-    """)
-    assert {name: run.states[name] for name in ("submit", "wait", "none")} == dict.fromkeys(
-        ("submit", "wait", "none"), "skipped"
-    )
-    assert run.states["one"] == run.states["results"] == "success"
-    assert run.xcom("one")["by_status"] == {"skipped": 1}
-    assert json.loads((tmp_path / "out" / "x.jsonl").read_text())["status"] == "skipped"
-    assert run.xcom("results") == []
-    assert not emulator.ledger.batches

@@ -154,9 +154,9 @@ def test_the_schedules_notice_a_batch_that_is_found_by_its_nonce_only(
 ) -> None:
     from airflow_openai_batch.engine.job import create_batch
 
-    real = create_batch._is_mine
+    real = create_batch._is_of_shard
     monkeypatch.setattr(
-        create_batch, "_is_mine", lambda batch, job, shard: bool(batch.nonce) and real(batch, job, shard)
+        create_batch, "_is_of_shard", lambda batch, shard, intent: bool(batch.nonce) and real(batch, shard, intent)
     )
     assert re.search("live batches|paid for twice", _first_violation_with("create_wrapped", folder))
 

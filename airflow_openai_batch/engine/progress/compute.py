@@ -14,7 +14,18 @@ import msgspec
 
 from airflow_openai_batch.engine.job.planner import deadline_at
 from airflow_openai_batch.engine.job.summary import summarize
-from airflow_openai_batch.engine.model import ENDED_STATUSES, QUEUED, UNSENT, Batch, Job, Shard, State, Timing, model_of
+from airflow_openai_batch.engine.model import (
+    ENDED_STATUSES,
+    QUEUED,
+    UNSENT,
+    Batch,
+    Job,
+    Shard,
+    State,
+    Timing,
+    Usage,
+    model_of,
+)
 from airflow_openai_batch.engine.money.prices import in_dollars
 from airflow_openai_batch.engine.progress.model import (
     MAX_BATCHES,
@@ -98,6 +109,7 @@ def _counts(job: Job) -> dict[str, Any]:
         "round": summary.rounds,
         "usage": Tokens(**msgspec.structs.asdict(summary.usage)),
         **in_dollars(summary.cost),
+        **({"cost": None} if summary.usage == Usage() and not summary.n_succeeded else {}),  # nothing is known yet
     }
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import BODY, CHAT, EMBEDDINGS, RESPONSES, World, answer, cut, line
+from builders import BODY, CHAT, EMBEDDINGS, RESPONSES, World, answer, cut, failure, line
 from upath import UPath
 
 from airflow_openai_batch.engine.errors import InputError
@@ -62,7 +62,9 @@ def test_counts_add_up_everywhere_and_a_skipped_row_is_no_bad_one(world: World) 
 
 
 def test_the_share_of_bad_rows_is_that_of_the_rows_that_were_asked(world: World) -> None:
-    world.ended(lambda i: None if i == "t0" else answer(i), data("abcd" + "." * 96), policy=Policy(max_rounds=0))
+    world.ended(
+        lambda i: failure(i, 400) if i == "t0" else answer(i), data("abcd" + "." * 96), policy=Policy(max_rounds=0)
+    )
     problem = check_thresholds(world.done().summary, world.job.policy)
     assert problem is not None and "of 4 rows" in problem
 

@@ -295,7 +295,7 @@ def test_every_field_of_the_contract_is_there_even_where_it_has_its_default() ->
     assert {"version", "problem", "expires_at", "live", "rate_per_h", "eta_at", "errors", "output"} <= set(value)
     assert value["job"]["map_index"] == -1
     assert value["usage"] == dict.fromkeys(Usage.__struct_fields__, 0)
-    assert (value["cost"], value["cost_of_bad_rows"], value["saved"], value["rows_without_price"]) == (0, 0, 0, 0)
+    assert (value["cost"], value["cost_of_bad_rows"], value["saved"], value["rows_without_price"]) == (None, 0, 0, 0)
 
 
 def test_it_is_small() -> None:
