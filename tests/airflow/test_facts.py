@@ -149,6 +149,7 @@ def test_each_fact_is_counted_once_though_every_job_was_run_twice(facts: Facts) 
     assert counts.pop("polls") >= 3
     assert counts.pop("tokens.input") > 0
     assert counts.pop("tokens.output") > 0
+    assert counts.pop("cost") > 0
     for kind in ("tokens.cached", "tokens.reasoning"):
         counts.pop(kind, None)
     assert counts == {
