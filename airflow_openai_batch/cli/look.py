@@ -12,8 +12,9 @@ import msgspec
 from airflow_openai_batch.cli.answer import Answer, Exit
 from airflow_openai_batch.cli.jobs import Found, engine_of, find, keys_in
 from airflow_openai_batch.engine.errors import EngineError
+from airflow_openai_batch.engine.job.admission import held_back
 from airflow_openai_batch.engine.job.advice import ways_on
-from airflow_openai_batch.engine.job.planner import deadline_at, is_done
+from airflow_openai_batch.engine.job.planner import deadline_at, is_done, plan
 from airflow_openai_batch.engine.job.summary import check_thresholds, counted, progress_line, summarize
 from airflow_openai_batch.engine.model import AT_OPENAI, ENDED_STATUSES, Batch, Job, Shard, State, Timing, Usage
 from airflow_openai_batch.engine.money.prices import cost_text, in_dollars
@@ -78,6 +79,8 @@ def show(found: Found, arguments: Any) -> Answer:
         lines.append("Cancelled by a command, until `resume` or `start-over`.")
     if commands.replays:
         lines.append("Bad rows are to be asked again by a command: clear the waiting task.")
+    held_by = _held_by(found)
+    lines += held_by
     if problem:
         lines.append(problem)
     lines += [f"{error.n:,} {error.status} {error.code}: {_error_text(error)}" for error in errors[:10]]
@@ -99,6 +102,7 @@ def show(found: Found, arguments: Any) -> Answer:
         **in_dollars(summary.cost),
         "errors": errors,
         "problem_of_rows": problem,
+        "held_by": held_by,
         "advice": ways,
         "problems": [shard.problem for shard in job.shards if shard.problem],
         "commands": {"cancel": commands.cancel, "replay": bool(commands.replays)},
@@ -225,7 +229,20 @@ def _state(found: Found) -> str:
         return "cancelled" if is_cancelled else "good" if problem is None else "bad"
     if time.time() >= deadline_at(job, Timing()):
         return "late"
+    if _held_by(found):
+        return "held"
     return "running" if any(shard.state in AT_OPENAI for shard in job.all_shards) else "queued"
+
+
+def _held_by(found: Found) -> list[str]:
+    """Return why nothing more is sent of a job of which nothing runs: its cap, or its pilot."""
+    job = found.job
+    if any(shard.state in AT_OPENAI for shard in job.all_shards):
+        return []
+    actions = list(plan(job, time.time(), found.store.standing_commands(job), Timing()))
+    reasons = held_back(job, actions)
+    is_idle = all(action.shard in reasons for action in actions)
+    return list(dict.fromkeys(reasons.values())) if is_idle else []
 
 
 def _is_over(found: Found) -> bool:

@@ -423,3 +423,19 @@ def test_wrong_arguments_are_told_apart(capsys: pytest.CaptureFixture[str]) -> N
     assert caught.value.code == 0
     shown = capsys.readouterr().out
     assert all(command in shown for command in (*EVERY_COMMAND, "list"))
+
+
+def test_a_job_that_its_cap_or_its_pilot_stopped_is_held_and_says_why(tmp_path: Path, capsys) -> None:
+    with Emulator(duration=0.1) as emulator:
+        body = {"model": "gpt-6-luna", "input": "{text}", "max_output_tokens": 1000}
+        request = Request([{"text": "a"}] * 30, endpoint="/v1/responses", body=body, limits=Limits(max_requests=10))
+        engine = Engine(JobStore(UPath(tmp_path), KEY), Api(OpenAI(base_url=emulator.base_url, api_key="sk-emulator")))
+        submit(engine, request, Policy(max_cost=1_000_000), conn_id="openai_default")
+        assert isinstance(advance(engine), Held)
+        arguments = [KEY.dag_id, KEY.run_id, KEY.task_id, "--storage", str(tmp_path)]
+        assert main(["show", *arguments, "--offline", "--json"]) == 0
+        shown = json.loads(capsys.readouterr().out)
+        assert shown["state"] == "held"
+        assert [reason for reason in shown["held_by"] if reason.startswith("max_cost is $0.000001")]
+        assert main(["list", "--storage", str(tmp_path)]) == 0
+        assert capsys.readouterr().out.startswith("held ")

@@ -106,6 +106,23 @@ def test_the_rest_must_fit_under_the_cap_by_what_the_pilot_cost(world) -> None:
     w.assert_paid_once(N_ROWS)
 
 
+def test_a_small_pilot_tells_what_answers_are_like_though_the_body_allows_much_longer_ones(world) -> None:
+    w = world(answer=lambda endpoint, body: "x" * 40)
+    bound = 1000 * 250_000  # of one answer, a hundred times what it is
+    w.submit(N_ROWS, body=BODY, policy=Policy(pilot_rows=5, max_cost=6 * bound))
+    assert w.done().n_succeeded == N_ROWS
+    assert w.emu.ledger.invoice().picodollars < 6 * bound
+
+
+def test_a_pilot_that_does_not_fit_says_only_that(world) -> None:
+    w = world()
+    w.submit(N_ROWS, body=BODY, policy=Policy(pilot_rows=PILOT, max_cost=1000))
+    reason = w.held()
+    assert "max_cost is $0.000000001" in reason
+    assert "The pilot has not ended" not in reason
+    assert not w.batches
+
+
 def test_a_pilot_larger_than_the_job_is_the_job(world) -> None:
     w = world()
     w.submit(5, body=BODY, policy=Policy(pilot_rows=PILOT))

@@ -29,6 +29,8 @@ def held_back(job: Job, actions: Sequence[Action]) -> dict[str, str]:
     reasons = {shard.id: over_budget(job, shard, prices) for shard in shards}
     if (reason := _pilot_reason(job, prices)) is not None:
         pilot = {shard.id for shard in job.shards if shard.is_pilot}
+        # Where the pilot itself does not fit, that is all there is to say.
+        reason = next((told for told in (reasons.get(name) for name in pilot) if told is not None), reason)
         reasons |= {shard.id: reason for shard in shards if root_id(shard.id) not in pilot}
     return {shard: reason for shard, reason in reasons.items() if reason is not None}
 

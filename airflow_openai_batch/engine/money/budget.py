@@ -9,7 +9,7 @@ from airflow_openai_batch.engine.model import AT_OPENAI, BILLED, Job, Shard, Sta
 from airflow_openai_batch.engine.money.prices import PICODOLLARS, Prices, format_dollars
 
 _ENOUGH_ROWS = 20
-"""Answers after which the job's own tell more than the bound in the body."""
+"""Answers after which the job's own tell more than the bound in the body; fewer if its pilot has fewer rows."""
 
 
 class Unpriced(Exception):
@@ -110,7 +110,8 @@ def _means(job: Job, model: str | None) -> _Means | None:
         n_bytes += shard.n_bytes * n_billed / shard.n_requests
         n_input += shard.usage.input_tokens
         n_output += shard.usage.output_tokens
-    return _Means(n_input / n_bytes, n_output / n_rows) if n_rows >= _ENOUGH_ROWS and n_bytes else None
+    enough = min(_ENOUGH_ROWS, job.policy.pilot_rows or _ENOUGH_ROWS)
+    return _Means(n_input / n_bytes, n_output / n_rows) if n_rows >= enough and n_bytes else None
 
 
 def parse_dollars(amount: object, where: str) -> int:

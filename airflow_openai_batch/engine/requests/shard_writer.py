@@ -104,7 +104,10 @@ class ShardWriter:
 
         ids, ordinals = requests.ids[start:stop], requests.ordinals[start:stop]
         if requests.has_custom_ids and "" in ids:
-            raise InputError(f"row {ordinals[ids.index('')]}: the custom_id is empty.")
+            raise InputError(
+                f"row {ordinals[ids.index('')]}: the custom_id is empty, as the columns of its template are null or "
+                "blank there. Fill them, or leave custom_id out for row numbers. Nothing was uploaded."
+            )
         if not self._n_rows:
             self._first_row = int(ordinals[0])
         if requests.has_custom_ids:
