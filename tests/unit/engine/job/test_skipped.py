@@ -192,7 +192,8 @@ def test_no_rows_may_make_an_empty_file_with_its_columns(
     assert list(written.columns) == ["id", "text", *RESULT_COLUMNS] and written.n_rows == 0
     if ending == "parquet":
         assert pq.read_table(path).schema.names == list(written.columns)
-        assert pq.read_schema(path).field("id").type in (pa.string(), pa.large_string())
+        # An empty column of pandas 2 is of objects, which may be anything.
+        assert pq.read_schema(path).field("id").type in (pa.string(), pa.large_string(), pa.null())
     else:
         assert path.read_text().strip().replace('"', "") == (",".join(written.columns) if ending == "csv" else "")
 

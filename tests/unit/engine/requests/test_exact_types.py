@@ -19,7 +19,10 @@ from airflow_openai_batch.engine.requests.exact_types import cast_exactly, commo
         (pa.array(["a", '"']), ['"a"', '"\\""']),
         (pa.array(["a", None]).dictionary_encode(), ['"a"', None]),
         (pa.array([[1, None], []]), ["[1,null]", "[]"]),
-        (pa.array([{"b": None, "a": True}]), ['{"b":null,"a":true}']),
+        (
+            pa.array([{"b": None, "a": True}], pa.struct([("b", pa.null()), ("a", pa.bool_())])),
+            ['{"b":null,"a":true}'],
+        ),
         (pa.array([[math.inf]]), ['["inf"]']),
         (json_column(['{"a": 1}']), ['{"a": 1}']),
         (pa.nulls(2), [None, None]),

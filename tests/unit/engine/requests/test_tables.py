@@ -94,7 +94,6 @@ OF_ARROW: list[tuple[pa.Array, list[Any]]] = [
     (pc.run_end_encode(pa.array([1, 1])), [1, 1]),
     (pa.array([7, None]).dictionary_encode(), [7, None]),
     (pa.array(["a", None]).dictionary_encode(), ["a", None]),
-    (pa.array([[1, None]], pa.list_view(pa.int32())), [[1, None]]),
     (pa.array([[1, 2]], pa.list_(pa.int32(), 2)), [[1, 2]]),
     (pa.array([0.1, None], pa.float16()), [0.1, None]),
     (pa.array([1, None], pa.time64("ns")), ["00:00:00.000000001", None]),
@@ -106,6 +105,8 @@ OF_ARROW: list[tuple[pa.Array, list[Any]]] = [
     (pa.array([{}, None], pa.struct([])), [{}, None]),
     (pa.array([{"a": {}}, None]), [{"a": {}}, None]),
 ]
+if int(pa.__version__.partition(".")[0]) > 21:  # which refuses to store them, and so does this package
+    OF_ARROW.append((pa.array([[1, None]], pa.list_view(pa.int32())), [[1, None]]))
 
 
 @pytest.mark.parametrize(("column", "expected"), OF_ARROW, ids=[str(column.type) for column, _ in OF_ARROW])
