@@ -181,6 +181,14 @@ def _no_column(name: str, values: list[Any], kinds: set[type], first_row: int) -
                 f"row {row}, column {name!r}: a value of the type {type(value).__name__} cannot be stored. Give it as "
                 "text, for example str()."
             )
+    if (
+        float in kinds
+        and (large := next((i for i, value in enumerate(values) if _is_no_float(value)), None)) is not None
+    ):
+        return InputError(
+            f"row {first_row + large}, column {name!r}: a column with decimal fractions holds no whole number of "
+            f"{len(str(abs(values[large])))} digits exactly. Give every row the column as text. Nothing was uploaded."
+        )
     seen: dict[str, int] = {}
     for row, value in enumerate(values, first_row):
         if type(value) in kinds:
@@ -190,6 +198,10 @@ def _no_column(name: str, values: list[Any], kinds: set[type], first_row: int) -
         f"Column {name!r} cannot be stored as one type: it holds {types}. "
         "Give every row the same type, for example str()."
     )
+
+
+def _is_no_float(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and int(float(value)) != value
 
 
 def _check_encodable(text: str, what: str) -> None:

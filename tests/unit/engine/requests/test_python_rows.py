@@ -151,6 +151,13 @@ def test_a_value_that_would_be_changed_is_refused_by_row_and_column(good: Any, b
         column_of("v", [good, None, bad], 10)
 
 
+def test_a_whole_number_that_no_column_of_fractions_holds_is_named_by_its_row() -> None:
+    with pytest.raises(
+        InputError, match=r"row 12, column 'v': a column with decimal fractions .* of 16 digits exactly"
+    ):
+        column_of("v", [1.5, 3, 2**53 + 1], 10)
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
