@@ -106,6 +106,19 @@ def test_the_rest_must_fit_under_the_cap_by_what_the_pilot_cost(world) -> None:
     w.assert_paid_once(N_ROWS)
 
 
+@pytest.mark.parametrize("odd", ["skipped rows", "another round"])
+def test_the_rest_must_fit_too_where_the_pilot_is_not_all_that_is_settled(world, odd: str) -> None:
+    w = world(answer=lambda endpoint, body: "x" * 3600)
+    rows = w.rows(N_ROWS)
+    if odd == "skipped rows":
+        rows[50]["text"] = None
+    else:
+        w.fault("row", {"http_error": {"status": 500}}, times=1)
+    w.submit(rows, body={**BODY, "input": "{text}"}, policy=Policy(pilot_rows=30, max_cost=8_000_000_000))
+    assert "By its pilot, which cost $0.0068" in w.held()
+    assert {custom_id for batch in w.batches for custom_id in w.asked(batch)} == {f"t-{i}" for i in range(30)}
+
+
 def test_a_small_pilot_tells_what_answers_are_like_though_the_body_allows_much_longer_ones(world) -> None:
     w = world(answer=lambda endpoint, body: "x" * 40)
     bound = 1000 * 250_000  # of one answer, a hundred times what it is

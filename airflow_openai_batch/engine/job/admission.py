@@ -53,14 +53,16 @@ def _pilot_reason(job: Job, prices: Prices) -> str | None:
             f"{job.key.task_id}`. Change the body, or the thresholds, and clear the submitting task; with "
             "pilot_rows=None the rest is sent as it is."
         )
+    if any(shard.n_creates and root_id(shard.id) not in ids for shard in job.shards):
+        return None  # the rest was found to fit and is being sent: each batch is held against the cap by itself
     return _unaffordable_rest(job, prices)
 
 
 def _unaffordable_rest(job: Job, prices: Prices) -> str | None:
     """Return why the rest of a job, by what its pilot cost, does not fit under the cap."""
     cap, rest = job.policy.max_cost, [shard for shard in job.shards if shard.state in UNSENT]
-    if cap is None or not rest or any(not shard.is_pilot and shard.outcomes is not None for shard in job.shards):
-        return None  # it was found to fit, and is being sent: each batch is held against the cap by itself
+    if cap is None or not rest:
+        return None
     try:
         spent, expected = spent_by(job), sum(expected_cost(job, shard, prices) for shard in rest)
     except Unpriced as unpriced:

@@ -96,7 +96,7 @@ def _priced(tariff: Tariff, tokens: TokenCounts) -> tuple[Counts, Flags]:
         cost = np.where(tokens.input > tariff.long_above, _at(tariff.long_rates, tokens), cost)
         has_output_price = has_output_price and tariff.long_rates.output is not None
     # A count that no model has is a nonsensical one.
-    is_certain = (tokens.input < _MAX_COUNT) & (tokens.output < _MAX_COUNT)
+    is_certain = np.all([counts < _MAX_COUNT for counts in tokens], axis=0)
     if not has_output_price:
         is_certain &= tokens.output == 0
     if tariff.rates != _NO_RATES:
