@@ -8,9 +8,9 @@ import msgspec
 
 from airflow_openai_batch.engine.job.planner import Action, deserves_another_round
 from airflow_openai_batch.engine.job.summary import check_thresholds, counted, summarize
-from airflow_openai_batch.engine.model import UNSENT, Job, State, root_id
+from airflow_openai_batch.engine.model import UNSENT, Cost, Job, State, root_id
 from airflow_openai_batch.engine.money.budget import Unpriced, expected_cost, over_budget, spent_by
-from airflow_openai_batch.engine.money.prices import Prices, format_dollars, parse_prices
+from airflow_openai_batch.engine.money.prices import Prices, cost_text, format_dollars, parse_prices
 
 
 def held_back(job: Job, actions: Sequence[Action]) -> dict[str, str]:
@@ -41,6 +41,8 @@ def _pilot_reason(job: Job, prices: Prices) -> str | None:
     if job.policy.pilot_rows is None or not roots:
         return None
     ids = {shard.id for shard in roots}
+    if any(shard.n_creates and root_id(shard.id) not in ids for shard in job.shards):
+        return None  # the pilot held, and the rest is being sent: each batch is held against the cap by itself
     family = tuple(shard for shard in job.shards if root_id(shard.id) in ids)
     if any(shard.state is not State.SETTLED or deserves_another_round(job, shard) for shard in family):
         return "The pilot has not ended."
@@ -49,12 +51,11 @@ def _pilot_reason(job: Job, prices: Prices) -> str | None:
     if (problem := check_thresholds(summary, job.policy)) is not None:
         return (
             f"The pilot of {counted(n_rows, 'row')} is not good enough, so nothing else was sent: {problem} "
+            f"It cost {cost_text(sum((shard.cost for shard in family), Cost()))}. "
             f"Its errors are told by `python -m airflow_openai_batch errors {job.key.dag_id} {job.key.run_id} "
             f"{job.key.task_id}`. Change the body, or the thresholds, and clear the submitting task; with "
             "pilot_rows=None the rest is sent as it is."
         )
-    if any(shard.n_creates and root_id(shard.id) not in ids for shard in job.shards):
-        return None  # the rest was found to fit and is being sent: each batch is held against the cap by itself
     return _unaffordable_rest(job, prices)
 
 
@@ -70,7 +71,7 @@ def _unaffordable_rest(job: Job, prices: Prices) -> str | None:
     if spent + expected <= cap:
         return None
     return (
-        f"By its pilot, which cost {format_dollars(spent)}, the rest of the job would cost about "
-        f"{format_dollars(expected)}; max_cost is {format_dollars(cap)}. Nothing else was sent. Raise max_cost and "
-        "clear the submitting task to go on."
+        f"By its pilot, the rest of the job would cost about {format_dollars(expected)}; {format_dollars(spent)} are "
+        f"spent so far, and max_cost is {format_dollars(cap)}. Nothing else was sent. Raise max_cost and clear the "
+        "submitting task to go on."
     )
