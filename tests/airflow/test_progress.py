@@ -50,7 +50,6 @@ def test_each_task_of_a_job_leaves_its_progress_under_the_same_key(run_dag, emul
     assert waited["by_status"] == {"succeeded": 20} and waited["usage"]["output_tokens"] > 0
     assert (written["phase"], written["output"]) == ("written", (tmp_path / "out" / "labels.parquet").as_uri())
     assert set(written["phases_s"]) == {"build", "upload", "create", "wait", "harvest", "results"}
-    assert written["phases_s"]["wait"] >= 0  # OpenAI's times are whole seconds
     assert written["eta_at"] is None and written["batches"] == []
 
 
