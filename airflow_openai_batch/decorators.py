@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import DecoratedOperator, determine_kwargs, task_decorator_factory
 
-from airflow_openai_batch.operators import OpenAIBatchOperator, Rows
+from airflow_openai_batch.operators import OpenAIBatchOperator
+from airflow_openai_batch.task.rows import Rows
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import TaskDecorator

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseHook, ObjectStoragePath, conf
 
 from airflow_openai_batch import settings
-from airflow_openai_batch.engine.errors import StoreError
+from airflow_openai_batch.engine.endpoints import ENDPOINTS_EXTRA, REQUIRED
+from airflow_openai_batch.engine.errors import InputError, StoreError
+from airflow_openai_batch.entra import EXTRA, async_token_provider, token_provider
 
 if TYPE_CHECKING:
     from airflow.providers.openai.hooks.openai import OpenAIHook
@@ -28,7 +30,9 @@ class OpenAIBatchHook(BaseHook):
 
     The connection type belongs to ``apache-airflow-providers-openai`` and is used unchanged: the password is the API
     key, the host is the base URL, the extra ``openai_client_kwargs`` may hold ``organization``, ``project`` and any
-    other argument of the client, and ``auth_type`` may be ``workload_identity``.
+    other argument of the client, and ``auth_type`` may be ``workload_identity``. Two keys of the extra are ours:
+    ``batch_endpoints`` lists endpoints that the server has besides OpenAI's, and ``azure_identity`` (``default``, or a
+    scope) signs in to Azure OpenAI with Microsoft Entra in place of a key.
 
     Args:
         conn_id: The connection.
@@ -73,6 +77,26 @@ class OpenAIBatchHook(BaseHook):
             clients.setdefault(self.conn_id, bounded(client))
         return clients[self.conn_id]
 
+    def other_endpoints(self, endpoint: str) -> tuple[str, ...]:
+        """Return the endpoints that the connection's server has besides OpenAI's, by the extra ``batch_endpoints``.
+
+        Args:
+            endpoint: The one that is asked for. If it is OpenAI's, the connection is not looked up.
+
+        Raises:
+            AirflowNotFoundException: There is no such connection.
+            InputError: The extra is no list of paths.
+        """
+        if endpoint in REQUIRED:
+            return ()
+        others = self.get_connection(self.conn_id).extra_dejson.get(ENDPOINTS_EXTRA) or []
+        if not isinstance(others, list) or not all(isinstance(path, str) and path.startswith("/") for path in others):
+            raise InputError(
+                f'The connection\'s extra has "{ENDPOINTS_EXTRA}": {others!r}. It is a list of paths, for example '
+                '["/v1/rerank"]. Nothing was sent.'
+            )
+        return tuple(others)
+
     def forget_async_conn(self) -> None:
         """Forget the shared client, so that the next one is built from the current connection."""
         _clients.get(asyncio.get_running_loop(), {}).pop(self.conn_id, None)
@@ -87,7 +111,7 @@ class OpenAIBatchHook(BaseHook):
             Whether all calls succeeded, and a message.
         """
         from airflow_openai_batch.engine.api.connection import check_access
-        from airflow_openai_batch.engine.errors import ApiError, InputError
+        from airflow_openai_batch.engine.errors import ApiError
 
         try:
             check_access(self.get_conn())
@@ -103,7 +127,25 @@ def _openai_hook() -> type[OpenAIHook]:
     import airflow_openai_batch.engine.answers.harvest
     import airflow_openai_batch.engine.api.client  # noqa: F401
 
-    return OpenAIHook
+    class Hook(OpenAIHook):
+        """The owner's hook, whose clients sign in with Entra if the connection says so."""
+
+        is_async = False
+
+        async def aget_conn(self) -> AsyncOpenAI:
+            self.is_async = True
+            return await super().aget_conn()
+
+        def _client_kwargs(self, conn: Any, extras: dict[str, Any]) -> dict[str, Any]:
+            if not extras.get(EXTRA):
+                return super()._client_kwargs(conn, extras)
+            # A key would go before the token; the owner's hook wants one in any case.
+            client_kwargs = {**extras.get("openai_client_kwargs", {}), "api_key": "entra"}
+            extras = {**extras, "auth_type": "api_key", "openai_client_kwargs": client_kwargs}
+            arguments = super()._client_kwargs(conn, extras)
+            return {**arguments, "api_key": (async_token_provider if self.is_async else token_provider)(extras)}
+
+    return Hook
 
 
 _CHATTY = ("httpx", "httpx2", "httpcore", "httpcore2", "urllib3", "azure", "adlfs", "botocore", "aiobotocore", "google")

@@ -1,23 +1,24 @@
-"""The operators: submit, results, and both with the wait between them in one task."""
+"""The operators: submit, plan, results, submit with wait and results in one task, and cleanup."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator, XComArg
 
-from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.requests.files import lists_files
 from airflow_openai_batch.engine.requests.nulls import ON_EMPTY, ON_NULL, check_choice
-from airflow_openai_batch.exceptions import OpenAIBatchFailure, airflow_errors
-from airflow_openai_batch.hooks import OpenAIBatchHook, as_path
+from airflow_openai_batch.exceptions import airflow_errors
+from airflow_openai_batch.hooks import OpenAIBatchHook
 from airflow_openai_batch.links import LINKS
-from airflow_openai_batch.options import CsvFile
+from airflow_openai_batch.options import FinishBy, Reuse
 from airflow_openai_batch.reporting.openlineage import WithLineage
+from airflow_openai_batch.sql import SqlTable
+from airflow_openai_batch.task.cleanup import OpenAIBatchCleanupOperator as OpenAIBatchCleanupOperator
 from airflow_openai_batch.task.job import (
     JobHandle,
     advance_and_report,
@@ -28,53 +29,40 @@ from airflow_openai_batch.task.job import (
     pause_s,
     poll_interval,
     trigger_for,
-    with_options,
     write_results,
 )
 from airflow_openai_batch.task.mapped_output import check_mapped_output
 from airflow_openai_batch.task.output_checks import check_dropped_columns, check_output, check_results
 from airflow_openai_batch.task.parse_checks import (
     check_constant_output,
+    check_finish_by,
     check_job,
-    check_max_requests,
     check_poll_interval,
     check_request,
     check_settings,
 )
+from airflow_openai_batch.task.plan import PLANS_ONLY, make_plan, skip_in_plan_only_run, tell_plan
+from airflow_openai_batch.task.rows import Rows, context_of, is_shown, rendered_output, rendered_rows, upstream_of
+from airflow_openai_batch.task.submitting import JobMaker
 
 # What only a running task needs is imported where it is used: a Dag file is parsed again and again.
 if TYPE_CHECKING:
-    from airflow_openai_batch.engine.endpoints import Limits
     from airflow_openai_batch.engine.job.context import Engine
     from airflow_openai_batch.engine.job.status import Wait
-    from airflow_openai_batch.engine.job.submit import Request
-    from airflow_openai_batch.engine.model import Policy
     from airflow_openai_batch.engine.progress.model import Look
     from airflow_openai_batch.engine.requests.nulls import OnEmpty, OnNull
     from airflow_openai_batch.reporting.worker_progress import Shown
 
-START_OVER = "openai_batch_start_over"
-"""Key in a Dag run's conf: any text there makes the job start over, once for each text."""
+
+def _names(columns: Sequence[str]) -> tuple[str, ...]:
+    """Return column names; a text is one name."""
+    return (columns,) if isinstance(columns, str) else tuple(columns)
 
 
-class Rows:
-    """Rows that travel through an operator's attributes without showing in the UI or the serialized Dag.
+class _Submitting(WithLineage, JobMaker):
+    """What submit and the single operator have in common: the parameters."""
 
-    Not those written into ``.partial()`` or ``.expand()`` of a mapped task: Airflow keeps such literals in the Dag.
-    """
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __str__(self) -> str:
-        size = f"{len(self.value):,} " if hasattr(self.value, "__len__") else ""
-        return f"({size}rows, not shown)"
-
-
-class _Submitting(WithLineage, BaseOperator):
-    """What submit and the single operator have in common: the parameters, and making the job."""
-
-    template_fields: Sequence[str] = ("rows", "endpoint", "custom_id", "conn_id", "storage")
+    template_fields: Sequence[str] = ("rows", "endpoint", "custom_id", "conn_id", "storage", "max_cost", "prices")
     operator_extra_links = LINKS
     ui_color = "#d7efe6"
 
@@ -100,10 +88,15 @@ class _Submitting(WithLineage, BaseOperator):
         max_requests_per_batch: int | None = None,
         cancel_on_kill: bool = True,
         completion_window: str = "24h",
+        reuse: str | Reuse | None = None,
+        finish_by: str | datetime.datetime | datetime.timedelta | FinishBy | None = None,
         pilot_rows: int | None = None,
-        max_cost: float | None = None,
+        probe: bool = False,
+        max_cost: float | str | None = None,
         prices: dict[str, Any] | None = None,
         metadata: dict[str, str] | None = None,
+        files_expire_after: datetime.timedelta | float | str | None = None,
+        delete_files: bool | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -111,11 +104,11 @@ class _Submitting(WithLineage, BaseOperator):
             raise TypeError(f"deadline must be a datetime.timedelta, not {type(deadline).__name__}.")
         check_choice("on_null", on_null, ON_NULL)
         check_choice("on_empty", on_empty, ON_EMPTY)
-        self.rows = rows if _is_shown(rows) else Rows(rows)
+        self.rows = rows if is_shown(rows) else Rows(rows)
         self.endpoint = endpoint
         self.body = body
-        if isinstance(rows, CsvFile):
-            XComArg.apply_upstream_relationship(self, rows.path)
+        for value in upstream_of(rows):
+            XComArg.apply_upstream_relationship(self, value)
         # Not a template field, so that prompts do not show in the UI; a task's output in it is upstream all the same.
         if body is not None and not callable(body):
             XComArg.apply_upstream_relationship(self, body)
@@ -135,148 +128,31 @@ class _Submitting(WithLineage, BaseOperator):
         self.max_requests_per_batch = max_requests_per_batch
         self.cancel_on_kill = cancel_on_kill
         self.completion_window = completion_window
+        self.reuse = reuse if reuse is None or isinstance(reuse, Reuse) else Reuse(reuse)
+        with airflow_errors():
+            self.finish_by = finish_by if finish_by is None or isinstance(finish_by, FinishBy) else FinishBy(finish_by)
         self.pilot_rows = pilot_rows
+        self.probe = probe
         self.max_cost = max_cost
         self.prices = prices
         self.metadata = metadata
+        self.files_expire_after = files_expire_after
+        self.delete_files = delete_files
         check_request(rows=rows, endpoint=endpoint, body=body, response_model=response_model, custom_id=custom_id)
+        check_finish_by(self.finish_by, endpoint)
         check_settings(self._policy, self._settings, max_requests_per_batch)
 
     def _do_render_template_fields(self, *args: Any, **kwargs: Any) -> None:
-        """Render, then hide rows that came through XCom from the stored rendered fields."""
+        """Render, the ledger's name too, then hide rows that came through XCom from the stored rendered fields."""
         super()._do_render_template_fields(*args, **kwargs)
-        if isinstance(self.rows, Rows) and isinstance(self.rows.value, CsvFile):
-            context = kwargs["context"] if "context" in kwargs else args[2]
-            csv_file = self.rows.value
-            self.rows = Rows(dataclasses.replace(csv_file, path=self.render_template(csv_file.path, context)))
+        context = context_of(args, kwargs)
+        if self.reuse is not None:
+            # In no template field, which must be a text or a list or dict of texts.
+            self.reuse = dataclasses.replace(self.reuse, name=str(self.render_template(self.reuse.name, context)))
+        if isinstance(self.rows, Rows):
+            self.rows = Rows(rendered_rows(self, self.rows.value, context))
         if not isinstance(self.rows, str | Rows) and not lists_files(self.rows):
             self.rows = Rows(self.rows)
-
-    def _submit(self, context: Any) -> tuple[Engine, JobHandle]:
-        """Write the job's plan, or take up the one that is there.
-
-        Raises:
-            AirflowSkipException: There are no rows, and ``on_empty`` is ``skip``.
-        """
-        from airflow_openai_batch.engine.job.submit import submit
-
-        handle = handle_of(context, self.conn_id, self.storage)
-        with airflow_errors():
-            engine = engine_for(handle, self.log, self.response_model)
-            job = submit(
-                engine,
-                lambda: self._request(context),
-                lambda: with_options(self._policy()),
-                start_over=_start_over_text(context),
-                max_tries=context["ti"].max_tries,
-                is_first_try=context["ti"].try_number <= 1,
-                conn_id=self.conn_id,
-            )
-        if not job.n_rows and self.on_empty == "skip":
-            advance_and_report(engine, context)  # what still runs for rows that were there before is cancelled
-            raise AirflowSkipException("There are no rows: nothing to ask (on_empty='skip').")
-        return engine, handle
-
-    def _request(self, context: Any) -> Request:
-        """Return the rows and what to ask of each, which an automatic retry does not need."""
-        from airflow_openai_batch.engine.job.submit import Request
-
-        return Request(
-            self._rows(context),
-            endpoint=self.endpoint,
-            body=self._body(context),
-            response_model=self.response_model,
-            column_prefix=self.column_prefix,
-            custom_id=self.custom_id,
-            limits=self._limits(),
-            on_null=self.on_null,
-            on_empty=self.on_empty,
-        )
-
-    def _body(self, context: Any) -> Any:
-        from airflow_openai_batch.task.body_rendering import rendered_body
-
-        return self.body if self.body is None or callable(self.body) else rendered_body(self, self.body, context)
-
-    def _rows(self, context: Any) -> Any:
-        rows = self.rows.value if isinstance(self.rows, Rows) else self.rows
-        if isinstance(rows, str) and (rows in ("", "None") or rows[0] in "[{"):
-            raise InputError(
-                "rows was rendered to a text that is no path. To pass another task's output, give it as it is "
-                "(rows=other_task.output), not through Jinja."
-            )
-        if isinstance(rows, CsvFile):
-            return dataclasses.replace(rows, path=self._paths(rows.path))
-        return self._paths(rows)
-
-    def _paths(self, rows: Any) -> Any:
-        if lists_files(rows):
-            return [as_path(path) if isinstance(path, str) else path for path in rows]
-        return as_path(rows) if isinstance(rows, str) else rows
-
-    def _limits(self) -> Limits:
-        from airflow_openai_batch.engine.endpoints import Limits
-
-        check_max_requests(self.max_requests_per_batch)
-        return Limits() if self.max_requests_per_batch is None else Limits(max_requests=self.max_requests_per_batch)
-
-    @property
-    def _settings(self) -> list[Any]:
-        """The arguments that the job's policy is made of."""
-        return [
-            self.max_rounds,
-            self.retry_on,
-            self.max_bad_ratio,
-            self.max_bad_rows,
-            self.max_enqueued_tokens,
-            self.cancel_on_kill,
-            self.completion_window,
-            self.pilot_rows,
-            self.max_cost,
-            self.prices,
-            self.metadata,
-        ]
-
-    def _policy(self) -> Policy:
-        from airflow_openai_batch.engine.model import Policy, Status
-        from airflow_openai_batch.engine.money.budget import parse_dollars
-
-        statuses = [status.value for status in Status]
-        unknown = [name for name in self.retry_on if name not in statuses]
-        if unknown:
-            raise OpenAIBatchFailure(
-                f"retry_on: unknown outcome {', '.join(unknown)}; there are {', '.join(statuses)}."
-            )
-        return Policy(
-            max_rounds=self.max_rounds,
-            retry_on=frozenset(Status(name) for name in self.retry_on),
-            max_bad_ratio=self.max_bad_ratio,
-            max_bad_rows=self.max_bad_rows,
-            deadline_s=self.deadline.total_seconds(),
-            max_enqueued_tokens=self.max_enqueued_tokens,
-            cancel_on_kill=self.cancel_on_kill,
-            completion_window=self.completion_window,
-            pilot_rows=self.pilot_rows,
-            max_cost=None if self.max_cost is None else parse_dollars(self.max_cost, "max_cost"),
-            prices=self.prices or {},
-            metadata=self.metadata or {},
-        )
-
-
-def _is_shown(rows: Any) -> bool:
-    """Return whether Airflow may see ``rows``: paths, which it renders, and XComArgs, which name the upstream task."""
-    return isinstance(rows, str) or lists_files(rows) or (hasattr(rows, "resolve") and hasattr(rows, "iter_references"))
-
-
-def _names(columns: Sequence[str]) -> tuple[str, ...]:
-    """Return column names; a text is one name."""
-    return (columns,) if isinstance(columns, str) else tuple(columns)
-
-
-def _start_over_text(context: Mapping[str, Any]) -> str | None:
-    conf = getattr(context.get("dag_run"), "conf", None) or {}
-    text = conf.get(START_OVER)
-    return str(text) if text else None
 
 
 class OpenAIBatchSubmitOperator(_Submitting):
@@ -290,7 +166,10 @@ class OpenAIBatchSubmitOperator(_Submitting):
             path or URI of ``.parquet``, ``.csv`` or ``.jsonl`` files: of one, a list of them, a directory or a pattern
             such as ``s3://lake/day=*/part-*.parquet`` (templated). Folders such as ``day=2026-01-01`` are columns too.
             ``options.CsvFile(path, delimiter=";", …)`` for CSV files with another dialect or with types.
-        endpoint: ``/v1/responses``, ``/v1/chat/completions``, ``/v1/embeddings``, ``/v1/moderations``, … (templated).
+            ``sql.SqlQuery(sql, conn_id)`` for rows of a database, ``chunking.Chunks(rows, text=…, key=…, …)`` for parts
+            of documents.
+        endpoint: ``/v1/responses``, ``/v1/chat/completions``, ``/v1/embeddings``, ``/v1/moderations``, …, or one that
+            the connection's extra allows (templated); see docs/servers.md.
         body: The request body that OpenAI documents; in its strings ``{column}`` is the row's value and
             ``"{column!json}"`` alone in a string its JSON (templated by Airflow too). Or a callable ``row -> body``, or
             None when the rows are ready-made request lines.
@@ -317,17 +196,39 @@ class OpenAIBatchSubmitOperator(_Submitting):
         max_enqueued_tokens: Estimated input tokens that the job may have in OpenAI's queue at once.
         max_requests_per_batch: Cut smaller batches than OpenAI's limit of 50,000: more of them, each done sooner.
         cancel_on_kill: Whether marking the waiting task failed, success or skipped cancels its batches.
-        completion_window: OpenAI accepts ``24h``; compatible servers have others.
+        completion_window: OpenAI and Azure accept ``24h``; compatible servers have others.
+        reuse: The name of a ledger, or ``options.Reuse(name, max_age)``: good answers of earlier jobs that name it, to
+            the very same requests, are used again for nothing, and those of this job are added. Requests that are
+            equal are asked once. Such rows name the job that asked in the column ``reused_from``. To start over
+            asks everything anew. The name is templated.
+        finish_by: The moment by which all rows shall have an answer: ``"06:00"`` (the next after the submission, in the
+            Dag's timezone), a datetime or its ISO text, a timedelta after the submission, or
+            ``options.FinishBy(at, tier="flex", parallel=8)`` (a text is templated). At that moment batches that run are
+            cancelled, what they have answered is used, and the other rows are asked synchronously, within
+            ``max_cost``, at OpenAI's synchronous prices (``default``: twice those of a batch). The column ``via`` says
+            which way a row went; see docs/on-time.md. Not for images and videos.
         pilot_rows: How many rows to ask first, alone (of each model). The rest is sent only when these rows pass the
             thresholds and, by what they cost, the rest fits under ``max_cost``; otherwise the task fails with the
             reason, and has cost no more than them.
+        probe: Whether to ask one row synchronously before anything is uploaded, at twice the price. If OpenAI refuses
+            it (a wrong body, model, key or account), the task fails with OpenAI's message after seconds, not hours; a
+            blip stops nothing. In its batch the row is asked with all others. The key needs the endpoint's scope.
         max_cost: The most that all answers of the job may cost, in US dollars, over all rounds. A batch that would not
             fit any more is not created, and the task fails with the figures; raise it and clear to go on. The body must
-            bound its answers (``max_output_tokens``). By default the option ``[openai_batch] max_cost``.
+            bound its answers (``max_output_tokens``). Of a mapped task, each index has this cap for itself. By default
+            the option ``[openai_batch] max_cost`` (templated).
         prices: Prices of models or deployments that go before those of the option ``[openai_batch] prices`` and those
             that the package ships, in dollars for a million tokens in a batch, for example
-            ``{"my-deployment": {"input": 0.05, "output": 0.25}}``; see docs/money.md.
+            ``{"my-deployment": {"input": 0.05, "output": 0.25}}``, or the model that costs as much, as in
+            ``{"my-deployment": "gpt-6-luna"}`` (templated); see docs/money.md.
         metadata: Up to 12 pairs of texts for the batches' metadata.
+        files_expire_after: How long OpenAI keeps each file of the job, input and result, counted from its creation: a
+            timedelta, a number of seconds, or a text such as ``"7d"``, up to 30 days (Azure: 14 to 30 days). At least
+            2 hours more than ``deadline``, so that no answer is gone before it is fetched. By default the option
+            ``[openai_batch] files_expire_after``, or else OpenAI's 30 days.
+        delete_files: Whether the job's files at OpenAI are deleted once the results are written, by the task that
+            writes them. What cannot be deleted is told and turns nothing red. By default the option ``[openai_batch]
+            delete_files``.
 
     Returns:
         The job's handle, for ``OpenAIBatchSensor`` and ``OpenAIBatchResultsOperator``.
@@ -337,25 +238,53 @@ class OpenAIBatchSubmitOperator(_Submitting):
     """
 
     def execute(self, context: Any) -> JobHandle:
-        """Write the plan and send what can be sent now."""
+        """Write the plan and send what can be sent now; in a run that only plans, tell the plan."""
+        engine, handle = self.prepare_job(context)
+        if self.plans_only(context):
+            return {**handle, "plan": tell_plan(engine, make_plan(engine, context), context)}  # type: ignore[typeddict-unknown-key] # whoever takes the handle drops it
+        advance_and_report(engine, context)
+        return handle
+
+    def _check_plan(self, engine: Engine, context: Any) -> None:
         from airflow_openai_batch.task.results_tasks import results_tasks
         from airflow_openai_batch.task.xcom_limits import check_returned_rows
 
-        engine, handle = self._submit(context)
         tasks = results_tasks(self, OpenAIBatchResultsOperator)
         check_dropped_columns(engine, tasks)
         check_returned_rows(engine, tasks, context)
-        advance_and_report(engine, context)
-        return handle
+
+
+class OpenAIBatchPlanOperator(OpenAIBatchSubmitOperator):
+    """Write the plan of a job and tell what it would ask and cost. Nothing is sent: no upload, no batch.
+
+    It takes the arguments of ``OpenAIBatchSubmitOperator``, makes the same checks, and is followed by the same tasks:
+    the job is sent when ``OpenAIBatchSensor(job=plan.output)`` begins, for example after Airflow's
+    ``ApprovalOperator``. Until then nothing else sends it, and to cancel it costs nothing. A retry or clear of the
+    plan after that takes the job up again; if other rows or another prompt make a new plan of it, the sensor has to be
+    cleared too.
+
+    Returns:
+        The job's handle, and as ``plan`` the plan: ``rows``, ``requests``, ``batches``, ``bytes``, ``reused``,
+        ``equal``, ``skipped``, tokens, ``expected_cost`` and ``upper_cost`` in dollars, ``cap``, ``first_requests`` (a
+        file with the first 20 requests), and ``text``, the same in Markdown.
+
+    Raises:
+        OpenAIBatchFailure: The rows, the request or a setting cannot be used.
+    """
+
+    def plans_only(self, context: Any) -> bool:
+        """Return True."""
+        return True
 
 
 class OpenAIBatchResultsOperator(WithLineage, BaseOperator):
     """Write the results of a finished job, in input order, and judge them by the job's thresholds.
 
     Args:
-        job: The submit task's output (templated).
-        output: The path or URI of a ``.parquet``, ``.jsonl`` or ``.csv`` file (templated); it appears whole or not at
-            all. None returns the rows through XCom, as long as they are few.
+        job: The output of the submit or plan task (templated).
+        output: The path or URI of a ``.parquet``, ``.jsonl`` or ``.csv`` file (templated), or ``sql.SqlTable(table,
+            conn_id, key=[…])``; all rows appear in it, or none. None returns the rows through XCom, as long as they
+            are few.
         drop_columns: Columns to leave out of the results, by their names there: bulky inputs, or ``output`` where the
             fields of a ``response_model`` say it all.
 
@@ -370,7 +299,9 @@ class OpenAIBatchResultsOperator(WithLineage, BaseOperator):
     operator_extra_links = LINKS
     ui_color = "#d7efe6"
 
-    def __init__(self, *, job: Any, output: str | None = None, drop_columns: Sequence[str] = (), **kwargs: Any) -> None:
+    def __init__(
+        self, *, job: Any, output: str | SqlTable | None = None, drop_columns: Sequence[str] = (), **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.job = job
         self.output_uri = output  # `output` is the task's own XComArg in every operator
@@ -378,8 +309,14 @@ class OpenAIBatchResultsOperator(WithLineage, BaseOperator):
         check_job(job)
         check_constant_output(output)
 
+    def _do_render_template_fields(self, *args: Any, **kwargs: Any) -> None:
+        """Render, what stands in a table's name too."""
+        super()._do_render_template_fields(*args, **kwargs)
+        self.output_uri = rendered_output(self, self.output_uri, context_of(args, kwargs))
+
     def execute(self, context: Any) -> Any:
         """Write and judge."""
+        skip_in_plan_only_run(context)
         check_output(self.output_uri)
         check_mapped_output(context)
         engine = engine_for(checked_handle(self.job), self.log)
@@ -410,7 +347,7 @@ class OpenAIBatchOperator(_Submitting):
     def __init__(
         self,
         *,
-        output: str | None = None,
+        output: str | SqlTable | None = None,
         drop_columns: Sequence[str] = (),
         deferrable: bool = True,
         poll_interval: float | None = None,
@@ -424,16 +361,28 @@ class OpenAIBatchOperator(_Submitting):
         check_constant_output(output)
         check_poll_interval(poll_interval)
 
-    def execute(self, context: Any) -> Any:
-        """Make the job or take it up, and move it on."""
-        from airflow_openai_batch.task.xcom_limits import check_returned_rows
+    def _do_render_template_fields(self, *args: Any, **kwargs: Any) -> None:
+        """Render, what stands in a table's name too."""
+        super()._do_render_template_fields(*args, **kwargs)
+        self.output_uri = rendered_output(self, self.output_uri, context_of(args, kwargs))
 
+    def execute(self, context: Any) -> Any:
+        """Make the job or take it up, and move it on; in a run that only plans, tell the plan and skip the task."""
+        engine, handle = self.prepare_job(context)
+        if self.plans_only(context):
+            tell_plan(engine, make_plan(engine, context), context)
+            raise AirflowSkipException(PLANS_ONLY)
+        return self._go_on(engine, handle, context)
+
+    def _check_arguments(self, context: Any) -> None:
         check_output(self.output_uri)
         check_mapped_output(context)
-        engine, handle = self._submit(context)
+
+    def _check_plan(self, engine: Engine, context: Any) -> None:
+        from airflow_openai_batch.task.xcom_limits import check_returned_rows
+
         check_results(engine, self.output_uri, self.drop_columns)
         check_returned_rows(engine, [self], context)
-        return self._go_on(engine, handle, context)
 
     def execute_complete(self, context: Any, event: dict[str, Any] | None = None) -> Any:
         """Go on after the trigger saw that there may be something to do."""

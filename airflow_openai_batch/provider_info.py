@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_openai_batch import settings
+from airflow_openai_batch import __version__, settings
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -16,7 +16,7 @@ def get_provider_info() -> dict[str, Any]:
         "package-name": "airflow-openai-batch",
         "name": "OpenAI Batch",
         "description": "OpenAI Batch API: millions of rows answered overnight, each paid for once.",
-        "versions": ["0.1.0"],
+        "versions": [__version__],
         "integrations": [
             {
                 "integration-name": "OpenAI Batch API",

@@ -29,6 +29,7 @@ from airflow_openai_batch.task.job import (
     trigger_for,
 )
 from airflow_openai_batch.task.parse_checks import check_job, check_poll_interval
+from airflow_openai_batch.task.plan import skip_in_plan_only_run
 
 if TYPE_CHECKING:
     from airflow_openai_batch.engine.job.context import Engine
@@ -41,10 +42,11 @@ class OpenAIBatchSensor(BaseSensorOperator):
     """Wait until every row of a job has its outcome. Holds no worker while it waits.
 
     Each time there is something to do, it lends its worker to the job: batches that ended are fetched, rows that
-    deserve it are asked again, shards that waited for room are sent. The answers are judged by the results task.
+    deserve it are asked again, shards that waited for room are sent. The answers are judged by the results task. What
+    ``OpenAIBatchPlanOperator`` has only planned is sent when the sensor begins.
 
     Args:
-        job: The submit task's output (templated).
+        job: The output of the submit or plan task (templated).
         deferrable: Whether to wait in the triggerer. Otherwise ``mode`` (``poke`` or ``reschedule``) and
             ``poke_interval`` count, as in every sensor.
         poll_interval: Seconds between two looks at a batch; by default the option ``[openai_batch] poll_interval``.
@@ -82,12 +84,13 @@ class OpenAIBatchSensor(BaseSensorOperator):
 
     def execute(self, context: Any) -> Any:
         """Wait, the way that ``deferrable`` says."""
-        from airflow_openai_batch.engine.job.submit import extend_deadline
+        from airflow_openai_batch.engine.job.waiting import begin_waiting
 
+        skip_in_plan_only_run(context)
         ti = context["ti"]
         # In mode="reschedule" this is called at every poke.
         with airflow_errors():
-            extend_deadline(self._engine()[0], f"{ti.dag_id}/{ti.run_id}/{ti.task_id}/{ti.map_index}", ti.max_tries)
+            begin_waiting(self._engine()[0], f"{ti.dag_id}/{ti.run_id}/{ti.task_id}/{ti.map_index}", ti.max_tries)
         if not self.deferrable:
             return super().execute(context)
         try:

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 SECTION = "openai_batch"
 
-T = TypeVar("T", str, int, float)
+T = TypeVar("T", str, int, float, bool)
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Option(Generic[T]):
         """Return the value that the deployment has set, or the default."""
         from airflow.providers.common.compat.sdk import conf
 
-        read = {str: conf.get, int: conf.getint, float: conf.getfloat}[type(self.default)]
+        read = {str: conf.get, int: conf.getint, float: conf.getfloat, bool: conf.getboolean}[type(self.default)]
         value: T = read(SECTION, self.name, fallback=self.default)
         return value
 
@@ -58,7 +58,8 @@ CREATE_GRACE = Option(
     "create_grace",
     180.0,
     "Seconds after the intent to create a batch during which a batch that is not listed may still appear. The call "
-    "itself may take a third of it, and at most 60 s.",
+    "itself may take a third of it, and at most 60 s. A worker that asks synchronously (finish_by) and has died is "
+    "waited for as long.",
 )
 PARALLEL_TRANSFERS = Option(
     "parallel_transfers",
@@ -88,6 +89,21 @@ CSV_FORMULAS = Option(
     "are; quote puts an apostrophe before them. Parquet and JSONL have them as they are in any case.",
     "quote",
 )
+FILES_EXPIRE_AFTER = Option(
+    "files_expire_after",
+    "",
+    "How long OpenAI keeps the files of a job, each counted from its creation, unless its task says otherwise "
+    "(`files_expire_after`): seconds, or a text such as 7d or 36h; at least 2 hours more than the task's deadline, at "
+    "most 30 days. Empty: OpenAI's own 30 days.",
+    "7d",
+)
+DELETE_FILES = Option(
+    "delete_files",
+    False,
+    "Whether the files of a job at OpenAI are deleted once its results are written, unless its task says otherwise "
+    "(`delete_files`).",
+    "True",
+)
 
 OPTIONS: tuple[Option[Any], ...] = (
     STORAGE,
@@ -100,6 +116,8 @@ OPTIONS: tuple[Option[Any], ...] = (
     PRICES,
     MAX_COST,
     CSV_FORMULAS,
+    FILES_EXPIRE_AFTER,
+    DELETE_FILES,
 )
 
 
@@ -112,7 +130,7 @@ def deployment() -> str:
 
 def described() -> dict[str, Any]:
     """Return the section as Airflow's provider info describes it."""
-    types = {str: "string", int: "integer", float: "float"}
+    types = {str: "string", int: "integer", float: "float", bool: "boolean"}
     return {
         SECTION: {
             "description": "Jobs of the OpenAI Batch API.",

@@ -6,13 +6,11 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-
 from airflow_openai_batch.cli.answer import NoJob
-from airflow_openai_batch.engine.errors import EngineError
-from airflow_openai_batch.engine.identity import job_path
+from airflow_openai_batch.engine.errors import JobCleaned
 from airflow_openai_batch.engine.model import Job, JobKey
-from airflow_openai_batch.engine.store.job_store import JobStore, decode_job
+from airflow_openai_batch.engine.store.catalog import job_folders, key_in
+from airflow_openai_batch.engine.store.job_store import JobStore
 
 if TYPE_CHECKING:
     from airflow_openai_batch.engine.job.context import Engine
@@ -43,13 +41,17 @@ def find(root: Any, key: JobKey) -> Found:
 
     Raises:
         NoJob: There is none, or there are several.
+        JobCleaned: It was removed.
         EngineError: The store cannot be read.
     """
     store = JobStore(root, key)
     snapshot = store.load()
     if snapshot is not None:
         return Found(store, snapshot.number, snapshot.job, root)
-    others = list(keys_in(root, key.dag_id, key.run_id))
+    cleaned: list[JobCleaned] = []
+    others = list(keys_in(root, key.dag_id, key.run_id, cleaned))
+    if len(cleaned) == 1 and not others:
+        raise cleaned[0]
     # Of a mapped task's jobs, the one with the same index is meant.
     same = [other for other in others if other.map_index == key.map_index] or others
     if len(same) == 1:
@@ -63,42 +65,29 @@ def find(root: Any, key: JobKey) -> Found:
     raise NoJob(f"There is no job in {store}.{hint}")
 
 
-def keys_in(root: Any, dag_id: str | None = None, run_id: str | None = None) -> Iterator[JobKey]:
-    """Yield whose jobs are in a storage, by Dag, run and task.
+def keys_in(
+    root: Any, dag_id: str | None = None, run_id: str | None = None, cleaned: list[JobCleaned] | None = None
+) -> Iterator[JobKey]:
+    """Yield whose jobs are in a storage, by Dag, run and task, without those that were removed.
 
     Args:
         root: The storage root.
         dag_id: Only this Dag; None for all.
         run_id: Only this run; None for all.
+        cleaned: A list to which those are added that were removed.
 
     Raises:
         EngineError: The storage cannot be read.
     """
-    probe = JobKey(dag_id=dag_id or "x", run_id=run_id or "x", task_id="x")
-    dag_folder, run_folder, _ = job_path(probe)
-    for dag in _folders(root) if dag_id is None else [root / dag_folder]:
-        for run in _folders(dag) if run_id is None else [dag / run_folder]:
-            for task in _folders(run):
-                key = _key_in(task)
-                if key is not None:
-                    yield key
-
-
-def _folders(path: Any) -> list[Any]:
-    try:
-        return sorted((child for child in path.iterdir() if child.is_dir()), key=str)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def _key_in(folder: Any) -> JobKey | None:
-    """Return whose job is in a folder: folders' names are shortened, so the newest snapshot tells."""
-    try:
-        names = sorted((path for path in (folder / "state").iterdir()), key=lambda path: path.name)
-        return decode_job(names[-1].read_bytes()).key if names else None
-    except (OSError, EngineError, msgspec.MsgspecError) as error:
-        _log.debug("%s is no job that can be read: %s", folder, error)
-        return None
+    for folder in job_folders(root, dag_id, run_id):
+        try:
+            key = key_in(folder)
+        except JobCleaned as error:
+            if cleaned is not None:
+                cleaned.append(error)
+            continue
+        if key is not None:
+            yield key
 
 
 def _task(key: JobKey) -> str:

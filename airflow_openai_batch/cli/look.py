@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -11,13 +12,22 @@ import msgspec
 
 from airflow_openai_batch.cli.answer import Answer, Exit
 from airflow_openai_batch.cli.jobs import Found, engine_of, find, keys_in
-from airflow_openai_batch.engine.errors import EngineError
-from airflow_openai_batch.engine.job.admission import held_back
+from airflow_openai_batch.cli.standing import forecast_in, held_by, is_over, state_of
+from airflow_openai_batch.engine.errors import EngineError, JobCleaned
 from airflow_openai_batch.engine.job.advice import ways_on
-from airflow_openai_batch.engine.job.planner import deadline_at, is_done, plan
-from airflow_openai_batch.engine.job.summary import check_thresholds, counted, progress_line, summarize
-from airflow_openai_batch.engine.model import AT_OPENAI, ENDED_STATUSES, Batch, Job, Shard, State, Timing, Usage
-from airflow_openai_batch.engine.money.prices import cost_text, in_dollars
+from airflow_openai_batch.engine.job.planner import deadline_at
+from airflow_openai_batch.engine.job.summary import (
+    Summary,
+    check_thresholds,
+    counted,
+    money_of,
+    money_text,
+    progress_line,
+    summarize,
+)
+from airflow_openai_batch.engine.model import ENDED_STATUSES, Batch, Job, Shard, State, Timing, Usage
+from airflow_openai_batch.engine.money.estimate import estimate_in_dollars, estimate_of, estimate_text
+from airflow_openai_batch.engine.money.prices import prices_of, short_cost_text
 from airflow_openai_batch.engine.progress.log_format import duration
 
 _MAX_LOOKS = 100
@@ -25,18 +35,21 @@ _MAX_LOOKS = 100
 
 _MAX_LINES = 200
 
+_NO_REQUESTS = "There are no requests in the store: `clean` removes those of rows with a good answer."
+
 
 def list_jobs(root: Any, arguments: Any) -> Answer:
     """List the jobs in the storage."""
     entries, lines = [], []
-    for key in keys_in(root, arguments.dag_id, arguments.run_id):
+    cleaned: list[JobCleaned] = []
+    for key in keys_in(root, arguments.dag_id, arguments.run_id, cleaned):
         try:
             found = find(root, key)
         except EngineError as error:  # one that cannot be read does not hide the others
             entries.append({**_key(key), "state": "unreadable", "problem": str(error)})
             lines.append(f"unreadable   {_name(key)}: {error}")
             continue
-        state, summary = _state(found), summarize(found.job)
+        state, summary = state_of(found), summarize(found.job)
         n_done = sum(summary.by_status.values())
         entries.append(
             {
@@ -45,15 +58,20 @@ def list_jobs(root: Any, arguments: Any) -> Answer:
                 "rows": found.job.n_rows,
                 "settled": n_done,
                 "succeeded": summary.n_succeeded,
-                "cost": in_dollars(summary.cost)["cost"],
+                **money_of(summary),
                 "created_at": found.job.created_at,
             }
         )
-        age = duration(time.time() - found.job.created_at)
-        lines.append(f"{state:<12} {n_done:>10,} of {found.job.n_rows:<10,} {age:>12}  {_name(key)}")
-    if not entries:
+        age, cost = duration(time.time() - found.job.created_at), short_cost_text(summary.cost)
+        rows = f"{n_done:>10,} of {found.job.n_rows:<10,}"
+        lines.append(f"{state:<12} {rows} {cost:>12} {age:>12}  {_name(key)}")
+    if cleaned and arguments.run_id is not None:
+        lines += [f"{'cleaned':<12} {error}" for error in cleaned]
+    elif cleaned:
+        lines.append(f"{counted(len(cleaned), 'more job')} were cleaned or forgotten; `show` tells when.")
+    if not entries and not lines:
         return Answer(problem=f"There are no such jobs in {root}.", data={"jobs": []}, exit=Exit.NOTHING)
-    return Answer("\n".join(lines), {"jobs": entries})
+    return Answer("\n".join(lines), {"jobs": entries, "cleaned": len(cleaned)})
 
 
 def show(found: Found, arguments: Any) -> Answer:
@@ -66,29 +84,35 @@ def show(found: Found, arguments: Any) -> Answer:
     running = [latest.get(batch.id, batch) for batch in _running(job)]
     errors = stored_errors(found.store, job, is_verbatim=True)
     commands = found.store.standing_commands(job)
-    state, problem = _state(found), check_thresholds(summary, job.policy) if _is_over(found) else None
+    state, problem = state_of(found), check_thresholds(summary, job.policy) if is_over(found) else None
     deadline = deadline_at(job, Timing())
     lines = [
         f"{found.store}, epoch {job.epoch}, snapshot {found.number}",
         f"{state}: {progress_line(summary)}",
-        f"age {duration(now - job.created_at)}; " + _deadline_text(deadline, now, is_over=_is_over(found)),
+        f"age {duration(now - job.created_at)}; " + _deadline_text(deadline, now, state),
         f"tokens: {_tokens_text(summary.usage)}",
-        f"cost: {cost_text(summary.cost)}",
+        f"cost: {_cost_text(summary)}",
     ]
+    estimate = estimate_of(job, prices_of(job.policy))
+    if estimate.n_requests:
+        lines.append(f"estimate: {estimate_text(estimate)}")
+    forecast_text, forecast = forecast_in(found, state, now)
+    lines += filter(None, [forecast_text])
     if commands.cancel:
         lines.append("Cancelled by a command, until `resume` or `start-over`.")
     if commands.replays:
         lines.append("Bad rows are to be asked again by a command: clear the waiting task.")
-    held_by = _held_by(found)
-    lines += held_by
+    reasons = held_by(found)
+    lines += reasons
     if problem:
         lines.append(problem)
     lines += [f"{error.n:,} {error.status} {error.code}: {_error_text(error)}" for error in errors[:10]]
     ways = ways_on(job, summary) if problem else ()
     lines += [f"- {way}" for way in ways]
-    lines += [_shard_line(shard, latest) for shard in job.shards[:_MAX_LINES]]
-    if len(job.shards) > _MAX_LINES:
-        lines.append(f"and {len(job.shards) - _MAX_LINES:,} more shards")
+    asked = [shard for shard in job.shards if shard.is_asked]
+    lines += [_shard_line(shard, latest) for shard in asked[:_MAX_LINES]]
+    if len(asked) > _MAX_LINES:
+        lines.append(f"and {len(asked) - _MAX_LINES:,} more shards")
     data = {
         **_key(job.key),
         "store": str(found.store),
@@ -99,20 +123,22 @@ def show(found: Found, arguments: Any) -> Answer:
         "by_status": summary.by_status,
         "batches": [_batch(batch) for batch in running],
         "tokens": msgspec.structs.asdict(summary.usage),
-        **in_dollars(summary.cost),
+        **money_of(summary),
+        **estimate_in_dollars(estimate),
         "errors": errors,
         "problem_of_rows": problem,
-        "held_by": held_by,
+        "held_by": reasons,
         "advice": ways,
         "problems": [shard.problem for shard in job.shards if shard.problem],
         "commands": {"cancel": commands.cancel, "replay": bool(commands.replays)},
         "age_s": now - job.created_at,
         "deadline_at": deadline,
+        "forecast": forecast,
         "looked_at_openai": not unseen and not arguments.offline,
     }
     code = Exit.DONE
     if arguments.exit_code:
-        code = Exit.RUNNING if not _is_over(found) else Exit.BAD if problem else Exit.DONE
+        code = Exit.RUNNING if not is_over(found) else Exit.BAD if problem else Exit.DONE
     return Answer("\n".join(lines), data, unseen, code)
 
 
@@ -134,8 +160,8 @@ def _latest(found: Found, conn_id: str | None) -> tuple[dict[str, Batch], str]:
 
 
 def errors(found: Found, arguments: Any) -> Answer:
-    """Tell why rows have no good answer."""
-    from airflow_openai_batch.engine.results.error_counts import stored_errors
+    """Tell why rows have no good answer, and which were not sent."""
+    from airflow_openai_batch.engine.results.error_counts import skipped_rows, stored_errors
 
     job = found.job
     counts = stored_errors(found.store, job, is_verbatim=True)
@@ -145,7 +171,10 @@ def errors(found: Found, arguments: Any) -> Answer:
         where = f" (line {error.line}, custom_id {error.custom_id!r})" if error.custom_id else ""
         lines.append(f"a whole batch, {error.n:,} x {error.code}: {error.message}{where}")
     text = "\n".join(lines) or f"No row that is settled has an error: {progress_line(summarize(job))}."
-    return Answer(text, {**_key(job.key), "errors": counts, "rejections": refused})
+    skipped = skipped_rows(found.store, job)
+    if skipped is not None:
+        text += f"\n{skipped.n:,} {skipped.status} {skipped.code}: {_error_text(skipped)}"
+    return Answer(text, {**_key(job.key), "errors": counts, "skipped": skipped, "rejections": refused})
 
 
 def tokens(found: Found, arguments: Any) -> Answer:
@@ -161,14 +190,20 @@ def tokens(found: Found, arguments: Any) -> Answer:
     ]
     if job.dropped_usage != Usage():
         rows.insert(0, {"epoch": None, "round": None, **msgspec.structs.asdict(job.dropped_usage)})
-    total = summarize(job).usage
+    probed = job.probe.usage if job.probe is not None else Usage()
+    if probed != Usage():
+        rows.append({"epoch": job.epoch, "round": None, **msgspec.structs.asdict(probed)})
+    summary = summarize(job)
+    total = summary.usage
     lines = []
     for row in rows:
-        where = "before starting over" if row["epoch"] is None else f"epoch {row['epoch']}, round {row['round']}"
+        where = "before starting over" if row["epoch"] is None else f"epoch {row['epoch']}, "
+        if row["epoch"] is not None:
+            where += "probe" if row["round"] is None else f"round {row['round']}"
         usage = Usage(**{name: row[name] for name in Usage.__struct_fields__})
         lines.append(f"{where}: {_tokens_text(usage)}")
-    lines.append(f"all: {_tokens_text(total)}; cost: {cost_text(job.cost)}")
-    data = {**_key(job.key), "total": msgspec.structs.asdict(total), **in_dollars(job.cost), "parts": rows}
+    lines.append(f"all: {_tokens_text(total)}; cost: {_cost_text(summary)}")
+    data = {**_key(job.key), "total": msgspec.structs.asdict(total), **money_of(summary), "parts": rows}
     return Answer("\n".join(lines), data)
 
 
@@ -178,13 +213,13 @@ def requests(found: Found, arguments: Any) -> Answer:
     for shard in sorted(found.job.shards, key=lambda shard: (shard.round, shard.first_row)):
         if len(lines) >= arguments.limit or shard.round:
             break
+        if shard.state is State.SETTLED and not found.store.exists(shard.requests):
+            continue  # cleaned away
         with found.store.open(shard.requests) as file:
-            for line in file:
-                if len(lines) >= arguments.limit:
-                    break
-                lines.append(line.decode("utf-8", "replace").rstrip("\n"))
+            some = itertools.islice(file, arguments.limit - len(lines))
+            lines += [line.decode("utf-8", "replace").rstrip("\n") for line in some]
     if not lines:
-        return Answer(problem="There are no requests.", data={"requests": []}, exit=Exit.NOTHING)
+        return Answer(problem=_NO_REQUESTS, data={"requests": []}, exit=Exit.NOTHING)
     return Answer("\n".join(lines), {"requests": [json.loads(line) for line in lines]})
 
 
@@ -220,44 +255,20 @@ def _first_rows(found: Found, limit: int) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
-def _state(found: Found) -> str:
-    """Return one word for a job."""
-    job = found.job
-    if _is_over(found):
-        problem = check_thresholds(summarize(job), job.policy)
-        is_cancelled = found.store.standing_commands(job).cancel
-        return "cancelled" if is_cancelled else "good" if problem is None else "bad"
-    if time.time() >= deadline_at(job, Timing()):
-        return "late"
-    if _held_by(found):
-        return "held"
-    return "running" if any(shard.state in AT_OPENAI for shard in job.all_shards) else "queued"
-
-
-def _held_by(found: Found) -> list[str]:
-    """Return why nothing more is sent of a job of which nothing runs: its cap, or its pilot."""
-    job = found.job
-    if any(shard.state in AT_OPENAI for shard in job.all_shards):
-        return []
-    actions = list(plan(job, time.time(), found.store.standing_commands(job), Timing()))
-    reasons = held_back(job, actions)
-    is_idle = all(action.shard in reasons for action in actions)
-    return list(dict.fromkeys(reasons.values())) if is_idle else []
-
-
-def _is_over(found: Found) -> bool:
-    commands = found.store.standing_commands(found.job)
-    return not commands.replays and is_done(found.job, commands, time.time(), Timing())
-
-
 def _running(job: Job) -> list[Batch]:
     return [s.batch for s in job.all_shards if s.state is State.RUNNING and s.batch is not None]
 
 
-def _deadline_text(deadline: float, now: float, *, is_over: bool) -> str:
-    if is_over:
+def _deadline_text(deadline: float, now: float, state: str) -> str:
+    if state == "planned":
+        return "nothing is sent before a task that waits for it begins"
+    if state in ("good", "bad", "cancelled"):
         return "finished"
     return f"{duration(deadline - now)} to the deadline" if deadline > now else "its deadline has passed"
+
+
+def _cost_text(summary: Summary) -> str:
+    return money_text(summary.cost, summary.max_cost, summary.n_reused, summary.reuse_saved_picodollars)
 
 
 def _tokens_text(usage: Usage) -> str:

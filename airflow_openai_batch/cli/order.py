@@ -58,6 +58,8 @@ def _cancelled(reached: Wait | Done | Held) -> Answer:
         lines += [f"  {batch.id} {batch.status}" for batch in batches[:_SHOWN]]
         if len(batches) > _SHOWN:
             lines.append(f"  and {len(batches) - _SHOWN:,} more")
+    if job.lease is not None:
+        lines.append("A worker asks synchronously: it stops within seconds, and keeps what is on its way.")
     lines.append(f"Cancelled: {counted(n_cancelled, 'row')}. Finished before, and kept: {counted(n_answered, 'row')}.")
     names = [s.batch.id if s.batch is not None else f"a batch that may exist (shard {s.id})" for s in left]
     problems += [

@@ -20,6 +20,7 @@ from airflow_openai_batch.demo.outcome import failed_task_log, show_outcome
 from airflow_openai_batch.demo.scenes import nightly_labeling
 from airflow_openai_batch.demo.screen import Look, Screen
 from airflow_openai_batch.demo.stack import DemoError, DemoStack
+from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.local_airflow.processes import StackError
 from airflow_openai_batch.local_airflow.rest import FINAL_RUN_STATES
 from airflow_openai_batch.local_airflow.settings import WORKER_SLOTS
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("Stopped.")
         return _INTERRUPTED
-    except (DemoError, StackError, TimeoutError, httpx.HTTPError) as error:
+    except (DemoError, InputError, StackError, TimeoutError, httpx.HTTPError) as error:
         console.print(Text(f"\nThe demo failed: {error}", style="red"))
         return 1
     return 0

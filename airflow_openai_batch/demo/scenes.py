@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from airflow_openai_batch.demo.stack import Scene, dags_folder
+from airflow_openai_batch.demo.stack import Scene
+from airflow_openai_batch.examples import examples_folder
 
 FAILING_ROWS = (7, 31, 64, 98)
 """Rows of the first batch that are answered with an error 500, once, so that a second round is seen."""
@@ -31,7 +32,7 @@ def nightly_labeling(batch_s: float) -> Scene:
 
 def busy_night(batch_s: float) -> Scene:
     """Return several Dags with jobs in all states."""
-    files = [dags_folder() / f"{name}.py" for name in ("nightly_labeling", "partitioned_labeling")]
+    files = [examples_folder() / f"{name}.py" for name in ("nightly_labeling", "partitioned_labeling")]
     return Scene(
         batch_s=batch_s,
         faults=[

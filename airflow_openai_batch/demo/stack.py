@@ -15,6 +15,7 @@ from typing import IO, Any
 
 import httpx
 
+from airflow_openai_batch.examples import examples_folder
 from airflow_openai_batch.local_airflow.processes import free_ports
 from airflow_openai_batch.local_airflow.stack import AirflowStack
 
@@ -60,7 +61,7 @@ class DemoStack(AirflowStack):
         (port,) = free_ports(1)
         self._scene, self._emulator_url = scene, f"http://127.0.0.1:{port}"
         self._lock: IO[str] | None = None
-        dags = home / "processes" / "dags" if scene.dags else dags_folder()
+        dags = home / "processes" / "dags" if scene.dags else examples_folder()
         connection = {"conn_type": "openai", "host": f"{self._emulator_url}/v1", "password": _FAKE_KEY}
         env = {"AIRFLOW_CONN_OPENAI_DEFAULT": json.dumps(connection)}
         super().__init__(home, dags, _OPTIONS, env, on_postgres=False, say=say)
@@ -140,16 +141,3 @@ class DemoStack(AirflowStack):
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         raise DemoError(f"A demo runs in {self.home} already. End it, or choose another folder with --home.")
-
-
-def dags_folder() -> Path:
-    """Return the folder of the example Dags: in the wheel they are beside this module, in a checkout at its top.
-
-    Raises:
-        DemoError: They are in neither place.
-    """
-    here = Path(__file__).resolve()
-    for folder in (here.parent / "dags_examples", here.parents[2] / "dags_examples"):
-        if (folder / "nightly_labeling.py").exists():
-            return folder
-    raise DemoError("The example Dags are not installed. Run the demo in a checkout of the project.")

@@ -3,12 +3,14 @@
 Emulated: uploading, listing, reading, deleting and expiring files; creating, listing, reading and cancelling
 batches; the asynchronous validation of an input file with OpenAI's error codes; the states of a batch as a
 function of a clock; partial results of expired and cancelled batches; the enqueued-token limit; response bodies
-of the eight endpoints a batch may use; and faults, from a dropped response to a malformed line.
+of the eight endpoints a batch may use; five of them synchronously too, at their own prices; and faults, from a
+dropped response to a malformed line. With `dialect="azure"` all this as Azure OpenAI v1 speaks it.
 
-Not emulated: models (answers are generated, or come from a function of yours, or from another server), the
-endpoints outside a batch, the Uploads API, webhooks, scopes, organizations and projects, rate limits other than
-batches per hour, real token counts (4 bytes are one token), prompt caching, prices, image and video downloads,
-the dialects of Azure and other vendors, TLS, and state that survives a restart.
+Not emulated: models (answers are generated, or come from a function of yours, or from another server), other
+endpoints outside a batch, streamed answers, the Uploads API, webhooks, scopes, organizations and projects, rate
+limits other than batches per hour and those of synchronous requests, real token counts (4 bytes are one token),
+prompt caching, image and video downloads, Azure's blob storage, the dialects of other vendors, TLS, and state that
+survives a restart.
 
 Where a comment states a fact about the API, "OpenAI:" means its published specification and documentation, "seen:"
 a response of the real service that was reported in public, and "assumed:" that neither says it.
@@ -17,8 +19,9 @@ Use it inside a process (`with Emulator() as emu: OpenAI(base_url=emu.base_url, 
 (`python -m airflow_openai_batch.emulator`) or as the pytest fixture `openai_batch_emulator`.
 
 Reading order: `model` (files, batches, time), `validate`, `answers` → `bodies` → `worker` (request line to output
-line), `backend` (the state and its rules, no HTTP), `server` (HTTP), `faults` → `http_faults` → `response_faults`,
-`row_faults` and `file_faults`, `ledger`, `runner`. docs/emulator.md lists the faults.
+line), `direct`, `dialect` (what Azure does in another way), `backend` (the state and its rules, no HTTP), `server`
+(HTTP), `faults` → `http_faults` → `response_faults`, `row_faults` and `file_faults`, `ledger`, `runner`.
+docs/emulator.md lists the faults.
 """
 
 from __future__ import annotations

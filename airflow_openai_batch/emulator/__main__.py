@@ -9,11 +9,13 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
 from airflow_openai_batch.emulator.answers import Answer, default_answer
+from airflow_openai_batch.emulator.dialect import dialect_of
 from airflow_openai_batch.emulator.model import DAY_S
 from airflow_openai_batch.emulator.runner import Emulator
 from airflow_openai_batch.emulator.upstream import CONCURRENCY, Upstream
@@ -54,7 +56,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--faults", type=Path, metavar="FILE.json", help="a list of fault rules")
     add("--data-dir", type=Path, metavar="DIR", help="where contents of files are kept while it runs")
     add("--queue-limit", type=int, metavar="TOKENS", help="enqueued tokens per model")
-    add("--max-requests", type=int, default=Limits().requests, metavar="N", help="requests per batch")
+    add("--requests-per-minute", type=int, metavar="N", help="synchronous requests in a minute")
+    add("--tokens-per-minute", type=int, metavar="N", help="their tokens in a minute")
+    add("--max-requests", type=int, metavar="N", help="requests per batch, default 50,000 (azure: 100,000)")
+    add("--dialect", default="openai", choices=("openai", "azure"), help="whose API it speaks, default openai")
+    add("--deployment", action="append", metavar="NAME=MODEL", help="a deployment of azure; any name if none is given")
+    add("--pending", type=float, metavar="S", help="for how long an uploaded file is pending, azure: a tenth")
     add("--log-requests", action="store_true", help="one line per call on standard error")
     return parser
 
@@ -68,13 +75,31 @@ def _emulator(options: argparse.Namespace) -> Emulator:
         finalizing=options.finalizing,
         window=options.window,
         seed=options.seed,
-        limits=Limits(requests=options.max_requests),
+        limits=_limits(options),
+        dialect=options.dialect,
+        deployments=_deployments(options.deployment),
+        pending=options.pending,
         queue_limit=options.queue_limit,
+        requests_per_minute=options.requests_per_minute,
+        tokens_per_minute=options.tokens_per_minute,
         concurrency=options.concurrency or (CONCURRENCY if options.upstream else 1),
         host=options.host,
         port=options.port,
         data_dir=options.data_dir,
     )
+
+
+def _deployments(pairs: list[str] | None) -> dict[str, str] | None:
+    if pairs is None:
+        return None
+    return {name: model or name for name, _, model in (pair.partition("=") for pair in pairs)}
+
+
+def _limits(options: argparse.Namespace) -> Limits | None:
+    if options.max_requests is None:
+        return None
+    usual = dialect_of(options.dialect, _deployments(options.deployment)).limits
+    return replace(usual, requests=options.max_requests)
 
 
 def _answer(options: argparse.Namespace) -> Answer:

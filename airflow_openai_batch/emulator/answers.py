@@ -51,7 +51,12 @@ class Truncated:
 
 @dataclass(frozen=True, slots=True)
 class Filtered:
-    """The answer was removed by the content filter."""
+    """The answer was removed by the content filter.
+
+    Of a prompt that the filter refuses there is no answer. Azure: it is an error 400 with the code `content_filter`.
+    """
+
+    of_prompt: bool = False
 
 
 @dataclass(frozen=True, slots=True)

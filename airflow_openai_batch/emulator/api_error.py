@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from airflow_openai_batch.emulator.model import JsonObject
 
 
@@ -13,14 +15,24 @@ class ApiError(Exception):
         message: The text for people.
         code: The machine-readable code, if the API gives one.
         param: The parameter that is wrong, if it is one.
+        headers: More headers of the response.
     """
 
-    def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.code = code
         self.param = param
+        self.headers = dict(headers or {})
 
     def to_json(self) -> JsonObject:
         """Return the error envelope."""

@@ -15,6 +15,7 @@ from airflow_openai_batch.emulator.file_store import FileStore
 from airflow_openai_batch.emulator.ledger import Ledger
 from airflow_openai_batch.emulator.model import Batch, IdGenerator, Result, Status
 from airflow_openai_batch.emulator.progress import Progress
+from airflow_openai_batch.emulator.rate_limit import RateLimiter
 from airflow_openai_batch.emulator.settings import Settings, quirks_from_rules
 
 _HOUR_S = 3_600
@@ -36,6 +37,7 @@ class Backend:
         self.file_store = FileStore(directory, clock, self.ids)
         self.faults = Faults(settings.seed or 0, clock.now)
         self.ledger = Ledger(self.settle)
+        self.rate_limiter = RateLimiter(settings, clock)
         self._batches: dict[str, Batch] = {}
         self._lock = threading.RLock()
         self.progress = Progress(settings, clock, self.file_store, self.faults, self.ledger, self._lock)
@@ -66,20 +68,23 @@ class Backend:
         """Create a batch. May read the whole input file: not for the event loop's thread.
 
         Raises:
-            ApiError: 400, the request is invalid; 429, too many batches this hour; or the queue is full.
+            ApiError: 400, the request is invalid or the file pending; 429, too many batches this hour; or the queue is
+                full.
         """
-        params = check_create(request)
+        dialect = self.settings.dialect
+        params = check_create(request, self.settings.limits, dialect.endpoint_of)
         stored = self.file_store.find(params.input_file_id)
         if stored is not None and stored.purpose != "batch":
             # OpenAI: the purpose must be `batch`. Assumed: the error.
             message = f"The file '{stored.id}' has purpose '{stored.purpose}', not 'batch'."
             raise ApiError(400, message, code="invalid_value", param="input_file_id")
+        dialect.check_file(stored, self.clock.now())
         with self._lock:
             now = self.clock.now()
             self._check_rate(now)
             number = len(self._batches) + 1
             event = Event(metadata=params.metadata, endpoint=params.endpoint, batch=number)
-            quirks = quirks_from_rules(self.faults.for_batch(event))
+            quirks = quirks_from_rules(self.faults.for_batch(event), dialect.quirks)
             batch = Batch(
                 id=self.ids.batch(),
                 number=number,

@@ -60,11 +60,15 @@ def respond(request: BatchRequest, answered: Answered) -> LineReply:
     reply: Reply = as_reply(answered)
     if isinstance(reply, LineReply):
         return reply
+    if isinstance(reply, Filtered) and reply.of_prompt:
+        return HttpError(
+            400, "content_filter", "The prompt was refused by the content filter.", "invalid_request_error"
+        )
     if request.endpoint == "/v1/embeddings":
         return _embeddings(request, reply)
     if not isinstance(request.body.get("n") or 1, int):
         return HttpError(400, "invalid_type", "Invalid type for 'n': expected an integer.", "invalid_request_error")
-    return Raw(_SHAPES[request.endpoint](request, reply))
+    return Raw(_SHAPES.get(request.endpoint, _other)(request, reply))
 
 
 def reply_text(reply: ContentReply) -> str:
@@ -268,6 +272,12 @@ def _videos(request: BatchRequest, reply: ContentReply) -> JsonObject:
         "remixed_from_video_id": None,
         "error": {"code": "moderation_blocked", "message": "The request was blocked."} if has_failed else None,
     }
+
+
+def _other(request: BatchRequest, reply: ContentReply) -> JsonObject:
+    text = reply_text(reply)
+    usage = _completion_usage(request.body, text, 1)
+    return {"model": request.body.get("model"), "output": text, "usage": usage}
 
 
 _SHAPES: dict[str, Callable[[BatchRequest, Any], JsonObject]] = {

@@ -7,6 +7,7 @@ against OpenAI, 2025; BerriAI/litellm #37527).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,10 @@ from airflow_openai_batch.emulator.model import ENDPOINTS, FILE_LIFETIME_S
 from airflow_openai_batch.emulator.validate import Limits, parse_line
 
 _PURPOSES = frozenset({"assistants", "batch", "fine-tune", "vision", "user_data", "evals"})
-_MIN_LIFETIME_S = 3_600
 _MAX_PAIRS, _MAX_KEY, _MAX_VALUE = 16, 64, 512
 
 
-def check_upload(path: Path, filename: str, purpose: str, size: int, limits: Limits) -> None:
+def check_upload(path: Path, filename: str, purpose: str, size: int, limits: Limits, mark: bytes = b"") -> None:
     """Check an upload as the Files API does.
 
     Args:
@@ -29,6 +29,7 @@ def check_upload(path: Path, filename: str, purpose: str, size: int, limits: Lim
         purpose: The file's purpose.
         size: The content's bytes.
         limits: The limits of a batch.
+        mark: What may stand before the first line.
 
     Raises:
         ApiError: The Files API would reject it; status and message are OpenAI's.
@@ -46,7 +47,7 @@ def check_upload(path: Path, filename: str, purpose: str, size: int, limits: Lim
     # Seen: only the first line is checked here, the others when a batch is created.
     with path.open("rb") as lines:
         first = lines.readline()
-    if not isinstance(parse_line(first), dict):
+    if not isinstance(parse_line(first.removeprefix(mark)), dict):
         raise ApiError(400, "Invalid file format. Line 1 is not parseable as valid JSON.", param="file")
 
 
@@ -61,8 +62,13 @@ class CreateRequest:
     output_lifetime_s: float
 
 
-def check_create(request: Any) -> CreateRequest:
+def check_create(request: Any, limits: Limits, endpoint_of: Callable[[Any], Any]) -> CreateRequest:
     """Return the parameters of a request for a batch. Seen: whether the file exists is not checked here.
+
+    Args:
+        request: The body of the call.
+        limits: The limits of a batch.
+        endpoint_of: Returns the endpoint that a text means.
 
     Raises:
         ApiError: The API would reject it; status, code and param are OpenAI's.
@@ -75,7 +81,11 @@ def check_create(request: Any) -> CreateRequest:
             raise ApiError(400, message, code="missing_required_parameter", param=name)
         if not isinstance(request[name], str):
             raise _wrong_type(name, "a string")
-    for name, allowed in (("endpoint", ENDPOINTS), ("completion_window", ("24h",))):
+    request = {**request, "endpoint": endpoint_of(request["endpoint"])}
+    for name, allowed in (
+        ("endpoint", (*ENDPOINTS, *limits.other_endpoints)),
+        ("completion_window", ("24h",)),
+    ):
         if request[name] not in allowed:
             raise _wrong_value(name, request[name], allowed)
     return CreateRequest(
@@ -83,28 +93,39 @@ def check_create(request: Any) -> CreateRequest:
         request["endpoint"],
         request["completion_window"],
         _check_metadata(request.get("metadata")),
-        parse_expiration(request.get("output_expires_after"), "output_expires_after") or FILE_LIFETIME_S,
+        parse_expiration(request.get("output_expires_after"), "output_expires_after", limits) or FILE_LIFETIME_S,
     )
 
 
-def parse_expiration(policy: Any, param: str) -> float | None:
+def parse_expiration(policy: Any, param: str, limits: Limits) -> int | None:
     """Return the seconds of an expiration policy, None without a policy.
 
+    Args:
+        policy: An object with an anchor and seconds.
+        param: The parameter's name.
+        limits: The limits of a batch, with the shortest life of a file.
+
     Raises:
-        ApiError: The anchor is not `created_at` or the seconds are not between an hour and 30 days.
+        ApiError: A part of it is missing, the anchor is not `created_at`, or the seconds are no integer or out of
+            bounds.
     """
     if policy is None:
         return None
     if not isinstance(policy, dict):
         raise _wrong_type(param, "an object")
-    if policy.get("anchor") != "created_at":
-        raise _wrong_value(f"{param}.anchor", str(policy.get("anchor")), ("created_at",))
-    try:
-        seconds = int(policy.get("seconds", ""))
-    except (TypeError, ValueError):
-        raise _wrong_type(f"{param}.seconds", "an integer") from None
-    if not _MIN_LIFETIME_S <= seconds <= FILE_LIFETIME_S:
-        message = f"'{param}.seconds' must be between {_MIN_LIFETIME_S} and {int(FILE_LIFETIME_S)}, not {seconds}."
+    for name in ("anchor", "seconds"):
+        if policy.get(name) is None:
+            message = f"Missing required parameter: '{param}.{name}'."
+            raise ApiError(400, message, code="missing_required_parameter", param=f"{param}.{name}")
+    if policy["anchor"] != "created_at":
+        raise _wrong_value(f"{param}.anchor", str(policy["anchor"]), ("created_at",))
+    seconds = policy["seconds"]
+    if not isinstance(seconds, int) or isinstance(seconds, bool):
+        raise _wrong_type(f"{param}.seconds", "an integer")
+    if not limits.file_lifetime_s <= seconds <= FILE_LIFETIME_S:
+        message = (
+            f"'{param}.seconds' must be between {limits.file_lifetime_s} and {int(FILE_LIFETIME_S)}, not {seconds}."
+        )
         raise ApiError(400, message, code="invalid_value", param=f"{param}.seconds")
     return seconds
 

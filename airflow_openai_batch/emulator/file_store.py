@@ -46,6 +46,8 @@ class FileStore:
         lifetime_s: float | None,
         faults: tuple[FileFault, ...] = (),
         faults_begin_at: float = 0.0,
+        created_at: float | None = None,
+        pending_s: float = 0.0,
     ) -> StoredFile:
         """Return a new file object for content that is on disk already.
 
@@ -56,21 +58,37 @@ class FileStore:
             lifetime_s: Seconds until the file expires; None is never.
             faults: What is wrong with the content that is shown.
             faults_begin_at: Since when, in epoch seconds.
+            created_at: When it was created, in epoch seconds; None is now.
+            pending_s: Seconds from then until it is processed.
         """
-        now = self._clock.now()
-        expires_at = None if lifetime_s is None else now + lifetime_s
+        created_at = self._clock.now() if created_at is None else created_at
+        expires_at = None if lifetime_s is None else created_at + lifetime_s
         with self._lock:
             size = path.stat().st_size
             stored = StoredFile(
-                self._ids.file(), path, size, now, expires_at, filename, purpose, faults, faults_begin_at
+                self._ids.file(),
+                path,
+                size,
+                created_at,
+                expires_at,
+                filename,
+                purpose,
+                faults,
+                faults_begin_at,
+                created_at + pending_s,
             )
             self._files[stored.id] = stored
         return stored
 
-    def find(self, file_id: str) -> StoredFile | None:
-        """Return a file, None if it does not exist or has expired."""
+    def find(self, file_id: str, at: float | None = None) -> StoredFile | None:
+        """Return a file, None if it does not exist or has expired.
+
+        Args:
+            file_id: The file.
+            at: The time at which it must not have expired, in epoch seconds; None is now.
+        """
         with self._lock:
-            return self._unexpired(self._files.get(file_id))
+            return self._unexpired(self._files.get(file_id), at)
 
     def get(self, file_id: str) -> StoredFile:
         """Return a file.
@@ -111,7 +129,8 @@ class FileStore:
                 stored.path.unlink(missing_ok=True)
             self._files.clear()
 
-    def _unexpired(self, stored: StoredFile | None) -> StoredFile | None:
-        if stored is None or (stored.expires_at is not None and self._clock.now() >= stored.expires_at):
+    def _unexpired(self, stored: StoredFile | None, at: float | None = None) -> StoredFile | None:
+        at = self._clock.now() if at is None else at
+        if stored is None or (stored.expires_at is not None and at >= stored.expires_at):
             return None
         return stored

@@ -13,6 +13,7 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from airflow_openai_batch.emulator.backend import Backend
+from airflow_openai_batch.emulator.dialect import PREFIX
 from airflow_openai_batch.emulator.faults import COMBINABLE, Event, Rule
 from airflow_openai_batch.emulator.ledger import Call
 from airflow_openai_batch.emulator.response_faults import (
@@ -147,7 +148,7 @@ class FaultMiddleware:
                 await asyncio.sleep(delay_after_s)
                 await send_error(args, send)
             case "redirect" if args.get("loop") or scope["query_string"] != _REDIRECTED:
-                await send_redirect(f"{scope['path']}?{_REDIRECTED.decode()}", send)
+                await send_redirect(f"{scope.get(PREFIX, '')}{scope['path']}?{_REDIRECTED.decode()}", send)
             case "malformed_json":
                 await self._respond(scope, receive, HalfBodySender(send))
             case "cut_body":

@@ -27,14 +27,17 @@ class PriceList:
         text = files("airflow_openai_batch").joinpath("prices.json").read_text()
         self._models: dict[str, JsonObject] = json.loads(text, parse_float=Fraction, parse_int=Fraction)["models"]
 
-    def cost(self, model: Any, usage: JsonObject) -> int:
+    def cost(self, model: Any, usage: JsonObject, tier: str = "batch") -> int:
         """Return what a row costs in picodollars, or `UNKNOWN`.
 
         Args:
             model: The model that the answer names.
             usage: The usage that the answer tells.
+            tier: `batch`, or the way it was asked synchronously: `standard`, `flex`.
         """
         prices = self._find(str(model))
+        if prices is not None and tier != "batch":
+            prices = prices.get(tier)
         if prices is None:
             return UNKNOWN
         asked = _count(usage, "input_tokens", "prompt_tokens")

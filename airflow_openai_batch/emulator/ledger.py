@@ -14,6 +14,9 @@ from typing import NamedTuple
 from airflow_openai_batch.emulator.invoice import UNKNOWN
 from airflow_openai_batch.emulator.model import Batch, JsonObject
 
+DIRECT = "direct"
+"""In place of a batch's id: requests that were answered synchronously."""
+
 _MAX_CALLS = 100_000
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), check_circular=False).encode
 
@@ -189,6 +192,18 @@ class Ledger:
         """Record what a batch cost."""
         with self._lock:
             self._bills[bill.batch_id] = bill
+
+    def record_direct(self, digest: int, tokens: tuple[int, int], delivered: str, cost: int) -> None:
+        """Record a request that was answered synchronously.
+
+        Args:
+            digest: The hash of its body.
+            tokens: Its input and output tokens.
+            delivered: See `Billed`.
+            cost: In picodollars, or `UNKNOWN`.
+        """
+        with self._lock:
+            self._bills.setdefault(DIRECT, Bill(DIRECT)).add("", digest, tokens, delivered, cost)
 
     def record_call(self, call: Call) -> None:
         """Record a call."""

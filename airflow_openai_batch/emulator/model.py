@@ -80,6 +80,7 @@ class StoredFile:
     purpose: str
     faults: tuple[FileFault, ...] = ()
     faults_begin_at: float = 0.0
+    processed_at: float = 0.0
 
     def read(self) -> bytes:
         """Return the whole content. For tests; the server streams it."""
@@ -102,7 +103,7 @@ class StoredFile:
             "bytes": self._shown_size(now),
             "created_at": int(self.created_at),
             "expires_at": None if self.expires_at is None else int(self.expires_at),
-            "status": "processed",
+            "status": "pending" if now < self.processed_at else "processed",
             "status_details": None,
         }
         return shown if shown["bytes"] is not None else {name: shown[name] for name in shown if name != "bytes"}
@@ -214,6 +215,7 @@ class Quirks:
     status_names: tuple[tuple[str, str], ...] = ()
     relapse_s: float = 0.0
     relapse_after_s: float = 0.0
+    never_expires: bool = False
 
 
 @dataclass(slots=True)
@@ -223,6 +225,7 @@ class Timetable:
     Attributes:
         worked_at: When the last row is answered.
         ceiling: The share of rows that is answered at most, 0 to 1.
+        is_cut_off: Whether it ends when it expires, whatever is not done then.
     """
 
     created_at: float
@@ -235,11 +238,12 @@ class Timetable:
     ceiling: float = 1.0
     cancelling_at: float | None = None
     cancelled_at: float = inf
+    is_cut_off: bool = True
 
     @property
     def is_expiring(self) -> bool:
         """Whether the window ends before the batch is completed."""
-        return self.completed_at > self.expires_at
+        return self.is_cut_off and self.completed_at > self.expires_at
 
     @property
     def ended_at(self) -> float:
@@ -260,7 +264,7 @@ class Timetable:
 
     def progress(self, now: float) -> float:
         """Return the share of rows that is answered at a time, 0 to 1."""
-        now = min(now, self.expires_at)
+        now = min(now, self.expires_at) if self.is_cut_off else now
         if self.cancelling_at is not None:
             now = min(now, self.cancelling_at)
         if now < self.validated_at:

@@ -15,7 +15,6 @@ from airflow_openai_batch.emulator.file_store import FileStore
 from airflow_openai_batch.emulator.ledger import Ledger
 from airflow_openai_batch.emulator.model import Batch, BatchError, Result, Status, Verdict
 from airflow_openai_batch.emulator.settings import Settings
-from airflow_openai_batch.emulator.validate import check_input
 from airflow_openai_batch.emulator.worker import BatchTask, Stopped, Worker
 
 _AFTER_WORK = frozenset({Status.FINALIZING, Status.COMPLETED, Status.EXPIRED, Status.CANCELLING, Status.CANCELLED})
@@ -135,14 +134,15 @@ class Progress:
     def _verdict(self, batch: Batch) -> Verdict:
         if batch.quirks.fail:
             return Verdict(list(batch.quirks.fail))
-        stored = self._file_store.find(batch.input_file_id)
+        # The work may be done late, when the clock was advanced by much; what counts is when it was due.
+        stored = self._file_store.find(batch.input_file_id, min(batch.times.validated_at, self._clock.now()))
         if stored is None:
             message = (
                 f"Cannot find file {batch.input_file_id}, or organization org-emulator does not have access to it."
             )
             return Verdict([BatchError("invalid_request", message, "file_id")])
         self._inputs[batch.id] = stored.path
-        return check_input(stored.path, batch.endpoint, self._settings.limits)
+        return self._settings.dialect.check_input(stored.path, batch, self._settings.limits)
 
     def _queue_error(self, batch: Batch, verdict: Verdict) -> BatchError | None:
         """Return the error of a full queue. OpenAI: unfinished batches of the same model count."""
@@ -190,7 +190,7 @@ class Progress:
     def _answer(self, batch: Batch) -> None:
         path = self._inputs[batch.id]
         output_path, error_path = self._file_store.new_path(), self._file_store.new_path()
-        worker = Worker(self._settings.answer, self._faults, self._stop)
+        worker = Worker(self._settings.answer, self._faults, self._stop, self._settings.dialect)
         with output_path.open("wb", 1 << 20) as output, error_path.open("wb", 1 << 20) as error:
             tally = worker.run(self._task(batch, path), output, error)
         quirks = batch.quirks
@@ -224,5 +224,6 @@ class Progress:
             batch.output_lifetime_s,
             faults,
             batch.times.ended_at,
+            min(batch.times.ended_at, self._clock.now()),
         )
         return stored.id

@@ -8,6 +8,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +18,7 @@ import uvicorn
 from airflow_openai_batch.emulator.answers import Answer, default_answer
 from airflow_openai_batch.emulator.backend import Backend
 from airflow_openai_batch.emulator.clock import Clock, SystemClock
+from airflow_openai_batch.emulator.dialect import dialect_of
 from airflow_openai_batch.emulator.faults import Faults, Rule
 from airflow_openai_batch.emulator.http_faults import DroppableProtocol
 from airflow_openai_batch.emulator.ledger import Ledger
@@ -47,15 +49,22 @@ class Emulator:
         seed: Determines the order of lines, the random faults and, unless None, the ids.
         limits: The limits of a batch.
         queue_limit: Enqueued tokens per model; None is no limit.
+        requests_per_minute: Synchronous requests in a minute; None is no limit.
+        tokens_per_minute: Their tokens in a minute; None is no limit.
         api_keys: The keys that are accepted; None accepts any.
         concurrency: Requests of one batch answered at the same time, for answer functions that wait.
         patience: Real seconds a call waits for due work before it returns the state before.
+        dialect: Whose API is spoken: `openai` or `azure`.
+        deployments: Model by deployment, for `azure`: names that requests may give, and the models that answer. None
+            takes any name, and answers name it too.
+        pending: Seconds for which an uploaded file is pending; None is none, and for `azure` a tenth of the duration,
+            at most a minute.
         host: The address to listen on.
         port: The port to listen on; 0 takes a free one.
         data_dir: In which directory a temporary one for the files' contents is made; by default the system's.
 
     Raises:
-        ValueError: One of the faults is not a rule.
+        ValueError: One of the faults is not a rule, or there is no such dialect.
     """
 
     _server: _Server | None = None
@@ -74,13 +83,22 @@ class Emulator:
         seed: int | None = None,
         limits: Limits | None = None,
         queue_limit: int | None = None,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
         api_keys: Collection[str] | None = None,
         concurrency: int = 1,
         patience: float = 1.0,
+        dialect: str = "openai",
+        deployments: Mapping[str, str] | None = None,
+        pending: float | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
         data_dir: Path | None = None,
     ) -> None:
+        spoken = dialect_of(dialect, deployments)
+        limits = limits or spoken.limits
+        if deployments is not None:
+            limits = replace(limits, models=frozenset(deployments))
         self.settings = Settings(
             answer=answer,
             duration=duration,
@@ -88,11 +106,15 @@ class Emulator:
             finalizing=finalizing,
             window=window,
             seed=seed,
-            limits=limits or Limits(),
+            limits=limits,
             queue_limit=queue_limit,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
             api_keys=api_keys,
             concurrency=concurrency,
             patience=patience,
+            pending=pending,
+            dialect=spoken,
         )
         self.clock: Clock = clock or SystemClock()
         self._address = (host, port)
@@ -104,13 +126,17 @@ class Emulator:
     @property
     def base_url(self) -> str:
         """Return the URL for the SDK's `base_url`."""
-        host, port = self._address
-        return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
+        return f"{self._root}{self.settings.dialect.prefix}/v1"
 
     @property
     def admin_url(self) -> str:
         """Return the base URL of the emulator's own routes."""
-        return self.base_url.removesuffix("/v1") + "/_emulator"
+        return f"{self._root}/_emulator"
+
+    @property
+    def _root(self) -> str:
+        host, port = self._address
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     @property
     def faults(self) -> Faults:

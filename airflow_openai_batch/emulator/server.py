@@ -1,4 +1,4 @@
-"""The HTTP server: the routes of the Files and Batches API, as calls of the backend. OpenAI: paths and parameters."""
+"""The HTTP server: the routes of the Files and Batches API, and those that answer at once. OpenAI: their parameters."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ from airflow_openai_batch.emulator.admin import admin_routes
 from airflow_openai_batch.emulator.api_error import ApiError, error_json
 from airflow_openai_batch.emulator.backend import Backend
 from airflow_openai_batch.emulator.checks import check_limit, check_upload, parse_expiration
+from airflow_openai_batch.emulator.dialect import App
+from airflow_openai_batch.emulator.direct import ENDPOINTS, ask
 from airflow_openai_batch.emulator.http_faults import LISTING, FaultMiddleware
-from airflow_openai_batch.emulator.model import FILE_LIFETIME_S, Status, StoredFile
-from airflow_openai_batch.emulator.view import batch_json
+from airflow_openai_batch.emulator.model import Batch, JsonObject, Status, StoredFile
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 _CHUNK_BYTES = 1 << 18
+_MAX_DIGITS = 18
 _MODELS = ("gpt-6-luna", "gpt-6-sol", "gpt-4o-mini", "text-embedding-3-small", "omni-moderation-latest")
 
 
-def make_app(backend: Backend) -> FaultMiddleware:
+def make_app(backend: Backend) -> App:
     """Return the ASGI application of an emulator."""
     api = _Api(backend)
     routes = [
@@ -43,10 +45,12 @@ def make_app(backend: Backend) -> FaultMiddleware:
         Route("/v1/batches/{batch_id}", api.authorized(api.get_batch), methods=["GET"]),
         Route("/v1/batches/{batch_id}/cancel", api.authorized(api.cancel_batch), methods=["POST"]),
         Route("/v1/models", api.authorized(api.list_models), methods=["GET"]),
+        *(Route(path, api.authorized(api.ask), methods=["POST"]) for path in ENDPOINTS),
         *admin_routes(backend),
     ]
     handlers: Any = {ApiError: _on_api_error, HTTPException: _on_http_exception}
-    return FaultMiddleware(Starlette(routes=routes, exception_handlers=handlers), backend)
+    app = FaultMiddleware(Starlette(routes=routes, exception_handlers=handlers), backend)
+    return backend.settings.dialect.app(app)
 
 
 class _Json(JSONResponse):
@@ -89,7 +93,7 @@ class _Api:
                     message = f"Missing required parameter: '{name}'."
                     raise ApiError(400, message, code="missing_required_parameter", param=name)
             assert isinstance(file, UploadFile) and isinstance(purpose, str)  # noqa: S101 - for the type checker
-            lifetime_s = parse_expiration(_expires_after(form), "expires_after")
+            lifetime_s = parse_expiration(_expires_after(form), "expires_after", self._backend.settings.limits)
             stored = await asyncio.to_thread(self._store, file, purpose, lifetime_s)
         return _Json(stored.to_json(self._backend.clock.now()))
 
@@ -117,7 +121,8 @@ class _Api:
         """DELETE /v1/files/{file_id}."""
         file_id = request.path_params["file_id"]
         self._backend.delete_file(file_id)
-        return _Json({"object": "file", "id": file_id, "deleted": True})
+        deletion = self._backend.settings.dialect.deletion(file_id)
+        return Response(status_code=204) if deletion is None else _Json(deletion)
 
     async def file_content(self, request: Request) -> Response:
         """GET /v1/files/{file_id}/content, streamed."""
@@ -132,7 +137,7 @@ class _Api:
     async def create_batch(self, request: Request) -> Response:
         """POST /v1/batches."""
         batch = await asyncio.to_thread(self._backend.create, await _json_body(request))
-        return _Json(batch_json(batch, Status.VALIDATING))
+        return _Json(self._shown(batch, Status.VALIDATING))
 
     async def list_batches(self, request: Request) -> Response:
         """GET /v1/batches, newest first unless a fault says otherwise."""
@@ -141,12 +146,12 @@ class _Api:
         limit = min(check_limit(query.get("limit"), 20, 100), fault.get("page", 100))
         after = None if fault.get("cursor") == "ignored" else query.get("after")
         batches = self._backend.listed(fault.get("order", "newest"), fault.get("lag", 0.0))
-        return _page([(batch.id, batch) for batch in batches], after, limit, batch_json, fault.get("has_more"))
+        return _page([(batch.id, batch) for batch in batches], after, limit, self._shown, fault.get("has_more"))
 
     async def get_batch(self, request: Request) -> Response:
         """GET /v1/batches/{batch_id}."""
         await self._settle(request.path_params["batch_id"])
-        return _Json(batch_json(self._backend.get(request.path_params["batch_id"])))
+        return _Json(self._shown(self._backend.get(request.path_params["batch_id"])))
 
     async def cancel_batch(self, request: Request) -> Response:
         """POST /v1/batches/{batch_id}/cancel."""
@@ -154,7 +159,14 @@ class _Api:
         batch = self._backend.get(request.path_params["batch_id"])
         status_before = batch.status
         self._backend.cancel(batch.id)
-        return _Json(batch_json(batch, status_before if status_before is Status.CANCELLED else Status.CANCELLING))
+        return _Json(self._shown(batch, status_before if status_before is Status.CANCELLED else Status.CANCELLING))
+
+    async def ask(self, request: Request) -> Response:
+        """POST of a request that is answered at once."""
+        reply = await asyncio.to_thread(ask, self._backend, request.url.path, await request.body())
+        if isinstance(reply.body, bytes):
+            return Response(reply.body, reply.status, media_type="application/json", headers=reply.headers)
+        return _Json(reply.body, reply.status, headers=reply.headers)
 
     async def list_models(self, _: Request) -> Response:
         """GET /v1/models."""
@@ -164,17 +176,24 @@ class _Api:
         return _Json({"object": "list", "data": data})
 
     def _store(self, file: UploadFile, purpose: str, lifetime_s: float | None) -> StoredFile:
-        path = self._backend.file_store.new_path()
+        file_store, settings = self._backend.file_store, self._backend.settings
+        dialect = settings.dialect
+        path = file_store.new_path()
         filename = file.filename or "upload"
         try:
             with path.open("wb") as target:
                 shutil.copyfileobj(file.file, target, _CHUNK_BYTES)
-            check_upload(path, filename, purpose, path.stat().st_size, self._backend.settings.limits)
+            check_upload(path, filename, purpose, path.stat().st_size, settings.limits, dialect.mark)
+            if purpose == "batch":
+                dialect.check_file_count(file_store.all(), lifetime_s)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        default = FILE_LIFETIME_S if purpose == "batch" else None
-        return self._backend.file_store.add(path, filename, purpose, lifetime_s or default)
+        default = dialect.file_lifetime_s if purpose == "batch" else None
+        return file_store.add(path, filename, purpose, lifetime_s or default, pending_s=settings.pending_s)
+
+    def _shown(self, batch: Batch, status: Status | None = None) -> JsonObject:
+        return self._backend.settings.dialect.batch_json(batch, status)
 
     async def _settle(self, batch_id: str | None = None) -> None:
         """Wait for due work, but only for the settings' `patience`: then batches show the state before."""
@@ -190,8 +209,12 @@ class _Api:
 
 
 def _expires_after(form: FormData) -> dict[str, Any] | None:
+    """Return the expiration policy of an upload, None without one. A form has texts only: digits are a number."""
     names = {"anchor": "expires_after[anchor]", "seconds": "expires_after[seconds]"}
-    policy = {key: form[name] for key, name in names.items() if name in form}
+    policy: dict[str, Any] = {key: form[name] for key, name in names.items() if name in form}
+    seconds = policy.get("seconds")
+    if isinstance(seconds, str) and seconds.isdecimal() and len(seconds) <= _MAX_DIGITS:
+        policy["seconds"] = int(seconds)
     return policy or None
 
 
@@ -242,7 +265,7 @@ def _page(
 
 
 async def _on_api_error(_: Request, error: ApiError) -> Response:
-    return _Json(error.to_json(), error.status)
+    return _Json(error.to_json(), error.status, headers=error.headers)
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
 from airflow_openai_batch.emulator.answers import Answer, default_answer
+from airflow_openai_batch.emulator.dialect import Dialect
 from airflow_openai_batch.emulator.faults import Rule
 from airflow_openai_batch.emulator.file_faults import FileFault
 from airflow_openai_batch.emulator.model import DAY_S, BatchError, Quirks, Timetable
@@ -41,9 +42,13 @@ class Settings:
         seed: Determines the order of lines, the random faults and, unless None, the ids.
         limits: The limits of a batch.
         queue_limit: Enqueued tokens per model; None is no limit.
+        requests_per_minute: Synchronous requests in a minute; None is no limit.
+        tokens_per_minute: Their tokens in a minute, of which one is 4 bytes; None is no limit.
         api_keys: The keys that are accepted; None accepts any.
         concurrency: Requests of one batch answered at the same time, for answer functions that wait.
         patience: Real seconds a call waits for due work before it returns the state before.
+        pending: Seconds for which an uploaded file is pending; None is what is usual in the dialect.
+        dialect: How the API is spoken.
     """
 
     answer: Answer = default_answer
@@ -54,14 +59,23 @@ class Settings:
     seed: int | None = None
     limits: Limits = field(default_factory=Limits)
     queue_limit: int | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
     api_keys: Collection[str] | None = None
     concurrency: int = 1
     patience: float = 1.0
+    pending: float | None = None
+    dialect: Dialect = field(default_factory=Dialect)
 
     @property
     def finalizing_s(self) -> float:
         """Return the seconds spent finalizing."""
         return self.duration * _DEFAULT_SHARE if self.finalizing is None else self.finalizing
+
+    @property
+    def pending_s(self) -> float:
+        """Return the seconds for which an uploaded file is pending."""
+        return self.dialect.pending_s(self.duration) if self.pending is None else self.pending
 
     def timetable(self, now: float, quirks: Quirks) -> Timetable:
         """Return the timetable of a new batch.
@@ -91,19 +105,24 @@ class Settings:
             expires_at=expires_at,
             expired_at=expires_at + quirks.expiry_lag_s,
             ceiling=ceiling,
+            is_cut_off=not quirks.never_expires or quirks.expire_at is not None,
         )
 
 
-def quirks_from_rules(rules: Sequence[Rule]) -> Quirks:
+def quirks_from_rules(rules: Sequence[Rule], usual: Quirks) -> Quirks:
     """Return the faults of a batch from the rules that apply to it; of one fault the last rule counts.
 
     Every rule of the fault `spoil_file` counts: the file is spoiled by one after the other.
+
+    Args:
+        rules: The rules that apply.
+        usual: What is so of any batch of this server.
     """
     fields: dict[str, Any] = {}
     for rule in rules:
         fields.update(_quirk_fields(rule.name, rule.args))
     file_faults = tuple(FileFault(**rule.args) for rule in rules if rule.name == "spoil_file")
-    return Quirks(**fields, file_faults=file_faults)
+    return replace(usual, **fields, file_faults=file_faults)
 
 
 # Fault → parameter → the field of `Quirks` that it sets, and its default.

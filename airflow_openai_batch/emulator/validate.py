@@ -46,6 +46,10 @@ class Limits:
         embedding_inputs: Embedding inputs per batch, arrays counted by item.
         batches_per_hour: Batches created per hour of the emulator's clock.
         models: The models that exist; None accepts any name.
+        file_lifetime_s: The shortest life that an upload or a batch may give to files, in seconds. Azure's
+            documentation: 1,209,600.
+        other_endpoints: Endpoints besides OpenAI's, as compatible servers have them. Their answers are
+            `{"model": …, "output": …, "usage": …}`, unless the answer function returns a `Raw`.
     """
 
     requests: int = 50_000
@@ -54,6 +58,8 @@ class Limits:
     embedding_inputs: int = 50_000
     batches_per_hour: int = 2_000
     models: frozenset[str] | None = None
+    file_lifetime_s: int = 3_600
+    other_endpoints: frozenset[str] = frozenset()
 
 
 def strict_json(raw: bytes) -> Any:
@@ -72,17 +78,18 @@ def _refuse_constant(name: str) -> None:
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
-def check_input(path: Path, endpoint: str, limits: Limits) -> Verdict:
+def check_input(path: Path, endpoint: str, limits: Limits, url: str | None = None) -> Verdict:
     """Read a whole input file and return what the asynchronous validation says about it.
 
     Args:
         path: The input file.
-        endpoint: The batch's endpoint, which each line has to name.
+        endpoint: The batch's endpoint.
         limits: The limits of a batch.
+        url: What each line has to name; None is the endpoint.
     """
     size = path.stat().st_size
     verdict = Verdict(errors=[])
-    checker = _LineChecker(endpoint, limits)
+    checker = _LineChecker(endpoint, limits, url)
     for number, start, line in _lines(path):
         verdict.offsets.append(start)
         if error := checker.check(line, number):
@@ -130,14 +137,26 @@ def parse_line(line: bytes) -> Any:
         return None
 
 
+def check_body(body: Any, endpoint: str, limits: Limits) -> BatchError | None:
+    """Return the error of a single request's body, None if it has none.
+
+    Args:
+        body: The body.
+        endpoint: The endpoint it is for.
+        limits: Whose models exist.
+    """
+    return _LineChecker(endpoint, limits).check_body(body, 0)
+
+
 class _LineChecker:
     """Checks request lines in order, and what must agree across lines."""
 
-    def __init__(self, endpoint: str, limits: Limits) -> None:
+    def __init__(self, endpoint: str, limits: Limits, url: str | None = None) -> None:
         self.model: str | None = None
         self.tokens = 0
         self.embedding_inputs = 0
         self._endpoint = endpoint
+        self._url = url or endpoint
         self._limits = limits
         self._custom_ids: set[str] = set()
 
@@ -146,7 +165,7 @@ class _LineChecker:
         line = parse_line(raw)
         if not isinstance(line, dict):
             return BatchError("invalid_json_line", "This line is not parseable as valid JSON.", None, number)
-        return self._check_envelope(line, number) or self._check_body(line["body"], number)
+        return self._check_envelope(line, number) or self.check_body(line["body"], number)
 
     def _check_envelope(self, line: JsonObject, number: int) -> BatchError | None:
         for name in ("custom_id", "method", "url", "body"):
@@ -160,7 +179,7 @@ class _LineChecker:
             # OpenAI: POST is the only method. Assumed: the code.
             message = f"The HTTP method '{line['method']}' is not supported. Only 'POST' is."
             return BatchError("invalid_method", message, "method", number)
-        if line["url"] != self._endpoint:
+        if line["url"] != self._url:
             message = "The URL provided for this request does not match the batch endpoint."
             return BatchError("invalid_url", message, "url", number)
         if custom_id in self._custom_ids:
@@ -172,7 +191,13 @@ class _LineChecker:
         self._custom_ids.add(custom_id)
         return None
 
-    def _check_body(self, body: Any, number: int) -> BatchError | None:
+    def check_body(self, body: Any, number: int) -> BatchError | None:
+        """Return the first error of a body, None if it has none.
+
+        Args:
+            body: The body.
+            number: The line's number, for the error.
+        """
         if not isinstance(body, dict):
             return BatchError("invalid_type", "Invalid type for 'body': expected an object.", "body", number)
         if error := self._check_model(body.get("model"), number):
@@ -181,10 +206,10 @@ class _LineChecker:
             name = _STREAM_NAMES.get(self._endpoint, "Requests")
             message = f"{name}: Streaming is not supported in the Batch API."
             return BatchError("streaming_unsupported", message, "body.stream", number)
-        content_field = _CONTENT_FIELDS[self._endpoint]
+        content_field = _CONTENT_FIELDS.get(self._endpoint)
         # OpenAI: a Responses request may name a stored prompt instead of an input.
         is_stored = self._endpoint == "/v1/responses" and body.get("prompt") is not None
-        if body.get(content_field) is None and not is_stored:
+        if content_field is not None and body.get(content_field) is None and not is_stored:
             return _missing(content_field, f"body.{content_field}", number)
         self.tokens += prompt_tokens(body)
         if self._endpoint == "/v1/embeddings":
@@ -194,7 +219,8 @@ class _LineChecker:
     def _check_model(self, model: object, number: int) -> BatchError | None:
         """Check the model. Seen: its absence is `missing_required_parameter` (2026; `invalid_request` in 2025)."""
         if not model:
-            return None if self._endpoint in _MODEL_OPTIONAL else _missing("model", "body.model", number)
+            is_optional = self._endpoint in _MODEL_OPTIONAL | self._limits.other_endpoints
+            return None if is_optional else _missing("model", "body.model", number)
         if not isinstance(model, str) or (self._limits.models is not None and model not in self._limits.models):
             message = f"The provided model '{model}' is not supported by the Batch API."
             return BatchError("model_not_found", message, "body.model", number)

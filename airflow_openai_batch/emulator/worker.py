@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from airflow_openai_batch.emulator.answers import Answer, HttpError, LineError, LineReply, Malformed, Raw
 from airflow_openai_batch.emulator.bodies import BatchRequest, respond
+from airflow_openai_batch.emulator.dialect import Dialect
 from airflow_openai_batch.emulator.faults import Event, Faults, Rule
 from airflow_openai_batch.emulator.invoice import PriceList
 from airflow_openai_batch.emulator.ledger import Bill, body_hash
@@ -93,12 +94,14 @@ class Worker:
         answer: The answer function.
         faults: The active rules.
         stop: Is set when the emulator stops.
+        dialect: How lines are written.
     """
 
-    def __init__(self, answer: Answer, faults: Faults, stop: threading.Event) -> None:
+    def __init__(self, answer: Answer, faults: Faults, stop: threading.Event, dialect: Dialect) -> None:
         self._answer = answer
         self._faults = faults
         self._stop = stop
+        self._dialect = dialect
 
     def run(self, task: BatchTask, output: BinaryIO, error: BinaryIO) -> Tally:
         """Write the two files of a batch.
@@ -134,7 +137,7 @@ class Worker:
                 _write(row, tally, output, error)
             if task.unfinished_error is not None:
                 for line, hex_id in requests:
-                    error.write(_line_error(hex_id, strict_json(line)["custom_id"], task.unfinished_error))
+                    error.write(self._line_error(hex_id, strict_json(line)["custom_id"], task.unfinished_error))
                     tally.n_error_lines += 1
         return tally
 
@@ -160,9 +163,11 @@ class Worker:
         except Exception as error:  # a defect of the user's answer function is the error of its row
             log.exception("The answer to '%s' failed", custom_id)
             answered = reply = HttpError(message=f"The emulator's answer failed: {type(error).__name__}: {error}")
-        row = _to_row(reply, hex_id, custom_id)
+        row = self._to_row(reply, hex_id, custom_id)
         if rule is not None:
             row.output, row.error = apply_line_fault(rule, hex_id, custom_id, row.output, row.error)
+        if isinstance(reply, HttpError) and reply.code == "content_filter":
+            row.body = self._dialect.billed_of_filtered(body)
         if row.body is not None or isinstance(reply, Malformed):
             row.body = row.body or {}
             row.digest = body_hash(body)
@@ -174,34 +179,34 @@ class Worker:
             Event(custom_id=custom_id, body=raw, metadata=batch.metadata, endpoint=batch.endpoint, batch=batch.number)
         )
 
+    def _to_row(self, reply: LineReply, hex_id: str, custom_id: str) -> _Row:
+        """Return the row with its line. OpenAI: answers are in the output file, failed requests in the error file."""
+        if isinstance(reply, Raw):
+            if reply.status != 200:
+                line = self._response_line(hex_id, custom_id, reply.status, reply.body)
+                return _Row(custom_id, [], [line], is_failed=True)
+            body = self._dialect.body(reply.body)
+            return _Row(custom_id, [self._response_line(hex_id, custom_id, 200, body)], [], body)
+        if isinstance(reply, HttpError):
+            error = {"message": reply.message, "type": reply.type, "param": None, "code": reply.code}
+            line = self._response_line(hex_id, custom_id, reply.status, {"error": error})
+            # Seen: such a line in the output file is counted as completed.
+            return _Row(custom_id, [line], []) if reply.in_output else _Row(custom_id, [], [line], is_failed=True)
+        if isinstance(reply, LineError):
+            return _Row(custom_id, [], [self._line_error(hex_id, custom_id, reply)], is_failed=True)
+        if isinstance(reply, Malformed):
+            return _Row(custom_id, [reply.data + b"\n"], [])
+        return _Row(custom_id, [], [])
 
-def _to_row(reply: LineReply, hex_id: str, custom_id: str) -> _Row:
-    """Return the row with its line. OpenAI: answers are in the output file, failed requests in the error file."""
-    if isinstance(reply, Raw):
-        line = _response_line(hex_id, custom_id, reply.status, reply.body)
-        if reply.status == 200:
-            return _Row(custom_id, [line], [], reply.body)
-        return _Row(custom_id, [], [line], is_failed=True)
-    if isinstance(reply, HttpError):
-        error = {"message": reply.message, "type": reply.type, "param": None, "code": reply.code}
-        line = _response_line(hex_id, custom_id, reply.status, {"error": error})
-        # Seen: such a line in the output file is counted as completed.
-        return _Row(custom_id, [line], []) if reply.in_output else _Row(custom_id, [], [line], is_failed=True)
-    if isinstance(reply, LineError):
-        return _Row(custom_id, [], [_line_error(hex_id, custom_id, reply)], is_failed=True)
-    if isinstance(reply, Malformed):
-        return _Row(custom_id, [reply.data + b"\n"], [])
-    return _Row(custom_id, [], [])
+    def _response_line(self, hex_id: str, custom_id: str, status: int, body: JsonObject) -> bytes:
+        response = {"status_code": status, "request_id": hex_id, "body": body}
+        line = {"id": "batch_req_" + hex_id, "custom_id": custom_id, "response": response, "error": None}
+        return _to_line(self._dialect.line(line))
 
-
-def _response_line(hex_id: str, custom_id: str, status: int, body: JsonObject) -> bytes:
-    response = {"status_code": status, "request_id": hex_id, "body": body}
-    return _to_line({"id": "batch_req_" + hex_id, "custom_id": custom_id, "response": response, "error": None})
-
-
-def _line_error(hex_id: str, custom_id: str, reply: LineError) -> bytes:
-    error = {"code": reply.code, "message": reply.message}
-    return _to_line({"id": "batch_req_" + hex_id, "custom_id": custom_id, "response": None, "error": error})
+    def _line_error(self, hex_id: str, custom_id: str, reply: LineError) -> bytes:
+        error = {"code": reply.code, "message": reply.message}
+        line = {"id": "batch_req_" + hex_id, "custom_id": custom_id, "response": None, "error": error}
+        return _to_line(self._dialect.line(line))
 
 
 def _to_line(value: Any) -> bytes:
@@ -224,18 +229,23 @@ def _write(row: _Row, tally: Tally, output: BinaryIO, error: BinaryIO) -> None:
         return
     usage = row.body.get("usage")
     usage = usage if isinstance(usage, dict) else {}
-    input_tokens = usage.get("input_tokens", usage.get("prompt_tokens")) or 0
-    output_tokens = usage.get("output_tokens", usage.get("completion_tokens")) or 0
-    cost = _prices().cost(row.body.get("model"), usage)
-    tally.bill.add(row.custom_id, row.digest, (input_tokens, output_tokens), row.delivered, cost)
+    cost = price_list().cost(row.body.get("model"), usage)
+    tally.bill.add(row.custom_id, row.digest, billed_tokens(usage), row.delivered, cost)
     details = usage.get("input_tokens_details") or usage.get("prompt_tokens_details")
     tally.cached_tokens += _detail(details, "cached_tokens")
     details = usage.get("output_tokens_details") or usage.get("completion_tokens_details")
     tally.reasoning_tokens += _detail(details, "reasoning_tokens")
 
 
+def billed_tokens(usage: JsonObject) -> tuple[int, int]:
+    """Return the input and output tokens of an answer's usage, whatever its endpoint calls them."""
+    input_tokens = usage.get("input_tokens", usage.get("prompt_tokens")) or 0
+    return input_tokens, usage.get("output_tokens", usage.get("completion_tokens")) or 0
+
+
 @functools.cache
-def _prices() -> PriceList:
+def price_list() -> PriceList:
+    """Return the published prices, read once."""
     return PriceList()
 
 

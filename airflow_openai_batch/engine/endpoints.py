@@ -6,10 +6,11 @@ Every request is checked before upload, because one bad line makes OpenAI reject
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.model import Value
+from airflow_openai_batch.engine.model import ServiceTier, Value
 
 REQUIRED: dict[str, tuple[str, ...]] = {
     "/v1/responses": ("model", "input"),
@@ -27,6 +28,15 @@ Seen: a line without `model` or `messages` fails the whole batch. The rest is ea
 """
 
 EMBEDDINGS = "/v1/embeddings"
+
+_DIMENSIONS = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072, "text-embedding-ada-002": 1536}
+"""OpenAI's guide to embeddings: how many numbers a vector has, unless the body's `dimensions` says otherwise."""
+
+DIRECT = ("/v1/responses", "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/moderations")
+"""The endpoints whose requests can be asked synchronously too, with the very body that they have in a batch."""
+
+WITH_SERVICE_TIER = frozenset({"/v1/responses", "/v1/chat/completions"})
+"""OpenAI's API reference: the endpoints whose bodies have `service_tier`."""
 
 MAX_INPUTS_PER_REQUEST = 2048
 """OpenAI's API reference: the longest array of inputs in one embeddings request."""
@@ -49,14 +59,59 @@ class Limits(Value, frozen=True, kw_only=True):
     """Requests of the first batch of each model, if that is a pilot; set from the job's `pilot_rows`."""
 
 
-def check_endpoint(endpoint: str) -> None:
-    """Check that the Batch API has an endpoint.
+ENDPOINTS_EXTRA = "batch_endpoints"
+"""Key of a connection's extra: a list of endpoints that its server has besides those of OpenAI's Batch API."""
+
+
+def check_endpoint(endpoint: str, others: Collection[str] = ()) -> None:
+    """Check that the Batch API, or the server that is asked, has an endpoint.
+
+    Args:
+        endpoint: The endpoint.
+        others: What the server has besides OpenAI's, as the connection says.
 
     Raises:
-        InputError: It does not; the message lists the endpoints.
+        InputError: It does not; the message lists the endpoints, and says where others are named.
     """
-    if endpoint not in REQUIRED:
-        raise InputError(f"Unknown endpoint {endpoint!r}. The Batch API has: {', '.join(REQUIRED)}.")
+    if endpoint in REQUIRED or endpoint in others:
+        return
+    message = f"Unknown endpoint {endpoint!r}. The Batch API has: {', '.join([*REQUIRED, *others])}."
+    if endpoint.startswith("/"):
+        extra = f'{{"{ENDPOINTS_EXTRA}": ["{endpoint}"]}}'
+        message += f" If your server has another, say so in the connection's extra: {extra}."
+    raise InputError(message)
+
+
+def required(endpoint: str) -> tuple[str, ...]:
+    """Return the parameters that a body must have; of an endpoint that OpenAI does not have, none is known."""
+    return REQUIRED.get(endpoint, ())
+
+
+def long_form(url: str) -> str:
+    """Return an endpoint as OpenAI names it. Azure's documentation: request lines may also leave out ``/v1``."""
+    return f"/v1{url}" if f"/v1{url}" in REQUIRED else url
+
+
+def check_direct(endpoint: str, tier: ServiceTier) -> None:
+    """Check that requests to an endpoint can be asked synchronously, as ``finish_by`` does.
+
+    Args:
+        endpoint: One of the Batch API's endpoints.
+        tier: The service tier.
+
+    Raises:
+        InputError: They cannot.
+    """
+    if endpoint not in DIRECT:
+        raise InputError(
+            f"finish_by asks requests synchronously, which is not possible for {endpoint}: only for "
+            f"{', '.join(DIRECT)}. Leave finish_by out."
+        )
+    if tier == "flex" and endpoint not in WITH_SERVICE_TIER:
+        raise InputError(
+            f"finish_by: {endpoint} has no service tier 'flex', only {', '.join(sorted(WITH_SERVICE_TIER))} have. "
+            "Leave tier out."
+        )
 
 
 def check_body(body: Any, endpoint: str, where: str | int) -> None:
@@ -72,7 +127,7 @@ def check_body(body: Any, endpoint: str, where: str | int) -> None:
     """
     if not isinstance(body, dict):
         raise InputError(f"{_named(where)}: the body must be an object (a dict), not {type(body).__name__}.")
-    for name in REQUIRED[endpoint]:
+    for name in required(endpoint):
         if body.get(name) in _EMPTY:
             raise _lacking(body, endpoint, where)
     if body.get("stream"):  # OpenAI's batch FAQ; seen: `streaming_unsupported` fails the whole batch
@@ -84,7 +139,7 @@ def _named(where: str | int) -> str:
 
 
 def _lacking(body: dict[str, Any], endpoint: str, where: str | int) -> InputError:
-    missing = ", ".join(repr(name) for name in REQUIRED[endpoint] if body.get(name) in _EMPTY)
+    missing = ", ".join(repr(name) for name in required(endpoint) if body.get(name) in _EMPTY)
     return InputError(
         f"{_named(where)}: the body lacks {missing}, which {endpoint} requires; OpenAI would refuse the whole batch."
     )
@@ -108,3 +163,15 @@ def count_inputs(value: Any, where: str | int) -> int:
     if n > MAX_INPUTS_PER_REQUEST:
         raise InputError(f"{_named(where)}: {n} inputs in one request; OpenAI takes at most {MAX_INPUTS_PER_REQUEST}.")
     return n
+
+
+def dimensions_of(body: Any) -> int | None:
+    """Return how many numbers an embedding will have; None if nothing tells it before it is there.
+
+    Args:
+        body: The body of an embeddings request, or the template of it.
+    """
+    if not isinstance(body, dict):
+        return None
+    n = body["dimensions"] if "dimensions" in body else _DIMENSIONS.get(str(body.get("model")))
+    return n if isinstance(n, int) and not isinstance(n, bool) else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class EngineError(Exception):
     """Base class of the engine's exceptions."""
@@ -13,6 +15,10 @@ class InputError(EngineError):
 
 class StoreError(EngineError):
     """The job store cannot be reached, read or written, or lacks a guarantee that a job store needs."""
+
+
+class DatabaseError(EngineError):
+    """A database that rows come from or results go to has failed, in a way that a retry may mend."""
 
 
 class CommitRefused(EngineError):
@@ -27,8 +33,31 @@ class ForeignJob(StoreError):
     """The job in this place belongs to another deployment, or is another job."""
 
 
+class JobCleaned(StoreError):
+    """The job is no longer in its store: it was cleaned because it was old, or forgotten as a person asked.
+
+    Args:
+        message: When that was, and what to do.
+        tombstone: What stands in its place.
+        number: The number that the tombstone has among the job's snapshots.
+    """
+
+    def __init__(self, message: str, tombstone: Any, number: int = -1) -> None:
+        super().__init__(message)
+        self.tombstone = tombstone
+        self.number = number
+
+
 class JobNotReady(EngineError):
     """Results were requested of a job that is not finished."""
+
+
+class JobHeld(EngineError):
+    """The job needs a person. Nothing is lost, and whoever asks for it again goes on from here."""
+
+
+class BadRows(EngineError):
+    """More rows have no good answer than the job allows. All outcomes are in its store."""
 
 
 class ApiError(EngineError):
@@ -40,6 +69,7 @@ class ApiError(EngineError):
         code: OpenAI's error code, if there is one.
         request_id: OpenAI's id of the request, for a support ticket.
         retry_after_s: The `Retry-After` header in seconds, 0 to 3600, if there is one.
+        is_openais: Whether the answer has OpenAI's own form, so that no proxy or firewall gave it.
     """
 
     def __init__(
@@ -50,12 +80,14 @@ class ApiError(EngineError):
         code: str | None = None,
         request_id: str | None = None,
         retry_after_s: float | None = None,
+        is_openais: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.request_id = request_id
         self.retry_after_s = retry_after_s
+        self.is_openais = is_openais
 
 
 class Refused(ApiError):
@@ -63,7 +95,7 @@ class Refused(ApiError):
 
 
 class NotFound(Refused):
-    """OpenAI itself does not know the object (HTTP 404)."""
+    """OpenAI itself does not know the object (HTTP 404), or has it no more (410)."""
 
 
 class Unfetchable(NotFound):

@@ -46,10 +46,11 @@ def job_path(key: JobKey) -> tuple[str, str, str]:
     """Return the folders of a job below the storage root: readable, valid in every store, and unique to the job."""
     # A hash suffix is hexadecimal, so it cannot begin with ``~m``.
     mapped = "" if key.map_index < 0 else f"~m{key.map_index}"
-    return _folder(key.dag_id), _folder(key.run_id), _folder(key.task_id) + mapped
+    return folder_name(key.dag_id), folder_name(key.run_id), folder_name(key.task_id) + mapped
 
 
-def _folder(name: str) -> str:
+def folder_name(name: str) -> str:
+    """Return a name as that of a folder: readable, and valid in every store."""
     safe = _SAFE.sub("_", name)
     if safe == name and name not in ("", ".", ".."):
         return name
@@ -92,8 +93,7 @@ def nonce(key: JobKey, epoch: int, shard: str, unique: str, content: str = "", o
         content: A digest of the shard's requests.
         owner: The deployment that the job belongs to: two can have the same Dags, runs and tasks.
     """
-    job_hash = hashlib.blake2b(canonical(key) + owner.encode(), digest_size=8).hexdigest()
-    return f"{job_hash}/{epoch}/{shard}/{unique}" + (f"/{content}" if content else "")
+    return f"{job_hash(key, owner)}/{epoch}/{shard}/{unique}" + (f"/{content}" if content else "")
 
 
 def parse_nonce(text: str) -> Nonce | None:
@@ -104,6 +104,45 @@ def parse_nonce(text: str) -> Nonce | None:
     return Nonce(parts[0], int(parts[1]), parts[2], parts[3], parts[4] if len(parts) == 5 else "")
 
 
-def file_name(nonce_or_shard: str) -> str:
-    """Return the name of an uploaded input file (seen: HTTP 400 for a name that does not end in ``.jsonl``)."""
-    return f"{FILE_PREFIX}-{_SAFE.sub('-', nonce_or_shard)}.jsonl"
+class UploadName(NamedTuple):
+    """What the name of an uploaded input file says: whose it is."""
+
+    place: str
+    """A hash of the deployment and its storage."""
+    job: str
+    """A hash of the job's key and the deployment, as in a nonce."""
+
+
+def upload_name(key: JobKey, owner: str, storage: str, shard: str, unique: str) -> str:
+    """Return the name of an input file (seen: HTTP 400 for a name that does not end in ``.jsonl``).
+
+    OpenAI keeps no metadata of a file, so its name is all that tells whose it is once no job names its id.
+
+    Args:
+        key: The job.
+        owner: The deployment that the job belongs to.
+        storage: The root of the storage that the job is in: whoever cleans another one must leave the file.
+        shard: The id of the shard whose requests the file holds.
+        unique: A text that is unique among the uploads of the shard.
+    """
+    name = f"{place_hash(owner, storage)}-{job_hash(key, owner)}-{shard}-{unique}"
+    return f"{FILE_PREFIX}-{_SAFE.sub('-', name)}.jsonl"
+
+
+def parse_upload_name(name: str) -> UploadName | None:
+    """Return whose file it is, by its name; None for a file that is not ours, or was named by an older version."""
+    match = _UPLOAD.fullmatch(name)
+    return UploadName(match[1], match[2]) if match is not None else None
+
+
+def place_hash(owner: str, storage: str) -> str:
+    """Return a hash of a deployment and the root of its storage."""
+    return hashlib.blake2b(canonical([owner, storage.rstrip("/")]), digest_size=6).hexdigest()
+
+
+def job_hash(key: JobKey, owner: str) -> str:
+    """Return a hash of a job's key and the deployment that it belongs to: two can have the same Dags and runs."""
+    return hashlib.blake2b(canonical(key) + owner.encode(), digest_size=8).hexdigest()
+
+
+_UPLOAD = re.compile(rf"{FILE_PREFIX}-([0-9a-f]{{12}})-([0-9a-f]{{16}})-[A-Za-z0-9_.=-]+\.jsonl")

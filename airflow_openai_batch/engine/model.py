@@ -11,6 +11,9 @@ import msgspec
 FORMAT_VERSION = 2
 """Version of the stored state. Raised when stored bytes change their meaning."""
 
+LEDGER_DAYS = 400
+"""How long an entry of a ledger is kept."""
+
 RESULT_COLUMNS = (
     "custom_id",
     "status",
@@ -25,9 +28,11 @@ RESULT_COLUMNS = (
     "output_tokens",
     "reasoning_tokens",
     "cost",
+    "via",
     "batch_id",
     "request_id",
     "round",
+    "reused_from",
 )
 """The columns that every result row has besides the input columns, in their order."""
 
@@ -62,6 +67,8 @@ class State(StrEnum):
     UPLOADED = "uploaded"
     CREATING = "creating"
     RUNNING = "running"
+    ASKING = "asking"
+    """Its requests are asked synchronously, one by one."""
     ENDED = "ended"
     REJECTED = "rejected"
     SETTLED = "settled"
@@ -72,6 +79,9 @@ UNSENT = frozenset({State.DRAFTED, State.PLANNED, State.UPLOADED})
 QUEUED = frozenset({State.PLANNED, State.UPLOADED})
 
 AT_OPENAI = frozenset({State.CREATING, State.RUNNING})
+
+ServiceTier = Literal["default", "flex"]
+"""OpenAI's `service_tier` of a synchronous request."""
 
 ENDED_STATUSES = frozenset({"completed", "expired", "cancelled", "failed"})
 """Statuses after which a batch does not change. Any other, known or not, counts as still running."""
@@ -131,8 +141,26 @@ class Policy(Value, frozen=True, kw_only=True, omit_defaults=False):
     """How many rows of each model are sent first and alone; None for no such pilot."""
     max_cost: int | None = None
     """The most that all answers of the job may cost, in picodollars; None for no cap."""
+    reuse: str | None = None
+    """The ledger whose answers are used again, and to which those of the job are added; None for no ledger."""
+    reuse_max_age_s: float = 90 * 24 * 3600.0
+    """How old an answer may be that is used again, in seconds."""
+    probe: bool = False
+    """Whether one row is asked synchronously before anything is uploaded."""
+    files_expire_after_s: int | None = None
+    """Seconds after which OpenAI deletes each file of the job, counted from its creation; None for OpenAI's 30 days."""
+    delete_files: bool | None = None
+    """Whether the job's files at OpenAI are deleted once its results are written; None is no, after the option."""
+    finish_by: str | None = None
+    """When all rows shall have an answer, as the user set it; ``Job.finish_at`` is the moment. None for no such."""
+    finish_tier: ServiceTier = "default"
+    """The service tier in which the rest is asked synchronously from that moment on."""
+    finish_parallel: int = 8
+    """How many of these requests may be on their way at once."""
     prices: dict[str, Any] = {}
     """Prices that go before those that the package ships, as ``money.prices.parse_prices`` reads them."""
+    has_openais_prices: bool = True
+    """Whether the prices that the package ships hold: not for Azure, where requests name deployments."""
     metadata: dict[str, str] = {}
     """Pairs added to the metadata of every batch, for the user's own searches."""
 
@@ -191,6 +219,10 @@ class Batch(Value, frozen=True, kw_only=True):
     status: str
     created_at: float | None = None
     expires_at: float | None = None
+    in_progress_at: float | None = None
+    """When it was validated and began to run; None in jobs of older versions."""
+    finalizing_at: float | None = None
+    """When all its requests were through and its files were being written."""
     ended_at: float | None = None
     input_file_id: str | None = None
     output_file_id: str | None = None
@@ -209,10 +241,22 @@ class Upload(Value, frozen=True, kw_only=True):
 
     file_id: str | None = None
     n_uploads: int = 0
+    """Uploads, without those that only replaced a file before it expired."""
     n_refused: int = 0
     """Times that the upload was refused."""
     n_misses: int = 0
     """Times that OpenAI said it cannot find the file."""
+    at: float | None = None
+    """When it was uploaded, in epoch seconds; None if that is not known."""
+    lifetime_s: float | None = None
+    """Seconds after which OpenAI deletes it; None if that is not known."""
+    replaced: tuple[str, ...] = ()
+    """Ids of files that were uploaded for the shard before."""
+
+    @property
+    def file_ids(self) -> tuple[str, ...]:
+        """All files that were uploaded for the shard, as far as they are known."""
+        return self.replaced if self.file_id is None else (*self.replaced, self.file_id)
 
 
 class Intent(Value, frozen=True, kw_only=True):
@@ -267,14 +311,45 @@ class Evidence(Value, frozen=True, kw_only=True):
     """The rows without a line in anything that was downloaded so far; None in jobs of older versions."""
 
 
+class DirectAnswers(Value, frozen=True, kw_only=True):
+    """How far the synchronous asking of a shard's requests has come. The answers are files in the store."""
+
+    began_at: float
+    """When the first was asked, in epoch seconds."""
+    tier: ServiceTier = "default"
+    n_done: int = 0
+    """Requests that have an answer, or an error that is final."""
+    usage: Usage = Usage()
+    cost: Cost = Cost()
+
+
+class Lease(Value, frozen=True, kw_only=True):
+    """Which process may ask a job's requests synchronously. It is committed before the first, and renewed."""
+
+    owner: str
+    """A text that no other process has."""
+    shard: str
+    """The id of the shard that it asks."""
+    parallel: int
+    """How many requests it may have on their way at once."""
+    renewed_at: float
+    """Epoch seconds. A process whose lease is old has died, or must ask nothing more."""
+
+
 class CarriedAnswers(Value, frozen=True, kw_only=True):
-    """Good answers to rows of the shard that were paid for by an earlier epoch."""
+    """Good answers to rows of the shard that were paid for before: by an earlier epoch, or by another job."""
 
     name: str
     """Parquet file in the store, in row order."""
     n_rows: int
     row_index: str
     """Index of all rows of the shard; ``Shard.index`` lists only those still to be asked."""
+    n_reused: int = 0
+    """How many of them are not this job's own: answers of other jobs, and those of an equal request of this one."""
+    saved_picodollars: int = 0
+    """What these cost when they were asked."""
+    usage: Usage = Usage()
+    """The tokens of all of them when they were asked; none of jobs of earlier versions."""
 
 
 class Shard(Value, frozen=True, kw_only=True):
@@ -285,6 +360,8 @@ class Shard(Value, frozen=True, kw_only=True):
 
     id: str
     state: State
+    is_repeat: bool = False
+    """Whether its requests equal earlier ones of the job: they get the outcomes of those, and are not sent."""
     is_pilot: bool = False
     """Whether its rows are asked before all others, to see how they fare."""
     round: int = 0
@@ -305,7 +382,9 @@ class Shard(Value, frozen=True, kw_only=True):
     n_bytes: int = 0
     """Bytes of the batch input file."""
     n_tokens: int = 0
-    """Estimated input tokens, for the queue."""
+    """Input tokens, by a sample of the requests; of jobs of earlier versions a quarter of the bytes."""
+    max_output_tokens: int | None = None
+    """How many tokens an answer may have at most; None if a body sets no bound, or if that was not stored."""
     upload: Upload = Upload()
     intent: Intent | None = None
     """The batch that is being created."""
@@ -327,10 +406,20 @@ class Shard(Value, frozen=True, kw_only=True):
     refused_at: float | None = None
     """Since when OpenAI answers every call for this shard with 401, 403 or 404; epoch seconds."""
     evidence: Evidence | None = None
+    known: str | None = None
+    """Parquet file in the store with answers of other jobs to its requests; `carried` has them once it is planned."""
     carried: CarriedAnswers | None = None
+    direct: DirectAnswers | None = None
+    """How far the synchronous asking of its requests has come; None for those that are sent in a batch."""
+    copied_from: tuple[str, ...] = ()
+    """The outcome parts of which the rows of a shard of repeats have their outcomes."""
     outcomes: OutcomePart | None = None
+    settled_at: float | None = None
+    """When its outcomes were in the store, in epoch seconds; None in jobs of older versions."""
     rejections: tuple[LineError, ...] = ()
     """Why OpenAI refused the whole batch: nothing ran and nothing was billed."""
+    are_files_deleted: bool = False
+    """Whether its files at OpenAI were deleted by ``delete_files``, after its outcomes had come into the store."""
     problem: str | None = None
     """The last thing that went wrong, for a person."""
 
@@ -362,27 +451,70 @@ class Shard(Value, frozen=True, kw_only=True):
     @property
     def usage(self) -> Usage:
         """Tokens that the shard's answers were billed for."""
-        return self.outcomes.usage if self.outcomes is not None else Usage()
+        if self.outcomes is not None:
+            return self.outcomes.usage
+        return self.direct.usage if self.direct is not None else Usage()
 
     @property
     def cost(self) -> Cost:
         """What the shard's answers cost."""
-        return self.outcomes.cost if self.outcomes is not None else Cost()
+        if self.outcomes is not None:
+            return self.outcomes.cost
+        return self.direct.cost if self.direct is not None else Cost()
+
+    @property
+    def is_skipped(self) -> bool:
+        """Whether it only holds the places of rows that have no prompt: nothing is uploaded or created for it."""
+        return {status for status, n in self.tally.items() if n} == {Status.SKIPPED}
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether its requests are for OpenAI; not those of rows without a prompt, or with the outcomes of others."""
+        return not self.is_skipped and not (self.is_repeat and not self.n_requests)
 
     @property
     def n_carried(self) -> int:
         """Rows whose answer was carried over."""
         return self.carried.n_rows if self.carried is not None else 0
 
+    @property
+    def is_copied(self) -> bool:
+        """Whether its rows have the outcomes of equal requests, and none was sent."""
+        return self.is_repeat and self.state is State.SETTLED and not self.n_requests
+
+    @property
+    def n_reused(self) -> int:
+        """Rows whose answer was carried over from another job, or from an equal request of this one."""
+        return self.carried.n_reused if self.carried is not None else 0
+
 
 class Measure(Value, frozen=True, kw_only=True):
     """What a sample of a job's requests says of all."""
 
-    tokens_per_byte: float
-    """Input tokens for each byte of a request line."""
+    tokens_per_byte: float | None = None
+    """Input tokens for each byte of a request line; None where the tokens of each shard were counted."""
     max_output_tokens: int | None
-    """How many tokens an answer may have at most, as the bodies say; None if one of them sets no bound."""
+    """How many tokens an answer may have at most, as the bodies of all say; None if one of them sets no bound."""
     n_sampled: int = 0
+    n_uncounted: int = 0
+    """Of these, the requests with input whose tokens are not counted: pictures, files, stored prompts."""
+    expected_output_tokens: dict[str, float] = {}
+    """How many tokens an answer of each model had on average, in the last job of the same task."""
+
+
+class Probe(Value, frozen=True, kw_only=True):
+    """A row that is asked synchronously before anything is uploaded. Stored before the call, which is made once."""
+
+    custom_id: str
+    asked_at: float
+    """Epoch seconds."""
+    result: Literal["asked", "answered", "refused", "unknown"] = "asked"
+    """``asked``: it is being asked, or the process ended before it knew more. ``refused`` holds the job."""
+    reason: str | None = None
+    """Why it was refused, or why its result is not known; for a person."""
+    usage: Usage = Usage()
+    cost: Cost = Cost()
+    """At synchronous prices."""
 
 
 class Job(Value, frozen=True, kw_only=True):
@@ -397,21 +529,37 @@ class Job(Value, frozen=True, kw_only=True):
     sources: tuple[str, ...] = ()
     """Paths or URIs that the rows were read from; none if they came from memory or a function."""
     created_at: float
+    finish_at: float | None = None
+    """The moment, in epoch seconds, from which what has no answer is asked synchronously; None for no such moment."""
+    lease: Lease | None = None
+    """Who asks synchronously now; None if nobody does."""
+    n_maybe_paid_twice: int = 0
+    """Synchronous requests whose answer was lost and that were asked again: as many as may have been paid twice."""
+    maybe_paid_picodollars: int = 0
+    """What these cost at most, if they were paid twice."""
     deadline_from: float
     """When the deadline began to run: at submission, or when a person took up a job whose deadline had passed."""
     shards: tuple[Shard, ...]
     epoch: int = 0
+    is_plan_only: bool = False
+    """Whether nothing of it may be sent before a task that waits for it begins."""
     n_rows: int = 0
     embeds_many: bool = False
     """Whether a request of an embeddings job holds several inputs."""
     measure: Measure | None = None
     """What its requests are like; None if nobody has asked."""
+    probe: Probe | None = None
+    """The row of this epoch that was asked first; None if there is none, or not yet."""
     earlier: tuple[Shard, ...] = ()
     """Shards of earlier epochs that still have to be cancelled or harvested, or whose answers may be carried over."""
     dropped_usage: Usage = Usage()
     """Tokens of shards that are remembered no more, since the job started over."""
     dropped_cost: Cost = Cost()
     """What those cost."""
+    dropped_files: tuple[str, ...] = ()
+    """Ids of their files at OpenAI, as far as they were not deleted."""
+    refreshed_at: float = 0.0
+    """When a person last asked to start over, in epoch seconds: answers to what was asked before are not used again."""
     acknowledged: tuple[str, ...] = ()
     """Names of commands that were obeyed, or taken back, so that they are not obeyed again."""
     owner: str = ""
@@ -439,12 +587,62 @@ class Job(Value, frozen=True, kw_only=True):
     @property
     def usage(self) -> Usage:
         """The tokens of all answers so far, of all rounds and epochs."""
-        return sum((shard.usage for shard in self.all_shards), self.dropped_usage)
+        probed = self.probe.usage if self.probe is not None else Usage()
+        return sum((shard.usage for shard in self.all_shards), self.dropped_usage + probed)
 
     @property
     def cost(self) -> Cost:
         """What all answers cost so far, of all rounds and epochs."""
-        return sum((shard.cost for shard in self.all_shards), self.dropped_cost)
+        probed = self.probe.cost if self.probe is not None else Cost()
+        return sum((shard.cost for shard in self.all_shards), self.dropped_cost + probed)
+
+    @property
+    def n_reused(self) -> int:
+        """Rows of this epoch whose answer came from another job, or from an equal request of this one."""
+        return sum(shard.n_reused for shard in self.shards)
+
+    @property
+    def reuse_saved_picodollars(self) -> int:
+        """What those answers cost when they were asked, which was not paid again."""
+        return sum(shard.carried.saved_picodollars for shard in self.shards if shard.carried is not None)
+
+
+TOMBSTONE_FORMAT = 1000
+"""Stands as the format's version in a tombstone, so that versions which know of none refuse to go on with the job."""
+
+
+class Tombstone(Value, frozen=True, kw_only=True):
+    """What is left of a job that was removed: stored as its next snapshot, so that no process goes on with the job."""
+
+    format_version: int
+    """No default, as in ``Job``: `TOMBSTONE_FORMAT`."""
+    removed_at: float
+    """Epoch seconds."""
+    reason: Literal["cleaned", "forgotten", "abandoned"]
+    """``cleaned``: it was old. ``forgotten``: a person asked for it. ``abandoned``: its plan was never finished."""
+    key: JobKey | None = None
+    """Whose it was; None if that is not known, as there never was a snapshot."""
+    owner: str = ""
+    conn_id: str = ""
+    epoch: int = 0
+    """Its last epoch: a job that begins anew in its place has a later one."""
+    compared_at: int | None = None
+    """See ``Job.compared_at``: an automatic retry must not ask, and pay, anew."""
+    is_unsent: bool = False
+    """Whether nothing of it was ever sent, so that anybody may begin anew."""
+    file_ids: tuple[str, ...] = ()
+    """Its files at OpenAI, to be removed there too."""
+    writer: str = ""
+    """See ``Job.writer``."""
+
+
+class Limit(Value, frozen=True, kw_only=True):
+    """What keeps requests of a job back although OpenAI has room for them."""
+
+    by: Literal["cap", "pilot", "probe"]
+    """The job's cap; its pilot, which runs or did not go well; or the row that was asked first, which was refused."""
+    reason: str
+    """For a person, with figures and what to do."""
 
 
 class Outcome(msgspec.Struct, kw_only=True, gc=False):
@@ -480,6 +678,8 @@ class Timing(Value, frozen=True, kw_only=True):
 
     post_timeout_s: float = 60.0
     """Longest time that the create call may take."""
+    ask_timeout_s: float = 120.0
+    """Longest time that a synchronous answer may take."""
     grace_s: float = 180.0
     """After the intent, how long an absent batch may still appear: more than the call plus the listing's lag."""
     backoff_s: float = 30.0
@@ -497,6 +697,16 @@ class Timing(Value, frozen=True, kw_only=True):
     """How long result files that prove nothing are fetched again before the job is held."""
     earlier_epoch_s: float = 3600.0
     """How long a batch of an earlier epoch, asked to cancel, is waited for. OpenAI: cancelling takes up to 10 min."""
+    lease_s: float = 180.0
+    """How long a process that asks synchronously may be silent before another takes its place."""
+    renew_s: float = 30.0
+    """How often it says that it goes on, and how far it has come."""
+    direct_timeout_s: float = 900.0
+    """Longest time that a synchronous answer may take. OpenAI's guide advises 15 minutes for flex."""
+    direct_pause_s: float = 60.0
+    """A longer pause of a rate limit gives the worker free: it is waited for as for a batch."""
+    cancelling_s: float = 3600.0
+    """How long a batch that was cancelled at ``Job.finish_at`` is waited for. OpenAI: cancelling takes up to 10 min."""
     harvest_after_s: float = 300.0
     """An ended batch is fetched at the latest after this time, even while others run."""
 

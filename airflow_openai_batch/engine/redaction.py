@@ -11,7 +11,7 @@ import base64
 import json
 import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 from urllib.parse import quote, quote_plus
 
@@ -168,7 +168,7 @@ LEFT_OUT = "…"
 _CLOSING = ("'", '"', "`", "”")
 
 
-def without_values(message: str, values: Iterable[str] = ()) -> str:
+def without_values(message: str, values: Iterable[str] = (), names: Collection[str] = ()) -> str:
     """Return an error message without what it quotes of a row: only that may stand in XCom and logs.
 
     Quoted texts are left out, but for names of parameters; and so is whatever stands in the row too.
@@ -176,12 +176,13 @@ def without_values(message: str, values: Iterable[str] = ()) -> str:
     Args:
         message: OpenAI's message.
         values: The texts of the row that it is about, as far as they are known.
+        names: What may be quoted besides: parameters of the request, which are no values of a row.
     """
     values = [value for value in values if value]
 
     def shown(match: re.Match[str]) -> str:
         inner = next(group for group in match.groups() if group is not None)
-        if inner in _TYPES:
+        if inner in _TYPES or inner in names:
             return match[0]
         is_name = len(inner) <= 80 and _NAME.fullmatch(inner) is not None
         if is_name and not any(inner in value for value in values):

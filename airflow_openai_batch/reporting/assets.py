@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from airflow_openai_batch.engine.money.prices import in_dollars
+from airflow_openai_batch.engine.job.summary import money_of
 from airflow_openai_batch.hooks import without_connection
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def asset_extra(job: Job, written: Written, uri: str | None) -> dict[str, Any]:
         "rows": written.n_rows,
         "by_status": {status.value: n for status, n in summary.by_status.items()},
         "tokens": {name: getattr(summary.usage, name) for name in summary.usage.__struct_fields__},
-        **in_dollars(summary.cost),
+        **money_of(summary),
         "batches": list(summary.batch_ids[:_MAX_BATCHES]),
         "n_batches": len(summary.batch_ids),
         "job": {**{name: getattr(job.key, name) for name in job.key.__struct_fields__}, "epoch": job.epoch},

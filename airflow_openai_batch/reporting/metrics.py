@@ -64,7 +64,12 @@ METRICS: dict[str, Metric] = {
         tuple(status.value for status in Status),
     ),
     "rows.asked_again": Metric("counter", "rows", _JOB, "Rows go into another round"),
-    "rows.carried_over": Metric("counter", "rows", _JOB, "A job starts over and keeps an answer, unpaid"),
+    "rows.carried_over": Metric(
+        "counter", "rows", _JOB, "A row has an answer that was there before: of before starting over, or reused; unpaid"
+    ),
+    "rows.reused": Metric(
+        "counter", "rows", _JOB, "Of these, the answer came from another job, or from an equal request of this one"
+    ),
     "tokens.<kind>": Metric(
         "counter",
         "tokens",
@@ -73,6 +78,7 @@ METRICS: dict[str, Metric] = {
         ("input", "cached", "cache_write", "output", "reasoning"),
     ),
     "cost": Metric("counter", "microdollars", _JOB, "Answers are fetched, good or bad, and their price is known"),
+    "saved_by_reuse": Metric("counter", "microdollars", _JOB, "Answers are reused: what they cost when asked"),
     "batches.created": Metric("counter", "batches", _JOB, "A batch of a job is known to exist"),
     "batches.<status>": Metric(
         "counter",

@@ -67,7 +67,7 @@ def _lineage(operator: Any, result: TaskResult | None) -> OperatorLineage[Any, A
         output = getattr(operator, "output_uri", None)
         return OperatorLineage(
             inputs=[dataset(place) for place in _places(operator)],
-            outputs=[dataset(str(as_path(output)))] if output else [],
+            outputs=[dataset(str(as_path(output)))] if isinstance(output, str) and output else [],
         )
     from airflow_openai_batch.reporting.openlineage_facets import job_facet, output_facets, statistics
 
@@ -125,6 +125,8 @@ def dataset_name(place: str) -> tuple[str, str]:
             named = naming.GCS(bucket_name=host, object_key=path.lstrip("/"))
         case "abfs" | "abfss" if service:
             named = naming.ABFSS(container=container, service=service.partition(".")[0], path=path.lstrip("/"))
+        case "postgres" | "sqlite" | "duckdb" as database:
+            return f"{database}://{host}", path.strip("/").replace("/", ".") if host else path
         case scheme:
             return f"{scheme}://{host}", path.lstrip("/")
     return named.get_namespace(), named.get_name()

@@ -11,9 +11,8 @@ from openlineage.client.generated.input_statistics_input_dataset import InputSta
 from openlineage.client.generated.output_statistics_output_dataset import OutputStatisticsOutputDatasetFacet
 from openlineage.client.generated.schema_dataset import SchemaDatasetFacet, SchemaDatasetFacetFields
 
-from airflow_openai_batch.engine.job.summary import summarize
+from airflow_openai_batch.engine.job.summary import money_of, summarize
 from airflow_openai_batch.engine.model import model_of
-from airflow_openai_batch.engine.money.prices import in_dollars
 
 if TYPE_CHECKING:
     from airflow_openai_batch.engine.model import Job
@@ -37,7 +36,8 @@ class OpenAIBatchRunFacet(RunFacet):
     """Number of rows by status and error code."""
     usage: dict[str, int]
     cost: dict[str, Any]
-    """In US dollars: ``cost``, ``cost_of_bad_rows``, ``saved``; and the number of ``rows_without_price``."""
+    """In US dollars ``cost``, ``cost_of_bad_rows``, ``saved``, ``max_cost``, ``saved_by_reuse``; and the numbers of
+    ``rows_without_price`` and ``reused_rows``."""
     batches: list[str]
 
 
@@ -55,7 +55,7 @@ def job_facet(job: Job, written: Written | None) -> OpenAIBatchRunFacet:
         rowsByStatus={status.value: n for status, n in summary.by_status.items()},
         errors=[{"status": error.status, "code": error.code, "rows": error.n} for error in errors],
         usage={name.removesuffix("_tokens"): getattr(usage, name) for name in usage.__struct_fields__},
-        cost=in_dollars(summary.cost),
+        cost=money_of(summary),
         batches=list(summary.batch_ids[:_MOST_BATCHES]),
     )
 

@@ -166,12 +166,25 @@ def _count_work(change: Change, tags: Mapping[str, str]) -> None:
         count("rounds", 1, tags)
         count("rows.asked_again", change.child.n_rows, tags)
     elif change.fact in (Fact.ANSWERS_CARRIED, Fact.NOTHING_LEFT):
-        count("rows.carried_over", change.after.n_carried, tags)
+        _count_carried(change, tags)
+
+
+def _count_carried(change: Change, tags: Mapping[str, str]) -> None:
+    """Count the answers that were there before, beyond those that the shard had already."""
+    before, after = change.before, change.after
+    count("rows.carried_over", after.n_carried - before.n_carried, tags)
+    count("rows.reused", after.n_reused - before.n_reused, tags)
+    saved = [shard.carried.saved_picodollars if shard.carried is not None else 0 for shard in (before, after)]
+    count("saved_by_reuse", _microdollars(saved[1] - saved[0]), tags)
+
+
+def _microdollars(picodollars: int) -> int:
+    return round(picodollars / PICODOLLARS * 1e6)
 
 
 def _count_answers(job: Job, shard: Shard, tags: Mapping[str, str], *, is_current: bool) -> None:
     usage = shard.usage
-    count("cost", round(shard.cost.picodollars / PICODOLLARS * 1e6), tags)
+    count("cost", _microdollars(shard.cost.picodollars), tags)
     for token_kind in ("input", "cached", "cache_write", "output", "reasoning"):
         count("tokens.<kind>", getattr(usage, f"{token_kind}_tokens"), tags, token_kind)
     if not is_current:
@@ -183,7 +196,7 @@ def _count_answers(job: Job, shard: Shard, tags: Mapping[str, str], *, is_curren
 
 def ended(engine: Engine, reached: Wait | Done | Held) -> None:
     """Count once that a job has ended or is held, until the job starts over. Never raises for the store or metrics."""
-    if isinstance(reached, Wait):
+    if isinstance(reached, Wait) or (isinstance(reached, Held) and reached.is_plan):
         return
     job, tags = reached.job, job_tags(reached.job)
     status = "held" if isinstance(reached, Held) else "bad" if check_thresholds(reached.summary, job.policy) else "good"

@@ -11,7 +11,10 @@ from typing import Any, NamedTuple, Self
 
 from airflow_openai_batch.engine.job.advice import ways_on
 from airflow_openai_batch.engine.job.context import Act, Change, Engine
-from airflow_openai_batch.engine.model import Job, Shard
+from airflow_openai_batch.engine.job.duration_history import earlier_durations
+from airflow_openai_batch.engine.job.remote_files import Deletion
+from airflow_openai_batch.engine.job.spans import EarlierDurations
+from airflow_openai_batch.engine.model import Job, Shard, State
 from airflow_openai_batch.engine.progress.compute import look_after, progress_of
 from airflow_openai_batch.engine.progress.log_format import is_worth_logging, line, logged_as, table
 from airflow_openai_batch.engine.progress.model import (
@@ -39,7 +42,14 @@ class Shown(NamedTuple):
     look: Look
 
 
-def show(engine: Engine, job: Job, context: Mapping[str, Any], look: Look | None = None, **values: Any) -> Shown:
+def show(
+    engine: Engine,
+    job: Job,
+    context: Mapping[str, Any],
+    look: Look | None = None,
+    earlier: EarlierDurations | None = None,
+    **values: Any,
+) -> Shown:
     """Write where a job stands to XCom and the log, also while the task still runs.
 
     Args:
@@ -47,15 +57,16 @@ def show(engine: Engine, job: Job, context: Mapping[str, Any], look: Look | None
         job: The job as it is now.
         context: The running task's context.
         look: What is remembered of the last look at it.
+        earlier: How long earlier jobs took, for the forecast.
         values: What only the caller knows; see ``progress.compute.progress_of``.
     """
     _show_batches(engine, job, context)
     now = time.time()
-    progress = progress_of(
-        job, now, engine.timing, look=look, host=engine.api.host, live=_is_refreshed(context), **values
-    )
+    values = {"host": engine.api.host, "live": _is_refreshed(context), **values}
+    progress = progress_of(job, now, engine.timing, look=look, earlier=earlier, **values)
     logged = look.logged if look is not None else None
-    if is_worth_logging(logged, progress) and not progress.is_written:  # of what is written, a table says more
+    is_table = progress.is_written or progress.phase is Phase.PLANNED  # a table says more
+    if is_worth_logging(logged, progress) and not is_table:
         engine.log.info("%s", line(progress))
         logged = logged_as(progress)
     xcoms = {progress_key(job.key): encoded(progress), shards_key(job.key): encoded(shards_of(job, now))}
@@ -81,6 +92,7 @@ class Meanwhile:
         self._context = context
         self._other = engine.observer
         self._shown_at = engine.clock()
+        self._earlier: EarlierDurations | None = None
 
     def __enter__(self) -> Self:
         self._engine.observer = self
@@ -101,12 +113,33 @@ class Meanwhile:
         """Show the job, if that was long ago."""
         self._other.committed(job, changes)
         if self._engine.clock() - self._shown_at >= REFRESH_S:
-            self.look = show(self._engine, job, self._context, self.look).look
+            self.show(job)
             self._shown_at = self._engine.clock()
+
+    def show(self, job: Job, **values: Any) -> Shown:
+        """Show the job now, with a forecast by earlier jobs, which are read once.
+
+        Args:
+            job: The job as it is now.
+            values: What only the caller knows; see ``progress.compute.progress_of``.
+        """
+        engine = self._engine
+        if self._earlier is None and any(shard.state is not State.SETTLED for shard in job.shards):
+            self._earlier = earlier_durations(engine.store, job, time.time(), engine.log)
+        shown = show(engine, job, self._context, self.look, self._earlier, **values)
+        self.look = shown.look
+        return shown
 
 
 def show_results(
-    engine: Engine, job: Job, context: Mapping[str, Any], written: Written, *, problem: str | None, results_s: float
+    engine: Engine,
+    job: Job,
+    context: Mapping[str, Any],
+    written: Written,
+    *,
+    problem: str | None,
+    results_s: float,
+    deletion: Deletion | None = None,
 ) -> Progress:
     """Leave what became of a job, and end the task's log with a table of it. Returns what was shown.
 
@@ -117,8 +150,12 @@ def show_results(
         written: What was written.
         problem: Why it is not good enough, or None.
         results_s: Seconds that writing took.
+        deletion: What became of the job's files at OpenAI, if they were to be deleted.
     """
-    shown = show(engine, job, context, **_written_as(job, written, problem), results_s=results_s)
+    values = _written_as(job, written, problem)
+    if deletion is not None:
+        values |= {"files_deleted": deletion.n_deleted, "files_left": len(deletion.left)}
+    shown = show(engine, job, context, **values, results_s=results_s)
     engine.log.info("%s", table(shown.progress))
     return shown.progress
 
@@ -149,9 +186,16 @@ def phase_of(reached: Any) -> dict[str, Any]:
     """Return what the engine's last word says of a job's phase."""
     from airflow_openai_batch.engine.job.status import Done, Held
 
+    if isinstance(reached, Held) and reached.is_plan:
+        return {"phase": Phase.PLANNED}
+    if isinstance(reached, Done):
+        return {"phase": Phase.DONE}
+    limit = reached.limit
+    values = {"limit": limit.by} if limit is not None else {}
     if isinstance(reached, Held):
-        return {"phase": Phase.HELD, "problem": reached.reason}
-    return {"phase": Phase.DONE} if isinstance(reached, Done) else {}
+        return {"phase": Phase.HELD, "problem": reached.reason, **values}
+    # That a pilot runs is no problem; that the rest will not be sent when it ends is one.
+    return {**values, "problem": limit.reason} if limit is not None and limit.by == "cap" else values
 
 
 def _written_as(job: Job, written: Written, problem: str | None) -> dict[str, Any]:

@@ -10,16 +10,18 @@ import msgspec
 
 from airflow_openai_batch import settings
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.exceptions import OpenAIBatchFailure, airflow_errors
+from airflow_openai_batch.exceptions import OpenAIBatchFailure, Reason, airflow_errors
 from airflow_openai_batch.hooks import OpenAIBatchHook, as_path, storage_root
+from airflow_openai_batch.sql import SqlTable
 
 if TYPE_CHECKING:
     from airflow_openai_batch.engine.job.context import Engine
-    from airflow_openai_batch.engine.job.status import Done, Wait
-    from airflow_openai_batch.engine.model import Job, Policy, Timing
+    from airflow_openai_batch.engine.job.status import Done, Held, Wait
+    from airflow_openai_batch.engine.model import Job, JobKey, Policy, Timing
     from airflow_openai_batch.engine.progress.model import Look
     from airflow_openai_batch.engine.results.sinks import FileSink, ListSink
     from airflow_openai_batch.reporting.worker_progress import Shown
+    from airflow_openai_batch.sql.sink import SqlSink
     from airflow_openai_batch.triggers import OpenAIBatchTrigger
 
 
@@ -64,6 +66,15 @@ def checked_handle(job: Any) -> JobHandle:
         ) from None
 
 
+def key_of(handle: JobHandle) -> JobKey:
+    """Return the key of a handle's job."""
+    from airflow_openai_batch.engine.model import JobKey
+
+    return JobKey(
+        dag_id=handle["dag_id"], run_id=handle["run_id"], task_id=handle["task_id"], map_index=handle["map_index"]
+    )
+
+
 def engine_for(handle: JobHandle, log: Any, response_model: Any = None) -> Engine:
     """Return the engine of a job.
 
@@ -78,19 +89,15 @@ def engine_for(handle: JobHandle, log: Any, response_model: Any = None) -> Engin
     from airflow_openai_batch.engine.api.client import Api
     from airflow_openai_batch.engine.concurrency import use_releasing_allocator
     from airflow_openai_batch.engine.job.context import Engine
-    from airflow_openai_batch.engine.model import JobKey
     from airflow_openai_batch.engine.schema.validation import class_check
     from airflow_openai_batch.engine.store.job_store import JobStore
     from airflow_openai_batch.reporting.tracing import TaskObserver
 
     use_releasing_allocator()
-    key = JobKey(
-        dag_id=handle["dag_id"], run_id=handle["run_id"], task_id=handle["task_id"], map_index=handle["map_index"]
-    )
     with airflow_errors():
         api = Api(OpenAIBatchHook(handle["conn_id"]).get_conn())
     return Engine(
-        store=JobStore(as_path(handle["storage"]), key, owner=settings.deployment()),
+        store=JobStore(as_path(handle["storage"]), key_of(handle), owner=settings.deployment()),
         api=api,
         timing=_timing(),
         check=class_check(response_model),
@@ -105,7 +112,13 @@ def _timing() -> Timing:
 
     grace_s = settings.CREATE_GRACE.get()
     # The grace period must outlast the call by far, so a short one shortens the call too.
-    return Timing(grace_s=grace_s, post_timeout_s=min(Timing().post_timeout_s, grace_s / 3))
+    # As long is waited for a process that may have died while it asked synchronously.
+    return Timing(
+        grace_s=grace_s,
+        post_timeout_s=min(Timing().post_timeout_s, grace_s / 3),
+        lease_s=grace_s,
+        renew_s=grace_s / 6,
+    )
 
 
 def advance_and_report(
@@ -125,20 +138,34 @@ def advance_and_report(
         OpenAIBatchFailure: It needs manual intervention.
         OpenAIBatchError: A retry may mend it.
     """
-    from airflow_openai_batch.engine.job.advance import advance
     from airflow_openai_batch.engine.job.status import Held
+
+    reached, shown = advance_and_show(engine, context, look)
+    if isinstance(reached, Held):
+        raise OpenAIBatchFailure(reached.reason, _reason_of(reached), shown.progress)
+    return reached, shown
+
+
+def _reason_of(held: Held) -> Reason:
+    if held.limit is not None:
+        return {"cap": Reason.MAX_COST, "pilot": Reason.PILOT, "probe": Reason.PROBE}[held.limit.by]
+    return Reason.LATE if held.is_late else Reason.HELD
+
+
+def advance_and_show(
+    engine: Engine, context: Mapping[str, Any], look: Look | None = None
+) -> tuple[Wait | Done | Held, Shown]:
+    """Do the same, and return also a job that needs manual intervention."""
+    from airflow_openai_batch.engine.job.advance import advance
     from airflow_openai_batch.reporting.openlineage import remember
     from airflow_openai_batch.reporting.tracing import ended
-    from airflow_openai_batch.reporting.worker_progress import Meanwhile, phase_of, show
+    from airflow_openai_batch.reporting.worker_progress import Meanwhile, phase_of
 
     with airflow_errors(), Meanwhile(engine, context, look) as meanwhile:
         reached = advance(engine)
     ended(engine, reached)
     remember(context["ti"].task, reached.job)
-    shown = show(engine, reached.job, context, meanwhile.look, **phase_of(reached))
-    if isinstance(reached, Held):
-        raise OpenAIBatchFailure(reached.reason)
-    return reached, shown
+    return reached, meanwhile.show(reached.job, **phase_of(reached))
 
 
 def look_of(event: Any) -> Look | None:
@@ -185,10 +212,12 @@ def poll_interval(argument: float | None) -> float:
 
 
 def with_options(policy: Policy) -> Policy:
-    """Return a job's policy with what the deployment sets for all: a cap where the task has none, and prices.
+    """Return a job's policy with what the deployment sets for all: prices, and what the task does not say itself.
+
+    That is a cap, how long OpenAI keeps files, and whether they are deleted.
 
     Raises:
-        OpenAIBatchFailure: The cap is no amount, or the file of prices cannot be read.
+        OpenAIBatchFailure: An option has a value that cannot be used, or the file of prices cannot be read.
     """
     from airflow_openai_batch.engine.money.budget import parse_dollars
     from airflow_openai_batch.engine.money.prices import parse_prices
@@ -205,11 +234,39 @@ def with_options(policy: Policy) -> Policy:
             except Exception as error:  # each storage has its own errors
                 raise InputError(f"[openai_batch] prices = {place} cannot be read as a JSON file: {error}") from error
             parse_prices(shared, f"[openai_batch] prices ({place})")
-        return msgspec.structs.replace(policy, max_cost=max_cost, prices={**shared, **policy.prices})
+        expire_after_s = policy.files_expire_after_s
+        if expire_after_s is None:
+            option = settings.FILES_EXPIRE_AFTER.get().strip() or None
+            expire_after_s = lifetime_s(option, "[openai_batch] files_expire_after")
+        deletes = policy.delete_files
+        if deletes is None and settings.DELETE_FILES.get():
+            deletes = True
+        return msgspec.structs.replace(
+            policy,
+            max_cost=max_cost,
+            prices={**shared, **policy.prices},
+            files_expire_after_s=expire_after_s,
+            delete_files=deletes,
+        )
+
+
+def lifetime_s(value: Any, where: str) -> int | None:
+    """Return how long OpenAI keeps files, in seconds; None if nothing is said of it.
+
+    Args:
+        value: The argument or option.
+        where: The setting, for the error message.
+
+    Raises:
+        InputError: It is no duration.
+    """
+    from airflow_openai_batch.engine.durations import parse_duration
+
+    return None if value is None else int(parse_duration(value, where))
 
 
 def write_results(
-    engine: Engine, output: str | None, context: Mapping[str, Any], drop_columns: Sequence[str] = ()
+    engine: Engine, output: str | SqlTable | None, context: Mapping[str, Any], drop_columns: Sequence[str] = ()
 ) -> Any:
     """Write the results of a finished job and judge them.
 
@@ -226,10 +283,11 @@ def write_results(
         OpenAIBatchFailure: The rows are worse than the thresholds allow. They were written all the same.
     """
     from airflow_openai_batch.engine.job.advance import load
+    from airflow_openai_batch.engine.job.remote_files import delete_files
     from airflow_openai_batch.engine.job.summary import check_thresholds
     from airflow_openai_batch.engine.progress.log_format import why
     from airflow_openai_batch.engine.results import writer
-    from airflow_openai_batch.engine.results.sinks import FileSink, ListSink
+    from airflow_openai_batch.engine.results.sinks import ListSink
     from airflow_openai_batch.reporting.assets import tell_assets
     from airflow_openai_batch.reporting.openlineage import remember
     from airflow_openai_batch.reporting.worker_progress import show_results
@@ -237,30 +295,41 @@ def write_results(
     began_at = engine.clock()
     with airflow_errors():
         job: Job = load(engine).job
-        sink = _sink(output)
+        sink = _sink(output, engine.log)
         with engine.observer.acting("results") as act:
             written = writer.write_results(engine.store, job, sink, drop_columns)
             act.tell(rows=written.n_rows, shards=len(job.shards), round=written.summary.rounds)
-    if isinstance(sink, FileSink) and sink.n_formulas:
-        engine.log.warning(
-            "%s texts in %s begin like a formula, which a spreadsheet would run%s.",
-            f"{sink.n_formulas:,}",
-            written.output,
-            "; they have an apostrophe before them" if sink.quotes_formulas else " ([openai_batch] csv_formulas)",
-        )
+    _warn_of_formulas(engine, sink)
     remember(context["ti"].task, job, written)
     problem = check_thresholds(written.summary, job.policy)
-    progress = show_results(engine, job, context, written, problem=problem, results_s=engine.clock() - began_at)
+    results_s = engine.clock() - began_at
+    # After the write and whatever the thresholds say: the outcomes are in the store, and a failure turns nothing red.
+    deletion = delete_files(engine) if job.policy.delete_files else None
+    progress = show_results(engine, job, context, written, problem=problem, results_s=results_s, deletion=deletion)
     if problem is not None:
         where = f"All rows are in {written.output}" if written.output else f"All outcomes are in {engine.store}"
         raise OpenAIBatchFailure(
-            f"{problem} {where}; nothing is paid for twice if this task is cleared.\n{why(progress)}"
+            f"{problem} {where}; nothing is paid for twice if this task is cleared.\n{why(progress)}",
+            Reason.BAD_ROWS,
+            progress,
         )
     tell_assets(engine, context, job, written)
     return sink.rows if isinstance(sink, ListSink) else writer.manifest(written)
 
 
-def _sink(output: str | None) -> FileSink | ListSink:
+def _warn_of_formulas(engine: Engine, sink: FileSink | ListSink | SqlSink) -> None:
+    from airflow_openai_batch.engine.results.sinks import FileSink
+
+    if isinstance(sink, FileSink) and sink.n_formulas:
+        engine.log.warning(
+            "%s texts in %s begin like a formula, which a spreadsheet would run%s.",
+            f"{sink.n_formulas:,}",
+            sink.uri,
+            "; they have an apostrophe before them" if sink.quotes_formulas else " ([openai_batch] csv_formulas)",
+        )
+
+
+def _sink(output: str | SqlTable | None, log: Any) -> FileSink | ListSink | SqlSink:
     """Return the sink of an output, as the deployment wants it.
 
     Raises:
@@ -270,6 +339,10 @@ def _sink(output: str | None) -> FileSink | ListSink:
 
     if output is None:
         return ListSink(settings.XCOM_MAX_BYTES.get())
+    if isinstance(output, SqlTable):
+        from airflow_openai_batch.sql.sink import SqlSink
+
+        return SqlSink(output, log)
     formulas = settings.CSV_FORMULAS.get()
     if formulas not in ("keep", "quote"):
         raise InputError(f"[openai_batch] csv_formulas must be keep or quote, is {formulas!r}.")

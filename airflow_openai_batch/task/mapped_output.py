@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_openai_batch.exceptions import OpenAIBatchFailure
+from airflow_openai_batch.sql import SqlTable
 
 _SAME = frozenset(
     {
@@ -40,6 +41,8 @@ def check_mapped_output(context: Mapping[str, Any]) -> None:
         return
     task = context["dag"].get_task(context["ti"].task_id)
     output, n_sharing = _shared(task, context)
+    if isinstance(output, SqlTable):
+        output = output.table if output.mode == "replace" or output.delete_vanished else None
     if n_sharing > 1 and isinstance(output, str) and _is_same_everywhere(task, output):
         raise OpenAIBatchFailure(
             f"output={output!r} is the same for {n_sharing:,} tasks of this mapping: each would replace the results of "
@@ -57,7 +60,7 @@ def _shared(task: Any, context: Mapping[str, Any]) -> tuple[Any, int]:
         if group is None:
             return output, 0
         expansion = group._expand_input
-        if not isinstance(output, str):  # an argument of the group's function, or None
+        if not isinstance(output, str | SqlTable):  # an argument of the group's function, or None
             return _expanded(expansion, getattr(output, "_key", None), context)
         return output, _n_tasks(expansion.value, context)
     if getattr(task, "_expand_input_attr", "expand_input") != "expand_input":  # a function's arguments

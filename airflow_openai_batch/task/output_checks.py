@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 import unicodedata
@@ -11,17 +12,19 @@ from typing import TYPE_CHECKING, Any
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.exceptions import OpenAIBatchFailure, airflow_errors
 from airflow_openai_batch.hooks import as_path, without_connection
+from airflow_openai_batch.sql import SqlTable
 from airflow_openai_batch.task.results_tasks import arguments_of
 
 if TYPE_CHECKING:
     from airflow_openai_batch.engine.job.context import Engine
+    from airflow_openai_batch.engine.model import Spec
 
 _MAGIC = re.compile(r"[*?\[]")
 
 _DEAD_LETTER = ".dead_letter.jsonl"
 
 
-def check_output(output: str | None) -> None:
+def check_output(output: str | SqlTable | None) -> None:
     """Refuse an output that cannot be written, before the job is waited for.
 
     Raises:
@@ -29,7 +32,7 @@ def check_output(output: str | None) -> None:
     """
     from airflow_openai_batch.engine.results.sinks import FileSink
 
-    if output is None:
+    if output is None or isinstance(output, SqlTable):
         return
     # Line and paragraph separators too: they end a line in a log, and for most who read a list of names.
     odd = next((c for c in output if unicodedata.category(c) in ("Cc", "Zl", "Zp")), None)
@@ -44,7 +47,7 @@ def check_output(output: str | None) -> None:
         raise OpenAIBatchFailure(str(error)) from error
 
 
-def check_results(engine: Engine, output: str | None, drop_columns: Sequence[str] = ()) -> None:
+def check_results(engine: Engine, output: str | SqlTable | None, drop_columns: Sequence[str] = ()) -> None:
     """Refuse results that the job's plan shows to be wrong: an output among its rows, columns that do not exist.
 
     Args:
@@ -54,14 +57,20 @@ def check_results(engine: Engine, output: str | None, drop_columns: Sequence[str
 
     Raises:
         OpenAIBatchFailure: It says what to change. No answer is lost.
+        OpenAIBatchError: The database of a table cannot be reached.
     """
     from airflow_openai_batch.engine.job.advance import load
     from airflow_openai_batch.engine.results.layout import layout_of
 
     with airflow_errors():
         job = load(engine).job
-        if drop_columns:
-            layout_of(engine.store, job).without(drop_columns)
+        if drop_columns or isinstance(output, SqlTable):
+            schema = layout_of(engine.store, job).without(drop_columns).schema
+        if isinstance(output, SqlTable):
+            from airflow_openai_batch.sql.sink import SqlSink
+
+            SqlSink(output, engine.log).check(schema, _dimensions(job.spec))
+            return
     source = None if output is None else read_as_rows(str(as_path(output)), job.sources)
     if source is not None:
         raise OpenAIBatchFailure(
@@ -71,8 +80,20 @@ def check_results(engine: Engine, output: str | None, drop_columns: Sequence[str
         )
 
 
+def _dimensions(spec: Spec) -> int | None:
+    """Return how many numbers each embedding of a job will have, as far as its template tells."""
+    from airflow_openai_batch.engine.endpoints import EMBEDDINGS, dimensions_of
+    from airflow_openai_batch.engine.requests.bodies import CALLABLE
+
+    if spec.endpoint != EMBEDDINGS or spec.body in ("", CALLABLE):
+        return None
+    return dimensions_of(json.loads(spec.body))
+
+
 def check_dropped_columns(engine: Engine, tasks: Iterable[Any]) -> None:
-    """Refuse a job that a results task of the Dag would leave without a column that it does not have.
+    """Refuse a job whose results a task of the Dag could not write: columns that do not exist, or a table's.
+
+    What of a table's name only rendering would tell is left to that task.
 
     Args:
         engine: The engine of a job whose plan is written.
@@ -83,7 +104,11 @@ def check_dropped_columns(engine: Engine, tasks: Iterable[Any]) -> None:
     """
     for task in tasks:
         try:
-            check_results(engine, None, arguments_of(task).drop_columns)
+            arguments = arguments_of(task)
+            table = (
+                arguments.output if isinstance(arguments.output, SqlTable) and arguments.output.is_constant else None
+            )
+            check_results(engine, table, arguments.drop_columns)
         except OpenAIBatchFailure as failure:
             raise OpenAIBatchFailure(f"{task.task_id}: {failure} Nothing more was sent to OpenAI.") from None
 

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from airflow_openai_batch.chunking import Chunks
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.exceptions import OpenAIBatchFailure
+from airflow_openai_batch.sql import SqlQuery, SqlTable
+
+if TYPE_CHECKING:
+    from airflow_openai_batch.options import FinishBy
 
 _ROWS_ENDINGS = ("parquet", "csv", "jsonl", "ndjson")
 
@@ -65,7 +70,9 @@ def check_request(*, rows: Any, endpoint: Any, body: Any, response_model: Any, c
         OpenAIBatchFailure: A value can never work; the message says what to write.
     """
     with _failures():
-        _check_rows(rows)
+        _check_rows(rows.rows if isinstance(rows, Chunks) else rows)
+        if body is None and isinstance(rows, SqlQuery | Chunks):
+            raise InputError("rows are a query or chunks, and body=None is for ready-made request lines: give a body.")
         if is_constant(endpoint):
             _check_endpoint(endpoint, body, response_model)
         _check_custom_id(custom_id)
@@ -95,15 +102,18 @@ def _check_rows_ending(path: str) -> None:
 
 
 def _check_endpoint(endpoint: Any, body: Any, response_model: Any) -> None:
-    from airflow_openai_batch.engine.endpoints import REQUIRED, check_body, check_endpoint
+    from airflow_openai_batch.engine.endpoints import REQUIRED, check_body, check_endpoint, required
 
     if not isinstance(endpoint, str):
         raise InputError(f"endpoint must be a text such as '/v1/responses', not {type(endpoint).__name__}.")
     try:
         check_endpoint(endpoint)
     except InputError as error:
-        guess = _nearest("/v1/" + endpoint.strip("/").removeprefix("v1/").replace(".", "/"), tuple(REQUIRED))
-        raise InputError(f"{error} Write endpoint={guess!r}." if guess else str(error)) from None
+        path = "/v1/" + endpoint.strip("/").removeprefix("v1/").replace(".", "/")
+        guess = _nearest(path, tuple(REQUIRED), _SLIP if endpoint.startswith("/") else _LIKENESS)
+        if guess or not endpoint.startswith("/"):
+            raise InputError(f"{error} Write endpoint={guess!r}." if guess else str(error)) from None
+        # What else a server has, its connection says, which is not read before the task runs.
     if isinstance(body, dict):
         is_streamed = body.get("stream")
         check_body({**body, "stream": is_constant(is_streamed) and is_streamed}, endpoint, "body")
@@ -112,7 +122,7 @@ def _check_endpoint(endpoint: Any, body: Any, response_model: Any) -> None:
     ):
         raise InputError(
             "body must be a dict, a callable row -> dict, or None for ready-made request lines, not "
-            f"{type(body).__name__}. Write body={{'model': …, {REQUIRED[endpoint][-1]!r}: …}}."
+            f"{type(body).__name__}. Write body={{'model': …, {(required(endpoint) or ('input',))[-1]!r}: …}}."
         )
     if response_model is not None and not _is_reference(response_model):
         _check_response_model(response_model, endpoint, body)
@@ -159,6 +169,24 @@ def check_settings(make_policy: Callable[[], Any], values: list[Any], max_reques
             check_policy(make_policy())
 
 
+def check_finish_by(finish_by: FinishBy | None, endpoint: Any) -> None:
+    """Check the parameter ``finish_by``, as far as it is constant.
+
+    Raises:
+        OpenAIBatchFailure: The text stands for no moment, or the endpoint's requests cannot be asked synchronously.
+    """
+    if finish_by is None:
+        return
+    from airflow_openai_batch.engine.endpoints import check_direct
+    from airflow_openai_batch.options import parsed_moment
+
+    with _failures():
+        if isinstance(finish_by.at, str) and is_constant(finish_by.at):
+            parsed_moment(finish_by.at)
+        if isinstance(endpoint, str) and is_constant(endpoint):
+            check_direct(endpoint, finish_by.tier)
+
+
 def check_max_requests(n: Any) -> None:
     """Check the parameter ``max_requests_per_batch``.
 
@@ -181,13 +209,14 @@ def check_constant_output(output: Any) -> None:
     Raises:
         OpenAIBatchFailure: It is no path, or its ending is unknown.
     """
-    if output is None or _is_reference(output) or not is_constant(output):
+    if output is None or isinstance(output, SqlTable) or _is_reference(output) or not is_constant(output):
         return
     name = output if isinstance(output, str) else getattr(output, "name", None)
     with _failures():
         if not isinstance(name, str):
             raise InputError(
-                f"output must be a path or URI that ends in {_list(_OUTPUT_ENDINGS)}, not {type(output).__name__}."
+                f"output must be a path or URI that ends in {_list(_OUTPUT_ENDINGS)}, or a SqlTable, not "
+                f"{type(output).__name__}."
             )
         if name.rpartition("/")[2].rpartition(".")[2].lower() not in _OUTPUT_ENDINGS:
             raise InputError(f"output={str(output)!r}: the name must end in {_list(_OUTPUT_ENDINGS)}.")
@@ -224,10 +253,14 @@ def _is_operator(value: Any) -> bool:
     return hasattr(type(value), "output") and hasattr(value, "task_id") and not _is_reference(value)
 
 
-def _nearest(text: str, known: tuple[str, ...]) -> str | None:
+_LIKENESS, _SLIP = 0.7, 0.9
+"""How much a text resembles what was most likely meant, and what cannot but have been; 1 is the same."""
+
+
+def _nearest(text: str, choices: tuple[str, ...], likeness: float = _LIKENESS) -> str | None:
     import difflib
 
-    return next(iter(difflib.get_close_matches(text, known, n=1, cutoff=0.7)), None)
+    return next(iter(difflib.get_close_matches(text, choices, n=1, cutoff=likeness)), None)
 
 
 def _list(endings: tuple[str, ...]) -> str:

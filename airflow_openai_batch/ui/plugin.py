@@ -1,4 +1,4 @@
-"""The plugin of the entry point ``airflow.plugins``: a page in the navigation, a tab on Dag runs and task instances.
+"""The plugin of the entry point ``airflow.plugins``: a page in the navigation, a tab on Dags, their runs and tasks.
 
 Every Airflow process imports this module, so what serves files is imported only at the first request.
 """
@@ -53,14 +53,16 @@ def page_url(query: str = "") -> str:
 
 
 def views() -> list[dict[str, Any]]:
-    """Return the navigation entry and the two tabs; Airflow replaces the placeholders in braces."""
+    """Return the navigation entry and the tabs; Airflow replaces the placeholders in braces."""
     common = {"name": NAME, "icon": page_url("icon.svg"), "icon_dark_mode": page_url("icon-dark.svg")}
-    run = "?dag_id={DAG_ID}&run_id={RUN_ID}"
+    dag = "?dag_id={DAG_ID}"
+    run = dag + "&run_id={RUN_ID}"
     # Airflow does not replace {MAP_INDEX} for a task that is not mapped.
     task = run + "&task_id={TASK_ID}&map_index={MAP_INDEX}"
     # Airflow identifies a view by its route alone, so each needs its own.
     return [
         {**common, "destination": "nav", "category": "browse", "url_route": "openai-batches", "href": page_url()},
+        {**common, "destination": "dag", "url_route": "openai-batches-of-dag", "href": page_url(dag)},
         {**common, "destination": "dag_run", "url_route": "openai-batches-of-run", "href": page_url(run)},
         {**common, "destination": "task_instance", "url_route": "openai-batches-of-task", "href": page_url(task)},
     ]

@@ -16,7 +16,7 @@ from fastapi import Depends, FastAPI, HTTPException, Query
 from starlette.responses import Response
 
 from airflow_openai_batch import settings
-from airflow_openai_batch.engine.errors import ForeignJob, StoreError
+from airflow_openai_batch.engine.errors import ForeignJob, JobCleaned, StoreError
 from airflow_openai_batch.engine.model import JobKey, Status
 from airflow_openai_batch.hooks import storage_root
 
@@ -55,7 +55,8 @@ def sample(
         status: The outcome that the rows shall have; None for any.
 
     Raises:
-        HTTPException: 404, there is no such job; 503, the job store cannot be read, or is another deployment's.
+        HTTPException: 404, there is no such job; 410, it was cleaned or forgotten; 503, the job store cannot be read,
+            or is another deployment's.
     """
     key = JobKey(dag_id=dag_id, run_id=run_id, task_id=task_id, map_index=map_index)
     try:
@@ -63,6 +64,8 @@ def sample(
     except ForeignJob:
         _log.exception("A sample of %s is not for this deployment.", key)
         raise HTTPException(503, _FOREIGN, _HEADERS) from None
+    except JobCleaned as error:
+        raise HTTPException(410, str(error), _HEADERS) from None
     except StoreError:
         # What a storage says can hold more than a viewer may know.
         _log.exception("A sample of %s could not be read.", key)

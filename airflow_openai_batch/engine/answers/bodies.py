@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -162,10 +163,8 @@ def _present(raw: msgspec.Raw) -> str:
     return text
 
 
-def read_other(outcome: Outcome, data: bytes, read: Reader) -> None:
-    """Read a video, or the answer of an endpoint without a reader of its own: the output is the body as it is.
-
-    OpenAI's guide: in a batch, the body is that of the finished video, which may have the status `failed`.
+def read_as_is(outcome: Outcome, data: bytes, read: Reader) -> None:
+    """Read the answer of an endpoint that OpenAI does not have: the output is the body as it is.
 
     Args:
         outcome: The outcome to fill in.
@@ -173,9 +172,15 @@ def read_other(outcome: Outcome, data: bytes, read: Reader) -> None:
         read: Reads and validates the output.
 
     Raises:
-        msgspec.MsgspecError: The body is not an object of the expected form.
         UnicodeError: The body is not UTF-8.
     """
+    with contextlib.suppress(msgspec.MsgspecError):  # model and usage, if they are where they are elsewhere
+        fill(outcome, _decode_plain(data))
+    classify(outcome, (data.decode(), read))
+
+
+def _read_video(outcome: Outcome, data: bytes, read: Reader) -> None:
+    """Read a video. OpenAI's guide: in a batch, its body is that of the finished video, which may have failed."""
     body = _decode_video(data)
     fill(outcome, body, body.status)
     if body.status == "failed":
@@ -192,6 +197,8 @@ _decode_moderations = msgspec.json.Decoder(_Moderations).decode
 _decode_images = msgspec.json.Decoder(_Images).decode
 
 _decode_video = msgspec.json.Decoder(_Job).decode
+
+_decode_plain = msgspec.json.Decoder(Body).decode
 
 
 CALLS = frozenset({"function_call", "custom_tool_call"})
@@ -300,4 +307,5 @@ READERS: dict[str, Callable[[Outcome, bytes, Reader], None]] = {
     "/v1/moderations": _read_moderations,
     "/v1/images/generations": _read_images,
     "/v1/images/edits": _read_images,
+    "/v1/videos": _read_video,
 }

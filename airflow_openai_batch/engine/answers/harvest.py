@@ -25,7 +25,7 @@ from airflow_openai_batch.engine.answers.row_order import AnswerBlock, AnswerRea
 from airflow_openai_batch.engine.api.client import Api
 from airflow_openai_batch.engine.errors import NotFound, Unavailable, Unclear
 from airflow_openai_batch.engine.model import BILLED, Job, Outcome, Shard, State, Status
-from airflow_openai_batch.engine.money.prices import Prices, parse_prices
+from airflow_openai_batch.engine.money.prices import Prices, prices_of
 from airflow_openai_batch.engine.store.index import read_index_table
 from airflow_openai_batch.engine.store.job_store import JobStore
 
@@ -83,6 +83,7 @@ def harvest(
     accepted: Accepted | None = None,
     *,
     is_settled: bool = False,
+    is_output_gone: bool = False,
 ) -> Harvested:
     """Write the outcome part of a shard whose batch has ended, was rejected, or was never created.
 
@@ -95,6 +96,8 @@ def harvest(
         sleep: Waits so many seconds before a download is repeated.
         accepted: What a person decided of rows that cannot be proven to have no answer.
         is_settled: Whether the files were first fetched so long ago that nothing of them can be late any more.
+        is_output_gone: Whether it is certain that OpenAI has the output file no more: what was ``accepted`` counts for
+            its rows too.
 
     Raises:
         Unproven: Rows have no line, and it is not certain that they have no answer.
@@ -102,12 +105,14 @@ def harvest(
         ApiError: A file could not be downloaded. Nothing is lost: harvest again later.
         StoreError: The store cannot be read or written.
     """
-    prices = Prices(parse_prices(job.policy.prices, "prices"))
+    prices = prices_of(job.policy)
     index = read_index_table(store, shard.index).combine_chunks()
     ids = index.column("custom_id").to_numpy(zero_copy_only=False).tolist()
     name = store.new_name("outcomes", shard.id)
     with contextlib.ExitStack() as stack:
-        downloads = _download_all(stack, api, shard, sleep)
+        downloads = _downloads_of(stack, store, api, shard, sleep, is_output_gone=is_output_gone)
+        if downloads.output_gone is not None and accepted is not None and not is_output_gone:
+            raise downloads.output_gone
         files = [as_json_lines(stack, file) for file in downloads.files]
         # What arrived at an earlier look counts too: a server may give less the next time.
         earlier = [stack.enter_context(_local_copy(store, raw)) for raw in shard.evidence.raw] if shard.evidence else []
@@ -122,8 +127,9 @@ def harvest(
                 ids,
                 job.policy.retry_on,
                 unmatched,
-                is_error_file_gone=downloads.is_error_file_gone,
+                is_file_gone=downloads.is_error_file_gone or downloads.output_gone is not None,
                 is_absence_final=is_absence_final,
+                is_asked_again=accepted == "ask_again",
             )
             with _part_writer(store, name, job, shard, prices) as writer:
                 for block in blocks:
@@ -229,8 +235,28 @@ def _empty(file: IO[bytes]) -> None:
     file.truncate()
 
 
-def _download_all(stack: contextlib.ExitStack, api: Api, shard: Shard, sleep: Callable[[float], None]) -> _Downloads:
-    """Download both files.
+def _downloads_of(
+    stack: contextlib.ExitStack,
+    store: JobStore,
+    api: Api,
+    shard: Shard,
+    sleep: Callable[[float], None],
+    *,
+    is_output_gone: bool,
+) -> _Downloads:
+    """Download both files; if the output file is known to be gone, nothing at all may be left."""
+    try:
+        return _download_all(stack, store, api, shard, sleep)
+    except NotFound as error:
+        if not is_output_gone:
+            raise
+        return _Downloads([], error, is_error_file_gone=False, is_size_wrong=False)
+
+
+def _download_all(
+    stack: contextlib.ExitStack, store: JobStore, api: Api, shard: Shard, sleep: Callable[[float], None]
+) -> _Downloads:
+    """Download both files; or copy the answers of a shard that was asked synchronously, which are in the store.
 
     OpenAI's guide: successes are in the output file, other requests in the error file. Seen: completed, expired and
     cancelled batches can have both, each can be absent, and a server can name one that it never wrote.
@@ -238,6 +264,8 @@ def _download_all(stack: contextlib.ExitStack, api: Api, shard: Shard, sleep: Ca
     files: list[IO[bytes]] = []
     output_gone: NotFound | None = None
     is_error_file_gone = is_size_wrong = False
+    if shard.direct is not None:
+        files.append(stack.enter_context(_direct_answers(store, shard)))
     if shard.state is State.REJECTED or shard.batch is None:
         return _Downloads(files, None, is_error_file_gone=False, is_size_wrong=False)
     for is_output, file_id in ((True, shard.batch.output_file_id), (False, shard.batch.error_file_id)):
@@ -326,6 +354,15 @@ def _local_copy(store: JobStore, name: str) -> Iterator[IO[bytes]]:
         yield file
 
 
+@contextlib.contextmanager
+def _direct_answers(store: JobStore, shard: Shard) -> Iterator[IO[bytes]]:
+    with tempfile.TemporaryFile(prefix="openai-batch-") as file:
+        for name in store.answer_files(shard.id):
+            with store.open(name) as stored:
+                shutil.copyfileobj(stored, file)
+        yield file
+
+
 def _store_unmatched(store: JobStore, unmatched: IO[bytes], shard: str) -> str | None:
     """Write the unmatched lines to the store, verbatim. Returns the file's name, or None if there are none."""
     if not unmatched.tell():
@@ -348,12 +385,14 @@ class _RowClassifier:
         retry_on: frozenset[Status],
         unmatched: IO[bytes],
         *,
-        is_error_file_gone: bool,
+        is_file_gone: bool,
         is_absence_final: bool,
+        is_asked_again: bool,
     ) -> None:
         self._parser, self._shard, self._ids = parser, shard, custom_ids
         self._retry_on, self._unmatched = retry_on, unmatched
-        self._is_error_file_gone, self._is_absence_final = is_error_file_gone, is_absence_final
+        self._is_file_gone, self._is_absence_final = is_file_gone, is_absence_final
+        self._is_asked_again = is_asked_again
         self.n_absent = 0
         """Rows without a line so far."""
 
@@ -384,8 +423,9 @@ class _RowClassifier:
                 best_line = line  # it names the row, but nothing else can be read: kept verbatim
         if best is None:
             best = _absent(custom_id, self._shard)
-            if self._is_error_file_gone:
+            if self._is_file_gone:
                 best = _failed(custom_id, Status.MISSING, "file_gone", "A result file of the batch is gone at OpenAI.")
+                best.retryable = self._is_asked_again
             self.n_absent += best_line is None
             # A row that has a line, however damaged, was billed: it is not sent again.
             best.retryable = best.retryable and best_line is None and not self._is_absence_final

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from airflow_openai_batch.engine.api.errors import ACCOUNT_CODES, PASSING_CODES, PASSING_STATUSES
+from airflow_openai_batch.engine.api.errors import ACCOUNT_CODES, FILTER_CODES, PASSING_CODES, PASSING_STATUSES
 from airflow_openai_batch.engine.model import Outcome, Status
 
 _MAX_DEPTH = 4
@@ -113,6 +113,8 @@ def fail(outcome: Outcome, error: RowError | None, status: int | None = None, *,
     # OpenAI's API reference: the codes of a line are batch_expired, batch_cancelled and request_timeout.
     if outcome.error_code in ("batch_expired", "batch_cancelled"):
         outcome.status = Status.EXPIRED if outcome.error_code == "batch_expired" else Status.CANCELLED
+    if outcome.error_code in FILTER_CODES:
+        outcome.status = Status.REFUSED
     outcome.retryable = outcome.error_code not in ACCOUNT_CODES and (
         outcome.error_code in PASSING_CODES or (status is not None and (status in PASSING_STATUSES or status >= 500))
     )

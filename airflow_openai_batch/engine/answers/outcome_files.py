@@ -13,7 +13,7 @@ from airflow_openai_batch.engine.concurrency import SerialExecutor
 from airflow_openai_batch.engine.endpoints import EMBEDDINGS
 from airflow_openai_batch.engine.model import BILLED, RESULT_COLUMNS, Cost, Job, Outcome, Shard, Status, Usage
 from airflow_openai_batch.engine.money.costs import TokenCounts, cost_type, costs_of, total_cost
-from airflow_openai_batch.engine.money.prices import Prices
+from airflow_openai_batch.engine.money.prices import Prices, Tier, tier_of
 from airflow_openai_batch.engine.schema.arrow_types import field_columns, field_types
 
 if TYPE_CHECKING:
@@ -21,14 +21,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from airflow_openai_batch.engine.answers.classify import Reader
-    from airflow_openai_batch.engine.store.job_store import JobStore
+    from airflow_openai_batch.engine.store.files import Files
 
 
 ROW_GROUP_ROWS = 4096
 
 _READ_BYTES = 16 * 1024 * 1024
 
-REPEATING = ["status", "error_code", "error_message", "finish_reason", "model", "batch_id", "round"]
+_GROUP_BYTES = 4 * 1024 * 1024
+"""About what a row group has at most: whoever reads a row of it holds the whole, some of it twice."""
+
+REPEATING = ["status", "error_code", "error_message", "finish_reason", "model", "via", "batch_id", "round"]
 """Columns whose values repeat, for which Parquet keeps a dictionary."""
 
 FIELD = "answer."
@@ -45,8 +48,19 @@ def output_type(job: Job) -> pa.DataType:
     return pa.list_(vector) if job.embeds_many else vector
 
 
+def fits_output(arrow_type: pa.DataType, job: Job) -> bool:
+    """Return whether answers of a type can be answers of a job: one vector is also a list of one."""
+    import pyarrow as pa
+
+    wanted = output_type(job)
+    return bool(arrow_type == wanted or pa.list_(arrow_type) == wanted)
+
+
 def part_schema(job: Job) -> pa.Schema:
-    """Return the schema of an outcome part: the result columns, and those that later rounds and epochs need."""
+    """Return the schema of an outcome part: the result columns, and those that later rounds and epochs need.
+
+    `asked_at` is when an answer was asked for, in epoch seconds, where the ledger should learn its new place.
+    """
     import pyarrow as pa
 
     types = {
@@ -63,6 +77,7 @@ def part_schema(job: Job) -> pa.Schema:
             *((name, types.get(name, pa.string())) for name in RESULT_COLUMNS),
             ("retryable", pa.bool_()),
             ("line", pa.large_binary()),
+            ("asked_at", pa.int64()),
             *((FIELD + name, arrow_type) for name, arrow_type in field_types(job.spec.schema).items()),
         ]
     )
@@ -156,6 +171,8 @@ class PartWriter:
         self._columns = AnswerColumns(job)
         self._shard, self._prices = shard, prices
         self._batch_id = shard.batch.id if shard.batch is not None else None
+        self._tier: Tier = "batch" if shard.direct is None else tier_of(shard.direct.tier)
+        self._via = "direct" if shard.direct is not None else "batch" if shard.batch is not None else None
         # By path: each small write to a Python file would make the thread wait for the main one.
         self._file = pa.OSFile(file.name, "wb")
         self._writer = pq.ParquetWriter(self._file, self._schema, use_dictionary=REPEATING)
@@ -217,14 +234,18 @@ class PartWriter:
             **dict(zip(ordered.schema.names, ordered.columns, strict=True)),
             **_status_columns(n, classified, self._schema),
             **dict(zip(requests.schema.names, requests.columns, strict=True)),
+            "via": pa.repeat(pa.scalar(self._via, pa.string()), n),
             "batch_id": pa.repeat(pa.scalar(self._batch_id, pa.string()), n),
             "round": pa.repeat(pa.scalar(self._shard.round, pa.int32()), n),
             "cost": costs,
+            "reused_from": pa.nulls(n, pa.string()),
+            "asked_at": pa.nulls(n, pa.int64()),
         }
         if pa.types.is_binary(columns["output"].type):
             columns["output"] = _vectors(columns["output"])
         arrays = [columns[name] for name in self._schema.names]
-        self._writing(self._writer.write_batch, pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+        batch = pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+        self._writing(self._writer.write_batch, batch, group_rows(batch))
 
     def _costs(self, answers: pa.RecordBatch, classified: Mapping[int, ClassifiedRow]) -> tuple[pa.Array, Cost]:
         """Return what each answer cost, and the sums."""
@@ -236,11 +257,11 @@ class PartWriter:
             is_good[row] = entry.outcome.status is Status.SUCCEEDED
         names = ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens")
         tokens = TokenCounts(*(answers.column(name).to_numpy() for name in names))
-        batch, standard = (
+        own, standard = (
             costs_of(self._prices, self._shard.model, answers.column("model"), tokens, is_billed, tier)
-            for tier in ("batch", "standard")
+            for tier in (self._tier, tier_of("default"))
         )
-        return batch.column(), total_cost(batch, standard, is_billed, is_good)
+        return own.column(), total_cost(own, standard, is_billed, is_good)
 
 
 def _status_columns(n: int, classified: Mapping[int, ClassifiedRow], schema: pa.Schema) -> dict[str, pa.Array]:
@@ -287,11 +308,21 @@ def _vectors(packed: pa.Array) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(ends), pa.array(numbers, pa.float32()), mask=packed.is_null())
 
 
-def read_part(store: JobStore, name: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+def group_rows(rows: pa.RecordBatch | pa.Table) -> int:
+    """Return how many rows a row group of these outcomes has: at most 4,096, and fewer if they are large, as vectors.
+
+    Args:
+        rows: The outcomes.
+    """
+    n_rows: int = _GROUP_BYTES * rows.num_rows // max(1, rows.nbytes)
+    return max(1, min(ROW_GROUP_ROWS, n_rows))
+
+
+def read_part(store: Files, name: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     """Yield an outcome part as record batches of at most 4,096 rows, and fewer if rows are large, as images are.
 
     Args:
-        store: The job's store.
+        store: The job's store, or another folder that has the part.
         name: The part's file name.
         columns: The columns to read; None for all.
 
@@ -313,7 +344,13 @@ def _with_later_columns(rows: pa.RecordBatch, columns: list[str] | None) -> pa.R
     """Return rows with the columns that an earlier version of this package did not write, as nulls."""
     import pyarrow as pa
 
-    later = {"cache_write_tokens": pa.int64(), "cost": cost_type()}
+    later = {
+        "cache_write_tokens": pa.int64(),
+        "cost": cost_type(),
+        "via": pa.string(),
+        "reused_from": pa.string(),
+        "asked_at": pa.int64(),
+    }
     missing = [name for name in later if name not in rows.schema.names and (columns is None or name in columns)]
     for name in missing:
         rows = rows.append_column(pa.field(name, later[name]), pa.nulls(rows.num_rows, later[name]))
@@ -321,27 +358,41 @@ def _with_later_columns(rows: pa.RecordBatch, columns: list[str] | None) -> pa.R
 
 
 def carried_rows(
-    rows: pa.RecordBatch, schema: pa.Schema, ordinals: list[int], custom_ids: list[str], read: Reader
+    rows: pa.RecordBatch, schema: pa.Schema, replaced: Mapping[str, Sequence[Any] | pa.Array], read: Reader
 ) -> pa.RecordBatch:
-    """Return good outcomes of an earlier part as the outcomes of rows with the same request.
+    """Return outcomes of an earlier part as the outcomes of rows with the same request.
 
     Args:
         rows: The outcomes.
         schema: The schema of the new part.
-        ordinals: For each outcome the ordinal of the new row.
-        custom_ids: For each outcome the custom_id of the new row.
+        replaced: The values that differ: of each outcome the new row's ordinal and custom_id at least.
         read: Reads the fields of an answer, for an earlier part that was written without them.
     """
     import pyarrow as pa
 
-    n = rows.num_rows
-    replaced: dict[str, Any] = {"ordinal": ordinals, "custom_id": custom_ids, "round": [0] * n}
+    values: dict[str, Any] = {"round": [0] * rows.num_rows, **replaced}
     names = [name for name in schema.names if name.startswith(FIELD)]
     if any(name not in rows.schema.names or rows.schema.field(name).type != schema.field(name).type for name in names):
-        answers = [read(text)[0] for text in rows.column("output").to_pylist()]
-        replaced |= dict(zip(names, field_columns(answers, [schema.field(name).type for name in names]), strict=True))
+        answers = [read(text)[0] if text is not None else None for text in rows.column("output").to_pylist()]
+        values |= dict(zip(names, field_columns(answers, [schema.field(name).type for name in names]), strict=True))
+    if rows.schema.field("output").type != schema.field("output").type:
+        outputs = rows.column("output")
+        values["output"] = pa.ListArray.from_arrays(
+            pa.array(range(len(outputs) + 1), pa.int32()), outputs, mask=outputs.is_null()
+        )
     columns = [
-        _array(replaced[field.name] if field.name in replaced else rows.column(field.name), field.type)
-        for field in schema
+        _array(values[field.name] if field.name in values else rows.column(field.name), field.type) for field in schema
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def reused_from(rows: pa.RecordBatch, origin: str) -> pa.Array:
+    """Return whose answers outcomes are.
+
+    Args:
+        rows: The outcomes.
+        origin: Whose they are if that does not stand in them.
+    """
+    import pyarrow.compute as pc
+
+    return pc.fill_null(rows.column("reused_from"), origin)

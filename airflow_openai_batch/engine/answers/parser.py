@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from airflow_openai_batch.engine.answers.bodies import READERS, read_other
+from airflow_openai_batch.engine.answers.bodies import READERS, read_as_is
 from airflow_openai_batch.engine.answers.classify import Reader, no_fields
 from airflow_openai_batch.engine.answers.fast_parser import FAST_READERS, UNREADABLE, FastRow, Fields, Line
 from airflow_openai_batch.engine.answers.line_errors import RowError, error_in_body, error_of, fail, text_of_failure
@@ -53,7 +53,7 @@ class LineParser:
 
     def __init__(self, endpoint: str, schema: ResponseSchema | None = None, check: Check | None = None) -> None:
         self._read_fast = FAST_READERS.get(endpoint, _read_nothing)
-        self._read_body = READERS.get(endpoint, read_other)
+        self._read_body = READERS.get(endpoint, read_as_is)
         self._read_text = _reader_of(schema, check)
         self._fields = _fields_of(schema, check)
 
@@ -96,7 +96,7 @@ def _with_clean_error(outcome: Outcome) -> Outcome:
     """Return an outcome whose error may be shown: servers quote keys and terminal codes here too."""
     if outcome.error_code is not None:
         outcome.error_code = _clean(outcome.error_code, MAX_NAME) or "failed"
-    if outcome.error_message is not None and outcome.status is not Status.REFUSED:  # a refusal is the model's answer
+    if outcome.error_message is not None and outcome.error_code != "refusal":  # that is the model's answer
         outcome.error_message = _clean(outcome.error_message, MAX_MESSAGE) or None
     return outcome
 

@@ -44,6 +44,23 @@ class Page(NamedTuple):
     has_more: bool
 
 
+class ListedFile(NamedTuple):
+    """What the listing tells of a file."""
+
+    id: str
+    name: str
+    n_bytes: int
+    created_at: float | None
+    """Epoch seconds; None if the server does not tell."""
+
+
+class FilePage(NamedTuple):
+    """One page of the account's files."""
+
+    files: list[ListedFile]
+    has_more: bool
+
+
 def is_known_status(status: str) -> bool:
     """Return whether the meaning of a batch's status is known; any other counts as still running."""
     return status in _KNOWN_STATUSES
@@ -61,16 +78,31 @@ def json_object(content: bytes) -> dict[str, Any]:
     return value
 
 
-def file_id_of(content: bytes) -> str:
-    """Return the id in the response to an upload.
+class UploadedFile(NamedTuple):
+    """A file at OpenAI, as the response to its upload tells of it."""
+
+    id: str
+    lifetime_s: float | None = None
+    """Seconds from its creation until it is deleted, by the server's own clock; None if it does not say."""
+    is_pending: bool = False
+    """Whether it is still being processed, as on Azure: no batch can be created of it yet."""
+
+
+def uploaded_file_of(content: bytes) -> UploadedFile:
+    """Return the file in the response to an upload.
+
+    OpenAI's API reference: `created_at` and `expires_at` are Unix seconds.
 
     Raises:
-        Unclear: It has none.
+        Unclear: It has no id.
     """
     value = _unwrapped(json_object(content), ("file",), "file_id")
     if value is None:
         raise errors.Unclear("The answer of OpenAI carries no id.")
-    return str(value["id"])
+    created_at, expires_at = _epoch(value.get("created_at")), _epoch(value.get("expires_at"))
+    has_both = created_at is not None and expires_at is not None and expires_at > created_at
+    lifetime_s = expires_at - created_at if has_both else None  # type: ignore[operator]
+    return UploadedFile(str(value["id"]), lifetime_s, _text(value.get("status"), _MAX_STATUS).lower() == "pending")
 
 
 def batch_of(content: bytes) -> Batch:
@@ -88,6 +120,8 @@ def parse_batch(value: Mapping[str, Any]) -> Batch:
     OpenAI's API reference names the fields. Seen: an absent file id is null or an empty string. Compatible servers
     write the status in other words or in upper case. Together documents a batch inside ``job``, DigitalOcean an id
     named ``batch_id``.
+
+    Azure documents that a failed batch has its end in `completed_at`.
 
     Raises:
         Unclear: It has no id.
@@ -108,7 +142,9 @@ def _parse(value: Mapping[str, Any]) -> Batch:
         status=status,
         created_at=_epoch(value.get("created_at")),
         expires_at=_epoch(value.get("expires_at")),
-        ended_at=_epoch(value.get(f"{status}_at")),
+        in_progress_at=_epoch(value.get("in_progress_at")),
+        finalizing_at=_epoch(value.get("finalizing_at")),
+        ended_at=_epoch(value.get(f"{status}_at") or (value.get("completed_at") if status == "failed" else None)),
         input_file_id=id_text_of(value.get("input_file_id")),
         output_file_id=id_text_of(value.get("output_file_id")),
         error_file_id=id_text_of(value.get("error_file_id")),
@@ -147,6 +183,29 @@ def page_of(content: bytes) -> Page:
     return Page(batches, has_more)
 
 
+def file_page_of(content: bytes) -> FilePage:
+    """Decode a page of the listing of files. Entries without an id are skipped.
+
+    Raises:
+        Unclear: It cannot be read as a listing.
+    """
+    value = json_object(content)
+    entries = value.get("data") or []
+    if not isinstance(entries, list):
+        raise errors.Unclear("The answer of OpenAI was not a list of files.")
+    files = [
+        ListedFile(
+            id=file_id,
+            name=text_of(entry.get("filename")) or "",
+            n_bytes=count_of(entry.get("bytes")),
+            created_at=None if _is_local(entry.get("created_at")) else _epoch(entry.get("created_at")),
+        )
+        for entry in entries
+        if isinstance(entry, dict) and (file_id := id_text_of(entry.get("id"))) is not None
+    ]
+    return FilePage(files, bool(value.get("has_more")))
+
+
 def is_of_another(content: bytes) -> bool:
     """Return whether the answer to a create is plainly not about a batch: a web page, or a listing.
 
@@ -167,6 +226,8 @@ class _Brief(msgspec.Struct, gc=False):
     status: Any = None
     created_at: Any = None
     expires_at: Any = None
+    in_progress_at: Any = None
+    finalizing_at: Any = None
     completed_at: Any = None
     failed_at: Any = None
     expired_at: Any = None

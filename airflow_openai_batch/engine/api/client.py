@@ -1,30 +1,35 @@
-"""The client of OpenAI's Files and Batches API: the calls that the engine makes, with the engine's errors."""
+"""The client of OpenAI's Files and Batches API, and of one request at once: the engine's calls, with its errors."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from math import inf
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from airflow_openai_batch.engine import errors
 from airflow_openai_batch.engine.api.batch_json import (
+    FilePage,
+    ListedFile,
     Page,
+    UploadedFile,
     batch_of,
     brief_batch_of,
     brief_page_of,
-    file_id_of,
+    file_page_of,
     is_of_another,
     json_object,
     page_of,
+    uploaded_file_of,
 )
 from airflow_openai_batch.engine.api.bounds import OBJECT_BYTES, PAGE_BYTES, bounds_of_call, within
 from airflow_openai_batch.engine.api.errors import translated
-from airflow_openai_batch.engine.api.text import clean, number_of
+from airflow_openai_batch.engine.api.rate_limits import RateLimits, rate_limits_of
+from airflow_openai_batch.engine.api.text import clean, number_of, text_of
 from airflow_openai_batch.engine.model import Batch
 
 if TYPE_CHECKING:
@@ -35,6 +40,9 @@ _PAGE = 100
 """OpenAI's API reference: the largest page of the listing."""
 
 _MAX_PAGES = 50
+
+_FILE_PAGE = 1000
+"""Files in a page of their listing; OpenAI allows ten times as many, other servers fewer."""
 
 _SMALL_PAGE = 20
 """OpenAI's API reference: the size of a page if none is asked for. A shorter page that comes again and again is all."""
@@ -53,6 +61,20 @@ CALL_S, _CANCEL_S = 60.0, 45.0
 
 _UPLOAD_S, _FILE_S = 3600.0, 120.0
 """Longest duration of an upload (200 MB at half a megabit per second), and until a download begins, in seconds."""
+
+
+class Reply(NamedTuple):
+    """The answer to a synchronous request.
+
+    Attributes:
+        body: The bytes of its body.
+        request_id: OpenAI's id of the request, for a support ticket.
+        rate_limits: What its headers say of the account's rate limits.
+    """
+
+    body: bytes
+    request_id: str | None = None
+    rate_limits: RateLimits = RateLimits()
 
 
 class Api:
@@ -80,6 +102,15 @@ class Api:
         """The client's base URL, without user and password."""
         return str(self._client.base_url.copy_with(userinfo=b"", query=None)).rstrip("/")
 
+    @property
+    def has_openais_prices(self) -> bool:
+        """Whether models at the client's address have OpenAI's names, so that the prices that are shipped are theirs.
+
+        Not at Azure, whose v1 API is under ``/openai/v1``: there requests name deployments. Groq and Novita, which use
+        the same path, have models and prices of their own.
+        """
+        return not str(self._client.base_url.path).startswith("/openai/")
+
     def is_spoken(self) -> bool:
         """Return whether the API is spoken at the client's address at all, by asking for a batch that does not exist.
 
@@ -93,12 +124,13 @@ class Api:
             return True
         return True
 
-    def upload(self, name: str, file: IO[bytes]) -> str:
-        """Upload a batch input file as a stream, free of charge. Returns the file id.
+    def upload(self, name: str, file: IO[bytes], expires_after_s: int | None = None) -> UploadedFile:
+        """Upload a batch input file as a stream, free of charge.
 
         Args:
             name: The file's name. Seen: HTTP 400 if it does not end in ``.jsonl``.
             file: The open file.
+            expires_after_s: Seconds until OpenAI deletes it; None for its own 30 days.
 
         Raises:
             ApiError: The upload failed.
@@ -107,15 +139,25 @@ class Api:
         with translated():
             return within(
                 _UPLOAD_S,
-                lambda: file_id_of(
+                lambda: uploaded_file_of(
                     self._client.files.with_raw_response.create(
-                        file=(name, file, "application/jsonl"), purpose="batch", timeout=600
+                        file=(name, file, "application/jsonl"),
+                        purpose="batch",
+                        timeout=600,
+                        **_lifetime("expires_after", expires_after_s),
                     ).content
                 ),
             )
 
     def create(
-        self, *, file_id: str, endpoint: str, completion_window: str, metadata: dict[str, str], timeout_s: float
+        self,
+        *,
+        file_id: str,
+        endpoint: str,
+        completion_window: str,
+        metadata: dict[str, str],
+        timeout_s: float,
+        output_expires_after_s: int | None = None,
     ) -> Batch:
         """Create a batch: the only call that costs money.
 
@@ -125,6 +167,8 @@ class Api:
             completion_window: OpenAI's API reference: only ``24h``; compatible servers have others.
             metadata: At most 16 pairs of strings, with the nonce.
             timeout_s: Longest duration of the whole call, in seconds.
+            output_expires_after_s: Seconds until OpenAI deletes each result file, counted from the creation of that
+                file; None for its own 30 days.
 
         Raises:
             Accepted: The batch exists, most likely, but its id cannot be read.
@@ -143,9 +187,37 @@ class Api:
                         completion_window=completion_window,  # type: ignore[arg-type] # likewise
                         metadata=metadata,
                         timeout=step_timeout(timeout_s),
+                        **_lifetime("output_expires_after", output_expires_after_s),
                     ).content
                 ),
             )
+
+    def ask(self, endpoint: str, body: Mapping[str, Any], timeout_s: float) -> Reply:
+        """Ask one request synchronously, at synchronous prices.
+
+        Args:
+            endpoint: The endpoint, as in a batch: ``/v1/responses``.
+            body: The request's body.
+            timeout_s: Longest duration of the whole call, in seconds.
+
+        Raises:
+            Unclear: It may have been answered, and billed.
+            ApiError: It was not.
+        """
+        import httpx2
+
+        def call() -> Reply:
+            response = self._client.post(
+                endpoint.removeprefix("/v1"),
+                cast_to=httpx2.Response,
+                body=body,
+                options={"timeout": step_timeout(timeout_s)},
+            )
+            headers = response.headers
+            return Reply(response.content, text_of(headers.get("x-request-id")), rate_limits_of(headers))
+
+        with translated():
+            return within(timeout_s, call)
 
     def retrieve(self, batch_id: str) -> Batch:
         """Return the current batch object.
@@ -275,8 +347,65 @@ class Api:
         size = number_of(size)
         return int(size) if size is not None and 0 < size < _MAX_FILE_BYTES else None
 
+    def files(self, purpose: str) -> Iterator[ListedFile]:
+        """Yield the account's files of a purpose, each once, as far as the server lists them.
+
+        OpenAI's API reference: the listing has a cursor and pages of up to 10,000.
+
+        Args:
+            purpose: ``batch`` for input files, ``batch_output`` for result files.
+
+        Raises:
+            ApiError: A call failed.
+        """
+        after: str | None = None
+        seen: set[str] = set()
+        for _ in range(_MAX_PAGES):
+            page = self._file_page(purpose, after)
+            fresh = [file for file in page.files if file.id not in seen]
+            seen.update(file.id for file in fresh)
+            yield from fresh
+            if not fresh or not page.has_more:
+                return
+            after = page.files[-1].id
+
+    def _file_page(self, purpose: str, after: str | None) -> FilePage:
+        args: dict[str, Any] = {"purpose": purpose, "limit": _FILE_PAGE} | ({"after": after} if after else {})
+        with translated():
+            return within(
+                CALL_S,
+                lambda: file_page_of(
+                    self._client.files.with_raw_response.list(**args, timeout=step_timeout(CALL_S)).content
+                ),
+                max_bytes=PAGE_BYTES,
+            )
+
+    def delete_file(self, file_id: str) -> None:
+        """Delete a file, input or result. OpenAI's API reference: the batch object stays as it is.
+
+        Raises:
+            NotFound: There is no such file, at least not for this key.
+            Unfetchable: The id is an address or a path.
+            Refused: The server keeps the file.
+            ApiError: The call failed.
+        """
+        _check_file_id(file_id)
+        with translated():
+            content = within(
+                CALL_S,
+                lambda: self._client.files.with_raw_response.delete(file_id, timeout=step_timeout(CALL_S)).content,
+            )
+        # Azure's documentation: 204 without content.
+        if content.strip() and json_object(content).get("deleted") is False:
+            raise errors.Refused(f"The server did not delete the file {clean(file_id, 200)}.")
+
 
 _MAX_FILE_BYTES = 2**53
+
+
+def _lifetime(name: str, seconds: int | None) -> dict[str, Any]:
+    """Return the argument that limits the life of files. OpenAI's API reference: `created_at` is the only anchor."""
+    return {} if seconds is None else {name: {"anchor": "created_at", "seconds": seconds}}
 
 
 def _created(content: bytes) -> Batch:

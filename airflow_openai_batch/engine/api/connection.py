@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from functools import partial
@@ -46,6 +47,27 @@ def connected(make_client: Callable[[], T]) -> T:
     if problem := _problem_of(client):
         raise errors.InputError(f"{problem} Nothing was sent.")
     return client
+
+
+def client_or_default(client: Any = None) -> OpenAI:
+    """Return a client that can be used: the given one, or by default one from the environment.
+
+    Args:
+        client: An ``openai.OpenAI``; None for one with ``OPENAI_API_KEY`` and ``OPENAI_BASE_URL``.
+
+    Raises:
+        InputError: There is no key, the client is of another kind, or its address or key has a mistake.
+    """
+    from openai import OpenAI
+
+    if client is None and not os.environ.get("OPENAI_API_KEY"):
+        raise errors.InputError(
+            "There is no API key: set the environment variable OPENAI_API_KEY, or give client=OpenAI(api_key=…). "
+            "Nothing was sent."
+        )
+    if client is not None and not isinstance(client, OpenAI):
+        raise errors.InputError(f"client must be an openai.OpenAI, not {type(client).__name__}. Nothing was sent.")
+    return connected(lambda: OpenAI() if client is None else client)
 
 
 def _problem_of(client: Any) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from airflow_openai_batch.engine import errors
+from airflow_openai_batch.engine.api.rate_limits import exhausted_s
 from airflow_openai_batch.engine.api.text import MAX_MESSAGE, clean, decoded, number_of, page_text, text_of
 from airflow_openai_batch.engine.redaction import remember_headers, scrubbed
 
@@ -82,6 +83,9 @@ OpenAI's API reference: `batch_expired`, `batch_cancelled` and `request_timeout`
 PASSING_STATUSES = frozenset({0, 408, 409, 429})
 """HTTP statuses, besides 500 and above, after which the same request may succeed. Seen: 0 in output files."""
 
+FILTER_CODES = frozenset({"content_filter"})
+"""Azure's error code of a request whose prompt its content filter refused: no answer, but the prompt is charged."""
+
 
 class translated:
     """Context manager that raises exceptions of the SDK and its HTTP library as those of the engine."""
@@ -149,7 +153,7 @@ BAD_KEY = (
 )
 
 _REFUSING_STATUSES = frozenset({400, 405, 413, 415, 422})
-"""Statuses with which OpenAI refuses a call itself, if it says so in its own form; 404 is apart."""
+"""Statuses with which OpenAI refuses a call itself, if it says so in its own form; 404 and 410 are apart."""
 
 
 def _of_status(error: Any) -> errors.ApiError:
@@ -168,8 +172,18 @@ def _of_status(error: Any) -> errors.ApiError:
         status=status,
         code=code,
         request_id=text_of(headers.get("x-request-id")),
-        retry_after_s=retry_after_s(headers),
+        retry_after_s=_pause_s(status, headers),
+        is_openais=envelope is not None,
     )
+
+
+def _pause_s(status: int, headers: Mapping[str, str]) -> float | None:
+    """Return the pause that an error asks for: by its own word, else by the rate limit that is used up."""
+    asked_s = retry_after_s(headers)
+    return exhausted_s(headers) if asked_s is None and status == _TOO_MANY else asked_s
+
+
+_TOO_MANY = 429
 
 
 def _excerpt(response: Any) -> str:
@@ -210,7 +224,7 @@ def _error_class(status: int, code: str | None, message: str) -> type[errors.Api
         return errors.Denied
     if status < 500 and is_file_pending(message):
         return errors.FilePending
-    if status == 404:
+    if status in (404, 410):  # RFC 9110: 410 is a 404 that is known to last
         return errors.NotFound
     if status == 429:
         return errors.Unavailable

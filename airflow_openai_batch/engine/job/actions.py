@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
 from airflow_openai_batch.engine.answers.harvest import Accepted, Unproven, harvest
 from airflow_openai_batch.engine.answers.parser import LineParser
-from airflow_openai_batch.engine.api.batch_json import is_known_status
+from airflow_openai_batch.engine.api.batch_json import UploadedFile, is_known_status
+from airflow_openai_batch.engine.durations import duration_text
 from airflow_openai_batch.engine.errors import ApiError, Denied, NotFound, Refused, Stranger, Unfetchable
-from airflow_openai_batch.engine.identity import file_name
+from airflow_openai_batch.engine.identity import upload_name
+from airflow_openai_batch.engine.job.carry import carry, share
 from airflow_openai_batch.engine.job.context import Engine, Learned, Stop
 from airflow_openai_batch.engine.job.create_batch import find_again, look
 from airflow_openai_batch.engine.job.failures import (
@@ -20,15 +24,19 @@ from airflow_openai_batch.engine.job.failures import (
     concerns_all,
     denied,
     is_believed,
+    is_lifetime_refused,
     is_new,
+    lifetime_refused,
     not_spoken,
     postponed,
+    problem_of,
     queue_full,
     rejected,
     too_large,
 )
 from airflow_openai_batch.engine.job.planner import is_awaited
-from airflow_openai_batch.engine.job.retry import carry, reshard
+from airflow_openai_batch.engine.job.retry import reshard
+from airflow_openai_batch.engine.job.reuse import record_answers
 from airflow_openai_batch.engine.job.state_machine import Fact, ShardUpdate, backoff_s, fact_of, one_more_miss
 from airflow_openai_batch.engine.model import (
     ENDED_STATUSES,
@@ -39,6 +47,7 @@ from airflow_openai_batch.engine.model import (
     LineError,
     OutcomePart,
     Shard,
+    State,
     describe,
 )
 from airflow_openai_batch.engine.redaction import without_values
@@ -105,16 +114,18 @@ def observed(result: Learned | Stop) -> dict[str, str | int]:
 
 
 def _upload(engine: Engine, job: Job, shard: Shard) -> Learned:
-    name = file_name(f"{shard.id}-{engine.unique()}")
+    name = upload_name(job.key, job.owner, str(engine.store.root), shard.id, engine.unique())
     _check_whole(engine, shard)
-    before = shard.upload
+    before, began_at = shard.upload, engine.clock()
     try:
-        file_id = _sent(engine, shard, name)
+        uploaded = _sent(engine, job, shard, name)
     except ApiError as error:
         if error.status == TOO_LARGE:
             return too_large(engine, shard, error)
         if not isinstance(error, Refused):
             raise
+        if is_lifetime_refused(job, error):
+            raise Stop(lifetime_refused(job, error)) from error
         # Uploads are free, and a proxy can answer anything once.
         if before.n_refused >= _UPLOAD_TRIES:
             return rejected(engine, shard, error)
@@ -122,21 +133,47 @@ def _upload(engine: Engine, job: Job, shard: Shard) -> Learned:
         later.update["upload"] = msgspec.structs.replace(before, n_refused=before.n_refused + 1)
         return later
     engine.log.info(
-        "Shard %s: uploaded %d requests (%.1f MB) as %s.", shard.id, shard.n_requests, shard.n_bytes / 1e6, file_id
+        "Shard %s: uploaded %d requests (%.1f MB) as %s.", shard.id, shard.n_requests, shard.n_bytes / 1e6, uploaded.id
     )
-    upload = msgspec.structs.replace(before, file_id=file_id, n_uploads=before.n_uploads + 1)
-    return Learned(Fact.FILE_UPLOADED, ShardUpdate(upload=upload, backoff=_no_waits(shard), problem=None))
+    is_renewed = shard.state is State.UPLOADED  # the one before would have expired too soon: that is nobody's fault
+    upload = msgspec.structs.replace(
+        before,
+        file_id=uploaded.id,
+        n_uploads=before.n_uploads + (not is_renewed),
+        n_misses=0 if is_renewed else before.n_misses,
+        at=began_at,
+        lifetime_s=_lifetime_s(engine, job, shard, uploaded),
+        replaced=before.file_ids,
+    )
+    backoff = _no_waits(shard)
+    if uploaded.is_pending:  # to ask for a batch at once would be refused
+        backoff = msgspec.structs.replace(backoff, not_before=engine.clock() + engine.timing.backoff_s)
+    return Learned(Fact.FILE_UPLOADED, ShardUpdate(upload=upload, backoff=backoff, problem=None))
 
 
-def _sent(engine: Engine, shard: Shard, name: str, tries: int = _SIZE_TRIES) -> str:
+def _sent(engine: Engine, job: Job, shard: Shard, name: str, tries: int = _SIZE_TRIES) -> UploadedFile:
     """Upload a shard's file, at once again if it is said to be too large: a proxy can answer anything once."""
     try:
         with engine.store.open(shard.requests) as file:
-            return engine.api.upload(name, file)
+            return engine.api.upload(name, file, job.policy.files_expire_after_s)
     except ApiError as error:
         if error.status != TOO_LARGE or tries <= 1:
             raise
-    return _sent(engine, shard, name, tries - 1)
+    return _sent(engine, job, shard, name, tries - 1)
+
+
+def _lifetime_s(engine: Engine, job: Job, shard: Shard, uploaded: UploadedFile) -> float | None:
+    """Return how long an uploaded file is kept, and warn of a server that does not do as it was asked."""
+    asked_s = job.policy.files_expire_after_s
+    if asked_s is not None and uploaded.lifetime_s is not None and abs(uploaded.lifetime_s - asked_s) > 60:
+        engine.log.warning(
+            "Shard %s: files_expire_after is %s, but the server keeps %s for %s.",
+            shard.id,
+            duration_text(asked_s),
+            uploaded.id,
+            duration_text(uploaded.lifetime_s),
+        )
+    return asked_s if uploaded.lifetime_s is None else uploaded.lifetime_s
 
 
 def _check_whole(engine: Engine, shard: Shard) -> None:
@@ -256,18 +293,24 @@ def _harvest(engine: Engine, job: Job, shard: Shard) -> Learned:
             if latest.status in ENDED_STATUSES:
                 shard = msgspec.structs.replace(shard, batch=msgspec.structs.replace(latest, id=shard.batch.id))
     is_settled = shard.evidence is not None and engine.clock() - shard.evidence.since >= engine.timing.late_file_s
+    fetch = partial(
+        harvest, engine.store, engine.api, job, shard, parser, engine.sleep, accepted, is_settled=is_settled
+    )
     try:
-        harvested = harvest(engine.store, engine.api, job, shard, parser, engine.sleep, accepted, is_settled=is_settled)
+        harvested = fetch()
     except Unproven as unproven:
         return _look_again(engine, job, shard, unproven)
     except NotFound as error:
         if not is_believed(engine, job, shard, error):
-            raise
-        raise Stop(_not_there(shard, error), is_local=True) from error
+            return _doubted(engine, shard, error)
+        if accepted is None:
+            raise Stop(_not_there(job, shard, error), is_local=True) from error
+        harvested = fetch(is_output_gone=True)
     tally = harvested.tally
     engine.log.info(
         "Shard %s: %s", shard.id, ", ".join(f"{n} {status}" for status, n in sorted(tally.by_status.items()))
     )
+    record_answers(engine, job, shard, harvested.outcomes)
     part = OutcomePart(
         name=harvested.outcomes,
         unmatched=harvested.unmatched,
@@ -280,14 +323,35 @@ def _harvest(engine: Engine, job: Job, shard: Shard) -> Learned:
     return Learned(Fact.OUTCOMES_SAVED, update)
 
 
-def _not_there(shard: Shard, error: NotFound) -> str:
-    why = f"are gone at OpenAI ({error}): they were deleted, or are older than OpenAI keeps them."
+def _not_there(job: Job, shard: Shard, error: NotFound) -> str:
+    lifetime_s = job.policy.files_expire_after_s
+    kept = "OpenAI keeps them" if lifetime_s is None else f"files_expire_after={duration_text(lifetime_s)}"
+    why = f"are gone at OpenAI ({error}): they were deleted, or are older than {kept}."
     if isinstance(error, Unfetchable):
         why = f"cannot be fetched. {error}"
     return (
-        f"The result files of batch {shard.batch.id if shard.batch else '?'} {why} Nothing was sent again; clearing "
-        "this task looks once more, and starting over asks these rows again."
+        f"The result files of batch {shard.batch.id if shard.batch else '?'} {why} Nothing was sent again, as answers "
+        f"in them were paid for; clearing this task looks once more. {_decide(job)}"
     )
+
+
+def _decide(job: Job) -> str:
+    """Return how a person decides what is to become of rows whose answers cannot be fetched."""
+    key = job.key
+    which = shlex.join((key.dag_id, key.run_id, key.task_id))
+    which += f" --map-index {key.map_index}" if key.map_index >= 0 else ""
+    return (
+        f"To give these rows up, run `python -m airflow_openai_batch accept-missing {which}` (or ask-missing, which "
+        "pays for them once more), and clear this task."
+    )
+
+
+def _doubted(engine: Engine, shard: Shard, error: NotFound) -> Learned:
+    """Look for a file again later that is not there now; from now on a person may decide what becomes of its rows."""
+    later = postponed(engine, shard, error)
+    if shard.evidence is None:
+        later.update["evidence"] = Evidence(since=engine.clock(), reason=problem_of(error))
+    return later
 
 
 def _look_again(engine: Engine, job: Job, shard: Shard, unproven: Unproven) -> Learned:
@@ -305,13 +369,10 @@ def _look_again(engine: Engine, job: Job, shard: Shard, unproven: Unproven) -> L
     batch_id = shard.batch.id if shard.batch is not None else "?"
     problem = f"The result files of batch {batch_id} are not whole, or not all there: {unproven}."
     if now - evidence.since >= engine.timing.proof_s and not has_news:
-        key = job.key
         raise Stop(
             f"{problem} They were fetched again and again for {engine.timing.proof_s / 3600:g} h; what arrived is in "
             f"{engine.store} ({', '.join(evidence.raw) or 'no bytes'}). Nothing was asked again, as these rows may "
-            "have an answer that was paid for. To give them up, run `python -m airflow_openai_batch accept-missing "
-            f"{key.dag_id} {key.run_id} {key.task_id}` (or ask-missing, which pays for them once more), and clear this "
-            "task.",
+            f"have an answer that was paid for. {_decide(job)}",
             is_local=True,
         )
     pause_s = backoff_s(shard.backoff.n_waits + 1, engine.timing)
@@ -332,6 +393,21 @@ def _carry(engine: Engine, job: Job, shard: Shard) -> Learned:
     engine.log.info(
         "Shard %s: %d answers carried over, %d rows left to ask.", shard.id, after.n_carried, after.n_requests
     )
+    return _with_answers(after, outcomes=None)
+
+
+def _share(engine: Engine, job: Job, shard: Shard) -> Learned:
+    after = share(engine.store, job, shard)
+    engine.log.info(
+        "Shard %s: %d rows have the outcomes of equal requests; %d are asked.",
+        shard.id,
+        after.n_rows - after.n_requests,
+        after.n_requests,
+    )
+    return _with_answers(after, outcomes=after.outcomes)
+
+
+def _with_answers(after: Shard, outcomes: OutcomePart | None) -> Learned:
     update = ShardUpdate(
         index=after.index,
         requests=after.requests,
@@ -339,6 +415,8 @@ def _carry(engine: Engine, job: Job, shard: Shard) -> Learned:
         n_bytes=after.n_bytes,
         n_tokens=after.n_tokens,
         carried=after.carried,
+        copied_from=after.copied_from,
+        outcomes=outcomes,
     )
     return Learned(Fact.ANSWERS_CARRIED if after.n_requests else Fact.NOTHING_LEFT, update)
 
@@ -352,4 +430,5 @@ ACTIONS: dict[str, Callable[[Engine, Job, Shard], Learned]] = {
     "harvest": _harvest,
     "reshard": _reshard,
     "carry": _carry,
+    "share": _share,
 }

@@ -12,23 +12,29 @@ from contextvars import copy_context
 
 import msgspec
 
-from airflow_openai_batch.engine.errors import CommitRefused, StoreError
+from airflow_openai_batch.engine.errors import CommitRefused, JobCleaned, StoreError
 from airflow_openai_batch.engine.job.actions import execute, observed
-from airflow_openai_batch.engine.job.admission import held_back
+from airflow_openai_batch.engine.job.admission import held_back, warn_of_cap
+from airflow_openai_batch.engine.job.asking import ask
 from airflow_openai_batch.engine.job.context import Change, Engine, Learned, Stop
 from airflow_openai_batch.engine.job.create_batch import adopt, cancel_extra, cancel_strangers, intend, post
+from airflow_openai_batch.engine.job.duration_history import record_durations
+from airflow_openai_batch.engine.job.history import record_end
 from airflow_openai_batch.engine.job.planner import Action, needs_manual_create, plan
+from airflow_openai_batch.engine.job.probe import is_due, probe
 from airflow_openai_batch.engine.job.replay import replayed
+from airflow_openai_batch.engine.job.reuse import record_used_answers
 from airflow_openai_batch.engine.job.state_machine import Fact, ShardUpdate, backoff_s, learn
 from airflow_openai_batch.engine.job.status import Done, Held, Wait, rest
 from airflow_openai_batch.engine.job.summary import counted, summarize
-from airflow_openai_batch.engine.model import Backoff, Commands, Job, Shard, State
+from airflow_openai_batch.engine.model import Backoff, Commands, Job, Limit, Shard, State
 from airflow_openai_batch.engine.store.job_store import Snapshot
 
 # What gets work to OpenAI comes before what takes it home: its queue should not run dry while we parse.
-_ORDER = ("look", "cancel", "call_off", "refresh", "create", "upload", "reshard", "carry", "harvest")
+_ORDER = ("look", "cancel", "call_off", "refresh", "create", "upload", "reshard", "carry", "harvest", "ask", "share")
 _AT_ONCE = {"refresh": 1000, "cancel": 1000, "upload": 8, "harvest": 2}
 """How many shards are seen to together. A harvest needs some memory, and a place on disk for a batch's files."""
+_SENDING = ("upload", "create", "ask")
 _SMALL = ("refresh", "cancel")
 """Calls of a moment, which are not committed one by one even when they are made one by one."""
 _MAX_REFUSALS = 50
@@ -45,6 +51,7 @@ def advance(engine: Engine) -> Wait | Done | Held:
     snapshot = load(engine)
     fresh: set[str] = set()
     stuck: dict[str, str] = {}  # shards that only a person can help, and why
+    capped: dict[str, Limit] = {}  # shards of which no further request fits under the cap
     refusals = 0
     has_adopted = False
     while True:
@@ -54,21 +61,24 @@ def advance(engine: Engine) -> Wait | Done | Held:
         now = engine.clock()
         planned = plan(job, now, commands, engine.timing, frozenset(fresh))
         actions = [action for action in planned if action.shard not in stuck]
-        waiting = held_back(job, actions)
-        actions = [action for action in actions if action.shard not in waiting]
+        limits = held_back(job, actions) | capped
+        actions = [action for action in actions if action.shard not in limits]
         if not actions:
-            cancel_strangers(engine, job)
-            return rest(engine, job, now, stuck | waiting)
+            return _rest(engine, job, now, stuck, limits)
         group = _together(engine, actions)
         if group[0].verb == "refresh":
             fresh.update(action.shard for action in group)
         try:
-            if group[0].verb in ("upload", "create") and not has_adopted:
-                has_adopted = True
-                if adopted := adopt(engine, job):
-                    snapshot, _ = _commit(engine, snapshot, adopted)
-                    continue
-            snapshot, hold = _step(engine, snapshot, group, stuck)
+            before = _before_sending(engine, snapshot, group[0], has_adopted=has_adopted)
+            has_adopted = has_adopted or group[0].verb in _SENDING
+            if before is not None:
+                snapshot = before
+                continue
+            if group[0].verb == "ask":
+                snapshot, hold = _ask(engine, snapshot, group[0].shard, stuck, capped), None
+                fresh.clear()  # it may have taken hours
+            else:
+                snapshot, hold = _step(engine, snapshot, group, stuck)
         except Stop as stop:
             return Held(reason=str(stop), summary=summarize(job), job=job)
         except CommitRefused:
@@ -82,6 +92,27 @@ def advance(engine: Engine) -> Wait | Done | Held:
         refusals = 0
         if hold is not None:
             return Held(reason=hold, summary=summarize(snapshot.job), job=snapshot.job)
+
+
+def _before_sending(engine: Engine, snapshot: Snapshot, action: Action, *, has_adopted: bool) -> Snapshot | None:
+    """Do what comes before an action that sends something. Returns the snapshot after it; None if there was nothing."""
+    job = snapshot.job
+    if action.verb in _SENDING and not has_adopted and (adopted := adopt(engine, job)):
+        return _commit(engine, snapshot, adopted)[0]
+    if action.verb == "upload" and is_due(job):
+        return probe(engine, snapshot, _find(job, action.shard))
+    return None
+
+
+def _rest(engine: Engine, job: Job, now: float, stuck: dict[str, str], limits: dict[str, Limit]) -> Wait | Done | Held:
+    """Return where the job rests, after what has to be done whenever it does."""
+    cancel_strangers(engine, job)
+    found = rest(engine, job, now, stuck, limits)
+    if isinstance(found, Done) and not job.is_plan_only:
+        record_end(engine, job)
+        record_durations(engine, job)
+        record_used_answers(engine, job)
+    return found
 
 
 def _obey(engine: Engine, snapshot: Snapshot) -> tuple[Snapshot, Commands]:
@@ -159,6 +190,23 @@ def _step(
     return snapshot, hold
 
 
+def _ask(
+    engine: Engine, snapshot: Snapshot, shard_id: str, stuck: dict[str, str], capped: dict[str, Limit]
+) -> Snapshot:
+    """Ask a shard's requests synchronously. It commits by itself, as that takes long."""
+    try:
+        with engine.timed("ask"):
+            asked = ask(engine, snapshot, _find(snapshot.job, shard_id))
+    except Stop as stop:
+        if not stop.is_local:
+            raise
+        stuck[shard_id] = str(stop)
+        return load(engine)
+    if asked.limit is not None:
+        capped[shard_id] = asked.limit
+    return asked.snapshot
+
+
 def _execute_all(engine: Engine, job: Job, shards: Sequence[Shard], verb: str) -> list[Learned | Stop]:
     """Do one action for several shards, a few at a time.
 
@@ -199,6 +247,7 @@ def _put_off(engine: Engine, shard: Shard, like: Learned | Stop) -> Learned:
 
 
 def _create(engine: Engine, snapshot: Snapshot, shard: Shard, stuck: dict[str, str]) -> tuple[Snapshot, str | None]:
+    warn_of_cap(engine, snapshot.job, shard)
     # The intent must be in the store before the call that costs money.
     snapshot, _ = _commit(engine, snapshot, [(shard, intend(engine, snapshot.job, shard))])
     shard = _find(snapshot.job, shard.id)
@@ -216,8 +265,15 @@ def _create(engine: Engine, snapshot: Snapshot, shard: Shard, stuck: dict[str, s
 def _settle_race(engine: Engine, intended: Shard, learned: Learned) -> tuple[Snapshot, str | None]:
     """Another process moved the job while ours was creating a batch: bring the fact home, or cancel the batch."""
     assert intended.intent is not None  # noqa: S101
+    batch = learned.update.get("batch") if learned.fact is Fact.BATCH_KNOWN else None
     for _ in range(_MAX_REFUSALS):
-        snapshot = load(engine)
+        try:
+            snapshot = load(engine)
+        except JobCleaned:
+            if batch is not None:
+                engine.log.warning("Batch %s was created after its job was removed. Cancelling it.", batch.id)
+                cancel_extra(engine, batch.id)
+            raise
         shard = next((s for s in snapshot.job.all_shards if s.id == intended.id), None)
         is_ours = shard is not None and shard.intent is not None and shard.intent.nonce == intended.intent.nonce
         if shard is not None and is_ours and shard.state is State.CREATING:
@@ -225,7 +281,6 @@ def _settle_race(engine: Engine, intended: Shard, learned: Learned) -> tuple[Sna
                 return _commit(engine, snapshot, [(shard, learned)])
             except CommitRefused:
                 continue
-        batch = learned.update.get("batch") if learned.fact is Fact.BATCH_KNOWN else None
         if batch is not None and all(s.batch is None or s.batch.id != batch.id for s in snapshot.job.all_shards):
             engine.log.warning("Batch %s is one too many: another worker was faster. Cancelling it.", batch.id)
             cancel_extra(engine, batch.id)
@@ -239,6 +294,8 @@ def _commit(engine: Engine, snapshot: Snapshot, learned: list[tuple[Shard, Learn
     changes: list[Change] = []
     for shard, result in learned:
         after = learn(shard, result.fact, result.update)
+        if result.fact is Fact.OUTCOMES_SAVED:
+            after = msgspec.structs.replace(after, settled_at=engine.clock())
         if after != shard or result.child is not None:
             job = _replaced(job, after, result.child)
             changes.append(Change(result.fact, shard, after, result.child))

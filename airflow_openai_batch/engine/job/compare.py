@@ -132,6 +132,7 @@ class FrozenRows:
     """
 
     version = None
+    is_repeatable = True
 
     def __init__(self, store: JobStore, job: Job) -> None:
         self._store, self._job = store, job

@@ -45,7 +45,7 @@ class Observer(Protocol):
         """Begin to observe an action that begins: a verb of ``plan``, ``build`` or ``results``."""
 
     def planned(self, job: Job) -> None:
-        """Record a plan that is in the store now: a new job, or a new epoch of one."""
+        """Record a plan that is in the store now and may be sent: a new job, or a new epoch of one."""
 
     def committed(self, job: Job, changes: Sequence[Change]) -> None:
         """Record facts that are in the store now, as part of the snapshot ``job``."""

@@ -13,6 +13,7 @@ from airflow_openai_batch.engine.errors import (
     Accepted,
     ApiError,
     Denied,
+    FilePending,
     NotFound,
     QueueFull,
     Refused,
@@ -25,6 +26,8 @@ from airflow_openai_batch.engine.job.failures import (
     concerns_all,
     denied,
     is_believed,
+    is_lifetime_refused,
+    lifetime_refused,
     not_created,
     problem_of,
     queue_full,
@@ -47,6 +50,13 @@ _LOOK_BACK_S = 900.0
 
 _WIPED_LOOK_BACK_S = 26 * 3600.0
 """How old a batch may be that a wiped store has forgotten. OpenAI: it ends after 24 h at the latest."""
+
+_OLDEST_ADOPTED_S = 31 * 24 * 3600.0
+"""OpenAI's guide: result files are deleted 30 days after a batch completed. The batch stays listed without them."""
+
+_PENDING_PAUSE_S = 300.0
+"""The longest pause until another create is tried of a file that is being processed."""
+
 _CANCEL_TRIES = 5
 
 _CANCEL_PAUSE_S = 2.0
@@ -97,6 +107,7 @@ def post(engine: Engine, job: Job, shard: Shard) -> Learned:
             completion_window=job.policy.completion_window,
             metadata={**job.policy.metadata, **_who(job), NONCE_KEY: shard.intent.nonce},
             timeout_s=engine.timing.post_timeout_s,
+            output_expires_after_s=job.policy.files_expire_after_s,
         )
     except Unclear as error:
         engine.log.warning("Shard %s: %s It is not known whether a batch was created; looking for it.", shard.id, error)
@@ -117,9 +128,13 @@ def post(engine: Engine, job: Job, shard: Shard) -> Learned:
         is_local = not concerns_all(job, error)
         return Learned(Fact.NOT_CREATED, update, hold=denied(error), is_hold_local=is_local)
     except Unavailable as error:
-        return Learned(Fact.NOT_CREATED, not_created(engine, shard, error))
+        update = not_created(engine, shard, error)
+        if isinstance(error, FilePending):  # it will soon be processed
+            soon = min(update["backoff"].not_before, engine.clock() + _PENDING_PAUSE_S)
+            update["backoff"] = msgspec.structs.replace(update["backoff"], not_before=soon)
+        return Learned(Fact.NOT_CREATED, update)
     except Refused as error:
-        return _refused_create(engine, shard, error)
+        return _refused_create(engine, job, shard, error)
     engine.log.info("Shard %s: batch %s created for %d requests.", shard.id, batch.id, shard.n_requests)
     return _known(shard, batch)
 
@@ -129,11 +144,14 @@ def _who(job: Job) -> dict[str, str]:
     return {"dag_id": job.key.dag_id[:512], "run_id": job.key.run_id[:512], "task_id": job.key.task_id[:512]}
 
 
-def _refused_create(engine: Engine, shard: Shard, error: ApiError) -> Learned:
+def _refused_create(engine: Engine, job: Job, shard: Shard, error: ApiError) -> Learned:
     if isinstance(error, NotFound) or is_file_message(str(error)):
         fact = fact_of_missing_file(shard)
         if fact is not Fact.LINES_REJECTED:
             return Learned(fact, not_created(engine, shard, error) | {"upload": one_more_miss(shard)})
+    elif is_lifetime_refused(job, error):
+        update = not_created(engine, shard, error, pause_s=0.0)
+        return Learned(Fact.NOT_CREATED, update, hold=lifetime_refused(job, error))
     return rejected(engine, shard, error)
 
 
@@ -290,7 +308,7 @@ def _is_of_shard(batch: Batch, shard: Shard, intent: Intent) -> bool:
 
 
 def _has_file_of(batch: Batch, shard: Shard) -> bool:
-    return batch.input_file_id is not None and batch.input_file_id == shard.upload.file_id
+    return batch.input_file_id is not None and batch.input_file_id in shard.upload.file_ids
 
 
 def _known_ids(job: Job) -> set[str]:
@@ -312,14 +330,21 @@ def adopt(engine: Engine, job: Job) -> list[tuple[Shard, Learned]]:
 
     They are told by their nonce: job, epoch and index file, or the same job with the same requests; and by their input
     file where metadata is dropped. A batch of an epoch before this one is not taken: a person may have asked to start
-    over.
+    over. Nor is one of which the answers must be gone: it would only hold the job.
     """
     unsent = [shard for shard in job.shards if shard.state in (State.PLANNED, State.UPLOADED)]
     known_ids = _known_ids(job)
     listed, lost = _listed(engine, min(job.created_at - _LOOK_BACK_S, engine.clock() - _WIPED_LOOK_BACK_S))
     if lost is not None:
         engine.log.debug("Could not look for all batches of this job that its store does not know: %s", lost)
-    free = [b for b in listed if b.id not in known_ids and b.status not in FRUITLESS_STATUSES]
+    oldest = engine.clock() - _OLDEST_ADOPTED_S
+    free = [
+        b
+        for b in listed
+        if b.id not in known_ids
+        and b.status not in FRUITLESS_STATUSES
+        and (b.created_at is None or b.is_local_time or b.created_at >= oldest)
+    ]
     own = parse_nonce(nonce(job.key, job.epoch, "", "", owner=job.owner))
     by_nonce = {
         batch.id: (batch, parsed)
@@ -332,7 +357,7 @@ def adopt(engine: Engine, job: Job) -> list[tuple[Shard, Learned]]:
     by_file = {batch.input_file_id: batch for batch in free if _owner(batch.nonce) is None}
     adopted: list[tuple[Shard, Learned]] = []
     for shard in unsent:
-        batch = by_file.get(shard.upload.file_id) if shard.upload.file_id is not None else None
+        batch = next((by_file[file_id] for file_id in shard.upload.file_ids if file_id in by_file), None)
         if batch is None and by_nonce:
             batch = _batch_named_for(shard, job.epoch, content_of(engine.store, shard), by_nonce.values())
         if batch is not None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import msgspec
 
 from airflow_openai_batch.engine.api.errors import ACCOUNT_CODES, queue_limit
+from airflow_openai_batch.engine.durations import duration_text
 from airflow_openai_batch.engine.errors import ApiError, Denied, NotFound, Refused
 from airflow_openai_batch.engine.job.context import Engine, Learned
 from airflow_openai_batch.engine.job.state_machine import Fact, ShardUpdate, account_problem, backoff_s
 from airflow_openai_batch.engine.model import Backoff, Batch, Job, LineError, Shard
 from airflow_openai_batch.engine.redaction import without_values
 
-_UNFIT_FACTOR, _DOUBTFUL_FACTOR, _DOUBTFUL_WAITS = 4, 1.5, 6
-"""A shard whose estimate exceeds OpenAI's limit four times will never fit. Below, the estimate may be off, the JSON
-around short rows was seen to treble it: then it must have been refused for half an hour too."""
+_UNFIT_FACTOR, _DOUBTFUL_FACTOR, _DOUBTFUL_WAITS = 4, 1.1, 6
+"""A shard whose estimate exceeds OpenAI's limit four times will never fit. Below, the estimate may be off, as OpenAI's
+own may be: then it must have been refused for half an hour too."""
 _MAX_PROBLEM = 500
 """Characters of an error message that are kept."""
 
@@ -44,6 +45,22 @@ def postponed(engine: Engine, shard: Shard, error: ApiError) -> Learned:
     if shard.intent is not None:
         update["intent"] = msgspec.structs.replace(shard.intent, n_looks=shard.intent.n_looks + 1)
     return Learned(Fact.POSTPONED, update)
+
+
+def asked_later(engine: Engine, shard: Shard, until: float, error: ApiError | None) -> ShardUpdate:
+    """Return what is known of a shard whose requests are asked on after a pause that is too long for a worker.
+
+    Args:
+        engine: The engine.
+        shard: The shard, which is asked synchronously.
+        until: Epoch seconds until which nothing may be asked.
+        error: Why, if a request has failed.
+    """
+    now, n_waits = engine.clock(), shard.backoff.n_waits + 1
+    until = max(until, now + backoff_s(n_waits, engine.timing))
+    problem = problem_of(error) if error is not None else "The rate limit is used up."
+    engine.log.warning("Shard %s: %s Going on in %.0f s.", shard.id, problem, until - now)
+    return ShardUpdate(backoff=Backoff(not_before=until, n_waits=n_waits), problem=problem)
 
 
 def refused_at(engine: Engine, shard: Shard, error: ApiError) -> float | None:
@@ -117,6 +134,31 @@ def too_large(engine: Engine, shard: Shard, error: ApiError) -> Learned:
         f"the server or a proxy before it takes: {error}. Nothing of it was sent or billed. {advice}"
     )
     return Learned(Fact.POSTPONED, ShardUpdate(upload=upload, problem=problem_of(error)), hold=hold)
+
+
+def is_lifetime_refused(job: Job, error: ApiError) -> bool:
+    """Return whether a server refuses the lifetime that the job's files are to have.
+
+    Args:
+        job: The job.
+        error: The refusal of an upload or a create. Its parameter is `expires_after` or `output_expires_after`.
+    """
+    return job.policy.files_expire_after_s is not None and "expire" in str(error).lower()
+
+
+def lifetime_refused(job: Job, error: ApiError) -> str:
+    """Return what a person has to do whose server does not take the lifetime of files.
+
+    Args:
+        job: The job.
+        error: The refusal.
+    """
+    lifetime_s = job.policy.files_expire_after_s or 0
+    return (
+        f"The server refused files_expire_after={duration_text(lifetime_s)} ({error}). No batch was created with it. "
+        "OpenAI takes 1 hour to 30 days, Azure OpenAI 14 to 30 days, other servers perhaps none: set "
+        "files_expire_after to what yours takes, or leave it out, and clear the submitting task."
+    )
 
 
 def concerns_all(job: Job, error: Denied) -> bool:

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from airflow_openai_batch.engine.job.finishing import (
+    OUTSIDE_BATCHES,
+    direct_verb,
+    is_finishing,
+    leased_until,
+    was_cut_short,
+)
+from airflow_openai_batch.engine.job.policy import window_s
 from airflow_openai_batch.engine.job.state_machine import is_quiet
 from airflow_openai_batch.engine.model import (
     AT_OPENAI,
@@ -15,6 +23,7 @@ from airflow_openai_batch.engine.model import (
     Timing,
     Value,
 )
+from airflow_openai_batch.engine.money.own_answers import OwnAnswers
 
 
 class Action(Value, frozen=True, kw_only=True):
@@ -48,17 +57,68 @@ def plan(
         timing: Durations.
         fresh: Ids of running shards whose batch was looked at just now: asking again would bring nothing new.
     """
+    is_leased = now < leased_until(job, timing)
+    pauses = {shard.model for shard in job.shards if shard.state is State.ASKING and shard.not_before > now}
     for shard in job.earlier:
-        yield from _plan_earlier(shard, now, fresh)
+        yield from _plan_earlier(shard, now, fresh, is_leased=is_leased)
     is_late = now >= deadline_at(job, timing)
-    gate = Gate(job, now, is_closed=commands.cancel or is_late)
+    is_probing = now < probed_at(job, timing)
+    gate = Gate(job, now, is_closed=commands.cancel or is_late or job.is_plan_only or is_probing)
     may_carry = not any(is_awaited(job, s, now, timing) or _is_fetched_now(s, now) for s in job.earlier)
     for shard in job.shards:
+        if shard.state in OUTSIDE_BATCHES and not (shard.is_repeat and not shard.n_requests):
+            verb = direct_verb(
+                job, shard, now, commands, is_open=gate.is_open and shard.model not in pauses, is_leased=is_leased
+            )
+            if verb is not None:
+                yield Action(verb=verb, shard=shard.id)
+            if verb is not None or shard.state is State.ASKING or is_finishing(job, now):
+                continue
         if shard.not_before > now and shard.state is not State.CREATING:
             continue
-        verb = _verb(job, shard, now, commands, gate, fresh, may_carry=may_carry)
+        if shard.is_repeat and not shard.n_requests:
+            verb = "share" if may_carry and _may_share(job, shard, commands) else None
+        else:
+            verb = _verb(job, shard, now, commands, gate, fresh, may_carry=may_carry)
+        if verb == "create" and is_upload_stale(job, shard, now):
+            verb = "upload"
         if verb is not None:
             yield Action(verb=verb, shard=shard.id)
+
+
+def is_upload_stale(job: Job, shard: Shard, now: float) -> bool:
+    """Return whether a shard's input file at OpenAI is too old to create a batch of: uploading it again is free.
+
+    It is not documented whether a batch needs its input file after it was validated, so the file has to outlive a batch
+    that takes its whole completion window. A file that lives hardly longer than that is used in its first hour.
+
+    Args:
+        job: The job.
+        shard: A shard that is uploaded.
+        now: Epoch seconds.
+    """
+    upload = shard.upload
+    if upload.at is None or upload.lifetime_s is None or upload.lifetime_s < _LEAST_LIFETIME_S:
+        return False
+    spare_s = upload.lifetime_s - window_s(job.policy)
+    return now - upload.at > max(spare_s, min(_FRESH_S, upload.lifetime_s / 2))
+
+
+_FRESH_S, _LEAST_LIFETIME_S = 3600.0, 60.0
+"""Age at which a file of a short life is used all the same; and a lifetime below which a server's word counts for
+nothing."""
+
+
+def probed_at(job: Job, timing: Timing) -> float:
+    """Return until when nothing is sent, as a row is being asked synchronously: in epoch seconds, 0 if none is.
+
+    Args:
+        job: The newest snapshot's job.
+        timing: Durations: a process that dies meanwhile holds nothing back for longer than a call may take.
+    """
+    if job.probe is None or job.probe.result != "asked":
+        return 0.0
+    return job.probe.asked_at + timing.ask_timeout_s
 
 
 def _is_fetched_now(shard: Shard, now: float) -> bool:
@@ -110,7 +170,7 @@ def _verb(
             return "create"
         case State.CREATING if _is_first_look(shard) or shard.not_before <= now:
             return "look"
-        case State.RUNNING if commands.cancel and shard.cancel_asked_at is None:
+        case State.RUNNING if (commands.cancel or is_finishing(job, now)) and shard.cancel_asked_at is None:
             return "cancel"
         case State.RUNNING if shard.id not in fresh:
             return "refresh"
@@ -121,11 +181,32 @@ def _verb(
     return None
 
 
+def _may_share(job: Job, repeats: Shard, commands: Commands) -> bool:
+    """Return whether a shard of repeats can have its outcomes now: when those of all other rows are known.
+
+    Again, if it has bad ones and others have been asked since: a person may have wanted that.
+    """
+    others = (shard for shard in job.shards if not shard.is_repeat)
+    if any(s.state is not State.SETTLED or (deserves_another_round(job, s) and not commands.cancel) for s in others):
+        return False
+    if repeats.state is State.DRAFTED:
+        return True
+    return repeats.is_copied and bool(repeats.bad) and repeats.copied_from != tuple(outcome_parts(job))
+
+
+def outcome_parts(job: Job) -> Iterator[str]:
+    """Yield the names of the files with the outcomes of all rows but repeats, those of later rounds later."""
+    for shard in sorted((shard for shard in job.shards if not shard.is_repeat), key=lambda shard: shard.round):
+        for part in (shard.carried, shard.outcomes):
+            if part is not None:
+                yield part.name
+
+
 def _is_first_look(shard: Shard) -> bool:
     return shard.intent is None or shard.intent.n_looks == 0
 
 
-def _plan_earlier(shard: Shard, now: float, fresh: frozenset[str]) -> Iterator[Action]:
+def _plan_earlier(shard: Shard, now: float, fresh: frozenset[str], *, is_leased: bool) -> Iterator[Action]:
     """What belongs to an earlier epoch is cancelled, and what was paid for is fetched."""
     if shard.not_before > now and shard.state is not State.CREATING:
         return
@@ -136,13 +217,18 @@ def _plan_earlier(shard: Shard, now: float, fresh: frozenset[str]) -> Iterator[A
             yield Action(verb="cancel", shard=shard.id)
         case State.RUNNING if shard.id not in fresh:
             yield Action(verb="refresh", shard=shard.id)
+        case State.ASKING if not is_leased:
+            yield Action(verb="call_off", shard=shard.id)
         case State.ENDED | State.REJECTED:
             yield Action(verb="harvest", shard=shard.id)
 
 
 def deserves_another_round(job: Job, shard: Shard) -> bool:
     """Return whether the shard has rows to ask again, and is allowed to."""
-    is_allowed = shard.is_replayed or shard.round < job.policy.max_rounds
+    is_allowed = shard.is_replayed or shard.round < job.policy.max_rounds or was_cut_short(job, shard)
+    if shard.direct is not None and not shard.is_replayed:
+        # To be asked synchronously is the last round; requests that were called off before their turn had none.
+        is_allowed = shard.direct.n_done < shard.n_requests
     return shard.state is State.SETTLED and shard.child is None and is_allowed and any(shard.asked_again.values())
 
 
@@ -211,7 +297,8 @@ class Gate:
         self.is_open = not is_closed
         everything = job.all_shards
         budget = job.policy.max_enqueued_tokens
-        used = sum(s.n_tokens for s in everything if s.state in AT_OPENAI)
+        self._answers = OwnAnswers(job)
+        used = sum(map(self._tokens, (s for s in everything if s.state in AT_OPENAI)))
         self._room = None if budget is None else budget - used
         self._is_empty = not used
         # Not those of earlier epochs: they are never sent again.
@@ -227,11 +314,15 @@ class Gate:
         if not self.is_open or self._is_shut or (self._is_probing and self._is_probed):
             return False
         # Cut for a larger budget, or grown by a conversation: what exceeds even the whole budget goes alone.
-        if self._room is not None and shard.n_tokens > self._room and not self._is_empty:
+        n_tokens = self._tokens(shard)
+        if self._room is not None and n_tokens > self._room and not self._is_empty:
             self._room = 0  # a later, smaller shard must not overtake for ever
             return False
         self._is_empty = False
         if self._room is not None:
-            self._room -= shard.n_tokens
+            self._room -= n_tokens
         self._is_probed = True
         return True
+
+    def _tokens(self, shard: Shard) -> int:
+        return self._answers.input_of(shard).input_tokens

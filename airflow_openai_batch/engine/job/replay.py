@@ -30,6 +30,8 @@ def _replayed(shard: Shard) -> Shard:
     """Return a shard that has the last word on bad rows as one that asks them again. Others stay as they are."""
     if shard.state is not State.SETTLED or shard.child is not None or not shard.bad:
         return shard
+    if shard.is_copied:  # the rows that it has its outcomes from are asked, and it gets theirs again
+        return shard
     if shard.rejections:  # OpenAI refused its whole batch: there is nothing to choose from
         return reset_for_resubmit(shard)
     return msgspec.structs.replace(shard, is_replayed=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from airflow_openai_batch.engine.endpoints import Limits, check_endpoint
@@ -18,7 +19,7 @@ class Request:
 
     Args:
         rows: See ``requests.sources.source_of``.
-        endpoint: One of the Batch API's endpoints.
+        endpoint: One of the Batch API's endpoints, or of `other_endpoints`.
         body: A template (dict), a callable ``row -> body``, or None for ready-made request lines.
         response_model: A Pydantic class or JSON Schema for strict structured output.
         custom_id: Template of the request ids; by default row ordinal and a short digest.
@@ -26,6 +27,7 @@ class Request:
         column_prefix: What stands in front of the names of the answers' fields in the result columns.
         on_null: What to do with rows whose prompt holds nothing of them; see ``requests.nulls``.
         on_empty: Whether to ``fail`` if there are no rows; anything else makes a job without rows, which is done.
+        other_endpoints: Endpoints that the server has besides OpenAI's; answers to them are taken as they are.
 
     Raises:
         InputError: Something cannot be used. Nothing was read from the rows yet.
@@ -43,8 +45,9 @@ class Request:
         column_prefix: str | None = None,
         on_null: OnNull = "skip",
         on_empty: OnEmpty = "fail",
+        other_endpoints: Collection[str] = (),
     ) -> None:
-        check_endpoint(endpoint)
+        check_endpoint(endpoint, other_endpoints)
         check_choice("on_null", on_null, ON_NULL)
         check_choice("on_empty", on_empty, ON_EMPTY)
         self.on_empty = on_empty

@@ -19,6 +19,7 @@ from airflow_openai_batch.engine.model import (
     Backoff,
     Batch,
     CarriedAnswers,
+    DirectAnswers,
     Evidence,
     Intent,
     LineError,
@@ -50,6 +51,8 @@ class Fact(StrEnum):
     BATCH_ENDED = "batch_ended"
     OUTCOMES_SAVED = "outcomes_saved"
     CHILD_MADE = "child_made"
+    ASKED_DIRECTLY = "asked_directly"
+    ALL_ASKED = "all_asked"
     GIVEN_UP = "given_up"
     POSTPONED = "postponed"
 
@@ -59,8 +62,11 @@ S, F = State, Fact
 NEXT: dict[tuple[State, Fact], State] = {
     (S.DRAFTED, F.ANSWERS_CARRIED): S.PLANNED,  # the rest still has to be asked
     (S.DRAFTED, F.NOTHING_LEFT): S.SETTLED,  # every answer was there already
+    (S.SETTLED, F.NOTHING_LEFT): S.SETTLED,  # rows that share the outcomes of others, which were asked again
     (S.PLANNED, F.FILE_UPLOADED): S.UPLOADED,
     (S.PLANNED, F.LINES_REJECTED): S.REJECTED,  # the upload itself was refused
+    (S.UPLOADED, F.FILE_UPLOADED): S.UPLOADED,  # anew: the file would expire before its batch could have ended
+    (S.UPLOADED, F.LINES_REJECTED): S.REJECTED,
     (S.UPLOADED, F.INTENT_SAVED): S.CREATING,  # committed before the paid call
     (S.CREATING, F.BATCH_KNOWN): S.RUNNING,  # answered, or found later by its nonce
     (S.CREATING, F.BATCH_ABSENT): S.UPLOADED,  # an empty look, past the grace period
@@ -81,13 +87,21 @@ NEXT: dict[tuple[State, Fact], State] = {
     (S.DRAFTED, F.CALLED_OFF): S.ENDED,
     (S.PLANNED, F.CALLED_OFF): S.ENDED,
     (S.UPLOADED, F.CALLED_OFF): S.ENDED,
+    (S.PLANNED, F.ASKED_DIRECTLY): S.ASKING,  # committed before the first synchronous request
+    (S.UPLOADED, F.ASKED_DIRECTLY): S.ASKING,
+    (S.ASKING, F.ASKED_DIRECTLY): S.ASKING,  # how far it has come, or another process goes on
+    (S.ASKING, F.ALL_ASKED): S.ENDED,
+    (S.ASKING, F.CALLED_OFF): S.ENDED,
     (S.ENDED, F.OUTCOMES_SAVED): S.SETTLED,
     (S.REJECTED, F.OUTCOMES_SAVED): S.SETTLED,
     (S.SETTLED, F.CHILD_MADE): S.SETTLED,
     (S.RUNNING, F.GIVEN_UP): S.SETTLED,  # of an earlier epoch, and OpenAI no longer knows it
     (S.ENDED, F.GIVEN_UP): S.SETTLED,
     (S.CREATING, F.GIVEN_UP): S.SETTLED,
-    **{(s, F.POSTPONED): s for s in (S.DRAFTED, S.PLANNED, S.UPLOADED, S.CREATING, S.RUNNING, S.ENDED, S.REJECTED)},
+    **{
+        (s, F.POSTPONED): s
+        for s in (S.DRAFTED, S.PLANNED, S.UPLOADED, S.CREATING, S.RUNNING, S.ASKING, S.ENDED, S.REJECTED)
+    },
 }
 
 FRUITLESS_STATUSES = frozenset({"failed", "cancelling", "cancelled"})
@@ -117,7 +131,9 @@ class ShardUpdate(TypedDict, total=False):
     past_batches: tuple[str, ...]
     cancel_asked_at: float | None
     carried: CarriedAnswers | None
-    outcomes: OutcomePart
+    direct: DirectAnswers | None
+    copied_from: tuple[str, ...]
+    outcomes: OutcomePart | None
     rejections: tuple[LineError, ...]
     n_absent: int
     refused_at: float | None
@@ -149,7 +165,8 @@ def reset_for_resubmit(shard: Shard) -> Shard:
     return msgspec.structs.replace(
         shard,
         state=S.PLANNED,
-        upload=Upload(),
+        upload=Upload(replaced=() if shard.are_files_deleted else shard.upload.file_ids),
+        are_files_deleted=False,
         intent=None,
         n_creates=0,
         n_absent=0,
@@ -158,6 +175,7 @@ def reset_for_resubmit(shard: Shard) -> Shard:
         batch=None,
         past_batches=past,
         outcomes=None,
+        settled_at=None,
         rejections=(),
         problem=None,
     )

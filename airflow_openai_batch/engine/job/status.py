@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
 from airflow_openai_batch.engine.job.context import Engine
-from airflow_openai_batch.engine.job.planner import deadline_at, deserves_another_round, is_done, not_awaited_at
+from airflow_openai_batch.engine.job.finishing import leased_until, was_cut_short
+from airflow_openai_batch.engine.job.planner import (
+    deadline_at,
+    deserves_another_round,
+    is_done,
+    not_awaited_at,
+    probed_at,
+)
 from airflow_openai_batch.engine.job.state_machine import is_quiet
 from airflow_openai_batch.engine.job.summary import Summary, summarize
-from airflow_openai_batch.engine.model import ENDED_STATUSES, QUEUED, UNSENT, Job, Shard, State, Value
+from airflow_openai_batch.engine.model import ENDED_STATUSES, QUEUED, UNSENT, Job, Limit, Shard, State, Timing, Value
 
 
 class Wait(Value, frozen=True, kw_only=True):
@@ -20,6 +30,8 @@ class Wait(Value, frozen=True, kw_only=True):
     """Epoch seconds; at the latest the job's deadline."""
     is_queued: bool
     """Whether more work waits for room at OpenAI."""
+    limit: Limit | None = None
+    """What keeps the rest back, if it is not OpenAI."""
     summary: Summary
     job: Job
 
@@ -35,11 +47,19 @@ class Held(Value, frozen=True, kw_only=True):
     """The job needs manual intervention. Nothing is lost, and clearing the task goes on from here."""
 
     reason: str
+    limit: Limit | None = None
+    """What keeps the rest back, if it is the job's own cap or pilot."""
+    is_plan: bool = False
+    """Whether all that it lacks is a task that sends it: it was only planned."""
+    is_late: bool = False
+    """Whether its deadline has passed."""
     summary: Summary
     job: Job
 
 
-def rest(engine: Engine, job: Job, now: float, stuck: dict[str, str]) -> Wait | Done | Held:
+def rest(
+    engine: Engine, job: Job, now: float, stuck: dict[str, str], limits: Mapping[str, Limit] = MappingProxyType({})
+) -> Wait | Done | Held:
     """Return where the job rests: waiting, done or held.
 
     Args:
@@ -47,7 +67,10 @@ def rest(engine: Engine, job: Job, now: float, stuck: dict[str, str]) -> Wait | 
         job: The newest snapshot's job, of which the plan named nothing to do.
         now: Epoch seconds at which that plan was made; what has fallen due since is waited for no longer than that.
         stuck: Why shards cannot go on, by id. They hold the job only when nothing else can be waited for.
+        limits: What keeps shards back that could go on otherwise, by id; they hold the job in the same way.
     """
+    stuck = stuck | {shard_id: limit.reason for shard_id, limit in limits.items()}
+    limit = next(iter(limits.values()), None)
     summary = summarize(job)
     if is_done(job, engine.store.standing_commands(job), now, engine.timing):
         if unfinished := [s.batch.id for s in job.earlier if not is_quiet(s) and s.batch is not None]:
@@ -58,12 +81,16 @@ def rest(engine: Engine, job: Job, now: float, stuck: dict[str, str]) -> Wait | 
             )
         return Done(summary=summary, job=job)
     deadline = deadline_at(job, engine.timing)
-    if now >= deadline:
-        return Held(reason=_late(job), summary=summary, job=job)
+    if now >= deadline and not job.is_plan_only:
+        late = " ".join(dict.fromkeys((_late(job), *stuck.values())))
+        return Held(reason=late, is_late=True, summary=summary, job=job)
     able = [s for s in job.all_shards if s.id not in stuck]
     watched = [s for s in able if _is_watched(s, now)]
     times = [s.not_before for s in able if s.not_before > now and s.state is not State.SETTLED]
     times += [not_awaited_at(job, s, engine.timing) for s in job.earlier if not is_quiet(s)]
+    times += [probed_at(job, engine.timing), leased_until(job, engine.timing)]
+    times.append(0.0 if job.finish_at is None or job.is_plan_only else job.finish_at)
+    times += [cut_at + engine.timing.cancelling_s for cut_at in _cut_at(job)]
     times = [at for at in times if at > now]
     if not times and any(s.state is State.RUNNING and s not in watched for s in able):
         times = [now]  # the process was slow: a batch that nobody watches, as it has ended, is due for its next look
@@ -72,22 +99,58 @@ def rest(engine: Engine, job: Job, now: float, stuck: dict[str, str]) -> Wait | 
     if is_probing:  # once a batch is admitted, the next may try; one that is stuck is looked at ever less often
         validating = [s.batch for s in watched if s.batch is not None and s.batch.status == "validating"]
         times += [now + max(engine.timing.probe_s, (now - (b.created_at or now)) / 2) for b in validating]
+    if (endless := _never_cancelled(job, able, now, engine.timing)) is not None:
+        return Held(reason=" ".join(dict.fromkeys([*stuck.values(), endless])), summary=summary, job=job)
+    if not times and job.is_plan_only:
+        return Held(reason=_PLAN_ONLY, is_plan=True, summary=summary, job=job)
     if not watched and not times:
         waiting = ", ".join(f"{s.id} {s.state}" for s in job.shards if s.state is not State.SETTLED)
         reason = (
             " ".join(dict.fromkeys(stuck.values()))
             or f"Nothing runs and nothing can be done ({waiting}): please report it."
         )
-        return Held(reason=reason, summary=summary, job=job)
+        return Held(reason=reason, limit=limit, summary=summary, job=job)
     earlier = {s.id for s in job.earlier}
     return Wait(
         batch_ids=tuple(s.batch.id for s in watched if s.batch is not None),
         n_earlier=sum(s.id in earlier for s in watched),
-        wake_at=min([deadline, *times]),
+        wake_at=min(times if job.is_plan_only else [deadline, *times]),
         is_queued=is_queued,
+        limit=limit,
         summary=summary,
         job=job,
     )
+
+
+def _cut_at(job: Job) -> list[float]:
+    """Return when batches that still run were asked to end, as the moment of ``finish_by`` had come; epoch seconds."""
+    return [
+        shard.cancel_asked_at
+        for shard in job.shards
+        if shard.state is State.RUNNING and shard.cancel_asked_at is not None and was_cut_short(job, shard)
+    ]
+
+
+def _never_cancelled(job: Job, able: Sequence[Shard], now: float, timing: Timing) -> str | None:
+    """Return why a job is held that waits only for batches which do not end although they were cancelled long ago."""
+    current = {shard.id for shard in job.shards if shard.n_requests or not shard.is_repeat}
+    waiting = [shard for shard in able if shard.state is not State.SETTLED and shard.id in current]
+    late = [shard for shard in waiting if shard.state is State.RUNNING and was_cut_short(job, shard)]
+    late = [shard for shard in late if now >= (shard.cancel_asked_at or now) + timing.cancelling_s]
+    if not late or len(late) < len(waiting):
+        return None
+    ids = ", ".join(shard.batch.id for shard in late if shard.batch is not None)
+    n_requests = sum(shard.n_requests for shard in late)
+    return (
+        f"The moment of finish_by has come, and OpenAI, asked to cancel {ids} {timing.cancelling_s / 3600:g} h ago, "
+        f"has not ended that. {n_requests:,} requests may still be answered and billed, so they are not asked again; "
+        "all others are done. Clear this task when nothing runs any more: what was answered is fetched, the rest asked."
+    )
+
+
+_PLAN_ONLY = (
+    "The job is planned, and nothing of it is sent before a task that waits for it begins: clear the sensor to send it."
+)
 
 
 def _is_watched(shard: Shard, now: float) -> bool:

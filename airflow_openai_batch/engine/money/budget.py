@@ -1,51 +1,37 @@
-"""What a job has spent, what it is about to spend, and whether that fits under its cap. Pure."""
+"""Whether what a job is about to spend fits under its cap. Pure."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.model import AT_OPENAI, BILLED, Job, Shard, State, Usage
-from airflow_openai_batch.engine.money.prices import PICODOLLARS, Prices, format_dollars
+from airflow_openai_batch.engine.model import Shard
+from airflow_openai_batch.engine.money.estimate import Estimator, ShardEstimate, Unpriced
+from airflow_openai_batch.engine.money.prices import PICODOLLARS, format_dollars
 
-_ENOUGH_ROWS = 20
-"""Answers after which the job's own tell more than the bound in the body; fewer if its pilot has fewer rows."""
+_GROWTH = 4
+"""How many requests may run at once for each answer that tells what they cost, where at most they cost too much."""
 
-
-class Unpriced(Exception):
-    """What a job spends cannot be told.
-
-    Args:
-        reason: Why, and what to do.
-    """
+_MOST_DOLLARS = 9_000_000
+"""The largest cap: picodollars are stored as 64-bit integers."""
 
 
-class _Means(NamedTuple):
-    """What the answers that are there say of those to come: tokens of the input a byte, of the output an answer."""
-
-    input_per_byte: float
-    output: float
-
-
-def over_budget(job: Job, shard: Shard, prices: Prices) -> str | None:
-    """Return why a shard must not be sent; None if its batch fits under the job's cap, or there is no cap.
+def over_budget(estimator: Estimator, shard: Shard) -> str | None:
+    """Return why a shard must not be sent now; None if its batch fits under the job's cap, or there is no cap.
 
     Args:
-        job: The newest snapshot's job.
+        estimator: Estimates the shards of the job's newest snapshot.
         shard: The shard whose batch would be created.
-        prices: What models cost.
     """
-    cap = job.policy.max_cost
+    cap = estimator.job.policy.max_cost
     if cap is None:
         return None
+    estimate = estimator.of(shard)
     try:
-        spent = spent_by(job)
-        running = sum(expected_cost(job, other, prices) for other in job.all_shards if _is_committed(other))
-        following = expected_cost(job, shard, prices)
+        spent, running, following = estimator.spent, estimator.running, estimate.safe
     except Unpriced as unpriced:
         return f"max_cost is {format_dollars(cap)}, and {unpriced}"
     if spent + running + following <= cap:
-        return None
+        most = _at_most(estimator, estimate)
+        return None if most is not None and most <= cap else _too_many_at_once(estimator, shard)
     return (
         f"max_cost is {format_dollars(cap)}: {format_dollars(spent)} are spent, what runs costs about "
         f"{format_dollars(running)}, and the next batch ({shard.n_requests:,} requests of shard {shard.id}) about "
@@ -54,64 +40,42 @@ def over_budget(job: Job, shard: Shard, prices: Prices) -> str | None:
     )
 
 
-def spent_by(job: Job) -> int:
-    """Return what all answers of a job cost so far, in picodollars.
-
-    Raises:
-        Unpriced: It is not known of some.
-    """
-    cost = job.cost
-    if cost.n_unknown:
-        raise Unpriced(f"the cost of {cost.n_unknown:,} answers is not known. Give the model's price (`prices`).")
-    return cost.picodollars
+def _at_most(estimator: Estimator, following: ShardEstimate) -> int | None:
+    """Return what the job costs with a shard, if every answer is as long as its body allows; None if that is open."""
+    running = estimator.upper_running
+    return None if running is None or following.upper is None else estimator.spent + running + following.upper
 
 
-def expected_cost(job: Job, shard: Shard, prices: Prices) -> int:
-    """Return what the requests of a shard will cost, in picodollars: by the answers so far, or at most.
+def _too_many_at_once(estimator: Estimator, shard: Shard) -> str | None:
+    """Return why a batch that fits only if its answers are like those so far has to wait for others that run."""
+    n_running, n_answers = estimator.n_running, estimator.n_answers(shard)
+    if not n_running or n_running + shard.n_requests <= _GROWTH * n_answers:
+        return None
+    return (
+        f"The next batch fits under max_cost only if its answers are about as long as the {n_answers:,} so far: it is "
+        f"created when what runs ({n_running:,} requests) has told more."
+    )
+
+
+def warning_before(estimator: Estimator, shard: Shard) -> str | None:
+    """Return what to tell of a batch that may pass the cap by its answers; None if it cannot, or there is no cap.
 
     Args:
-        job: The job, whose settled shards of the same model tell how long answers are.
-        shard: The shard.
-        prices: What models cost.
-
-    Raises:
-        Unpriced: The price of its model, or the length of its answers, is not known.
+        estimator: Estimates the shards of the job's newest snapshot.
+        shard: The shard whose batch is about to be created.
     """
-    tariff = prices.tariff(shard.model)
-    if tariff is None:
-        raise Unpriced(f"the price of {shard.model!r} is not known. Give it (`prices`).")
-    means = _means(job, shard.model)
-    n = max(1, shard.n_requests)
-    if means is None:
-        if job.measure is None or job.measure.max_output_tokens is None:
-            raise Unpriced("the body sets no bound of the answers. Set max_output_tokens in it.")
-        means = _Means(job.measure.tokens_per_byte, job.measure.max_output_tokens)
-    # A request of the mean size stands for all: where prices have a tier, it decides.
-    mean = Usage(input_tokens=round(means.input_per_byte * shard.n_bytes / n), output_tokens=round(means.output))
-    cost = tariff.cost(mean)
-    if cost is None:
-        raise Unpriced(f"the price of {shard.model!r} for output is not known. Give it (`prices`).")
-    return cost * n
-
-
-def _is_committed(shard: Shard) -> bool:
-    return shard.state in AT_OPENAI or (shard.state is State.ENDED and shard.outcomes is None)
-
-
-def _means(job: Job, model: str | None) -> _Means | None:
-    """Return what the answers of a model were like; None if there are too few."""
-    n_rows = n_input = n_output = 0
-    n_bytes = 0.0
-    for shard in job.all_shards:
-        if shard.outcomes is None or shard.model != model or not shard.n_requests:
-            continue
-        n_billed = sum(shard.tally.get(status, 0) for status in BILLED)
-        n_rows += n_billed
-        n_bytes += shard.n_bytes * n_billed / shard.n_requests
-        n_input += shard.usage.input_tokens
-        n_output += shard.usage.output_tokens
-    enough = min(_ENOUGH_ROWS, job.policy.pilot_rows or _ENOUGH_ROWS)
-    return _Means(n_input / n_bytes, n_output / n_rows) if n_rows >= enough and n_bytes else None
+    cap, estimate = estimator.job.policy.max_cost, estimator.of(shard)
+    if cap is None or estimate.expected is None:
+        return None
+    most = _at_most(estimator, estimate)
+    if most is not None and most <= cap:
+        return None
+    at_most = f"may cost {format_dollars(most)}" if most is not None else "may cost any amount"
+    return (
+        f"Shard {shard.id}: its {shard.n_requests:,} requests cost about {format_dollars(estimate.expected)} if their "
+        f"answers are as long as the {estimator.n_answers(shard):,} so far. If they and all that run are as long as "
+        f"the bodies allow, the job {at_most}, more than max_cost ({format_dollars(cap)})."
+    )
 
 
 def parse_dollars(amount: object, where: str) -> int:
@@ -132,4 +96,6 @@ def parse_dollars(amount: object, where: str) -> int:
         dollars = Decimal("nan")
     if not dollars.is_finite() or dollars < 0 or isinstance(amount, bool):
         raise InputError(f"{where} must be an amount of US dollars, for example 25 or 0.5, not {amount!r}.")
+    if dollars > _MOST_DOLLARS:
+        raise InputError(f"{where} may be at most {_MOST_DOLLARS:,} US dollars, is {amount}. None is no cap.")
     return int(dollars * PICODOLLARS)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _DIGITS = 18
 _SCALE = 12  # picodollars
-_MAX_COUNT = 2**31
+_MAX_COUNT = 2**27
 _NO_RATES = Rates(0, 0, 0, 0)
 
 
@@ -54,6 +54,14 @@ def cost_type() -> pa.DataType:
     import pyarrow as pa
 
     return pa.decimal128(_DIGITS, _SCALE)
+
+
+def picodollars_of(costs: pa.Array | pa.ChunkedArray) -> int:
+    """Return the sum of a column of costs in picodollars; unknown ones are not in it."""
+    import pyarrow.compute as pc
+
+    total = pc.sum(costs).as_py()
+    return int(total.scaleb(_SCALE)) if total is not None else 0
 
 
 def costs_of(
@@ -96,7 +104,7 @@ def _priced(tariff: Tariff, tokens: TokenCounts) -> tuple[Counts, Flags]:
         cost = np.where(tokens.input > tariff.long_above, _at(tariff.long_rates, tokens), cost)
         has_output_price = has_output_price and tariff.long_rates.output is not None
     # A count that no model has is a nonsensical one.
-    is_certain = np.all([counts < _MAX_COUNT for counts in tokens], axis=0)
+    is_certain = np.all([counts < _MAX_COUNT for counts in tokens], axis=0) & (cost < 10**_DIGITS)
     if not has_output_price:
         is_certain &= tokens.output == 0
     if tariff.rates != _NO_RATES:
@@ -115,19 +123,27 @@ def _at(rates: Rates, tokens: TokenCounts) -> Counts:
     return sums
 
 
-def total_cost(batch: Costs, standard: Costs, is_billed: Flags, is_good: Flags) -> Cost:
+def total_cost(own: Costs, standard: Costs, is_billed: Flags, is_good: Flags) -> Cost:
     """Return the sums over requests.
 
     Args:
-        batch: What they cost.
+        own: What they cost, by the way they were asked.
         standard: What they would have cost synchronously.
         is_billed: Which of them have an answer.
         is_good: Which of them have a good one.
     """
-    is_comparable = standard.is_known & batch.is_known
+    is_comparable = standard.is_known & own.is_known
     return Cost(
-        picodollars=int(batch.picodollars.sum()),
-        bad_picodollars=int(batch.picodollars[~is_good].sum()),
-        saved_picodollars=int((standard.picodollars - batch.picodollars)[is_comparable].sum()),
-        n_unknown=int((is_billed & ~batch.is_known).sum()),
+        picodollars=_exact_sum(own.picodollars),
+        bad_picodollars=_exact_sum(own.picodollars[~is_good]),
+        # Where it costs less than in a batch, by prices of one's own, nothing is saved.
+        saved_picodollars=max(
+            0, _exact_sum(standard.picodollars[is_comparable]) - _exact_sum(own.picodollars[is_comparable])
+        ),
+        n_unknown=int((is_billed & ~own.is_known).sum()),
     )
+
+
+def _exact_sum(picodollars: Counts) -> int:
+    """Return a sum of amounts, which may be more than 64 bits hold."""
+    return (int((picodollars >> 32).sum()) << 32) + int((picodollars & (2**32 - 1)).sum())

@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.model import Cost, Usage
+from airflow_openai_batch.engine.model import Cost, Policy, ServiceTier, Usage
 
 PICODOLLARS = 10**12
 """Picodollars in a dollar."""
@@ -28,9 +28,18 @@ PICODOLLARS = 10**12
 Tier = Literal["batch", "flex", "standard"]
 """By which way a request is asked: in a batch, or synchronously in one of OpenAI's service tiers."""
 
+
+def tier_of(service_tier: ServiceTier) -> Tier:
+    """Return the tier of the prices of a synchronous request."""
+    return "flex" if service_tier == "flex" else "standard"
+
+
 _DATE = re.compile(r"-\d{4}-\d{2}-\d{2}\Z")
 _PICODOLLARS_A_TOKEN = 10**6
 """Of each dollar that a million tokens cost."""
+
+_MOST_DOLLARS = 10_000
+"""The highest price of a million tokens that is taken for one: more than ten times that of any model so far."""
 
 
 class Rates(NamedTuple):
@@ -56,15 +65,16 @@ class Tariff(NamedTuple):
     long_rates: Rates | None = None
     long_above: int = 0
 
-    def cost(self, usage: Usage) -> int | None:
-        """Return the picodollars of one request, or None if they are not known.
+    def cost(self, usage: Usage, n_requests: int = 1) -> int | None:
+        """Return the picodollars of one request, or of several of about the same size; None if they are not known.
 
         OpenAI's usage counts cached tokens and cache writes among the input tokens, reasoning among the output tokens.
 
         Args:
-            usage: The tokens of one request.
+            usage: The tokens of one request, or the sum of several.
+            n_requests: How many they are.
         """
-        is_long = self.long_rates is not None and usage.input_tokens > self.long_above
+        is_long = self.long_rates is not None and usage.input_tokens > self.long_above * n_requests
         rates = self.long_rates if is_long and self.long_rates is not None else self.rates
         if rates.output is None and usage.output_tokens:
             return None
@@ -90,10 +100,12 @@ class Prices:
 
     Args:
         overrides: Prices by model or deployment, which go before those that the package ships.
+        has_openais: Whether those hold at all.
     """
 
-    def __init__(self, overrides: Mapping[str, ModelPrices] | None = None) -> None:
+    def __init__(self, overrides: Mapping[str, ModelPrices] | None = None, *, has_openais: bool = True) -> None:
         self._overrides = overrides or {}
+        self._shipped = shipped() if has_openais else {}
         self._tariffs: dict[tuple[str | None, str | None, Tier], Tariff | None] = {}
 
     def tariff(self, asked: str | None, answered: str | None = None, tier: Tier = "batch") -> Tariff | None:
@@ -114,7 +126,7 @@ class Prices:
 
     def _find(self, asked: str | None, answered: str | None, tier: Tier) -> Tariff | None:
         # An override may name a deployment; what is behind `gpt-4o` at OpenAI, only the answer tells.
-        for table, models in ((self._overrides, (asked, answered)), (shipped(), (answered, asked))):
+        for table, models in ((self._overrides, (asked, answered)), (self._shipped, (answered, asked))):
             for name in (name for model in models if model for name in _names(model)):
                 if name in table:
                     found: Tariff | None = getattr(table[name], tier)
@@ -124,9 +136,12 @@ class Prices:
 
 def _names(model: str) -> Iterator[str]:
     """Yield the names under which a model may have a price, the most exact first."""
-    if model.startswith("ft:"):
-        model = ":".join(model.split(":")[:2])  # what follows is the organization's
     yield model
+    if model.startswith("ft:"):
+        base = ":".join(model.split(":")[:2])  # what follows is the organization's
+        if base != model:
+            yield base
+        model = base
     if _DATE.search(model):
         yield _DATE.sub("", model)
 
@@ -164,6 +179,8 @@ class _Model(_Tariff, forbid_unknown_fields=True, kw_only=True):
 
 
 def _exact(dollars: Decimal) -> int:
+    if dollars.is_finite() and dollars > _MOST_DOLLARS:
+        raise ValueError(f"it is more than {_MOST_DOLLARS:,} dollars for a million tokens")
     amount = dollars * _PICODOLLARS_A_TOKEN
     if not amount.is_finite() or amount < 0 or amount != int(amount):
         raise ValueError(f"{dollars} is no price: dollars for a million tokens, with at most six decimal places")
@@ -176,7 +193,8 @@ def parse_prices(table: Any, where: str) -> dict[str, ModelPrices]:
     Args:
         table: By model or deployment a dict of dollars for a million tokens in a batch: ``input``, ``output`` (not for
             embeddings), ``cached_input`` and ``cache_write`` (by default as ``input``), and ``long_context`` with the
-            same and ``above_tokens``; ``flex`` and ``standard`` hold the same for synchronous requests.
+            same and ``above_tokens``; ``flex`` and ``standard`` hold the same for synchronous requests. A text in place
+            of the dict is the name of another model of the table, or of OpenAI, which costs the same.
         where: The setting that the table comes from, for the error message.
 
     Raises:
@@ -186,6 +204,8 @@ def parse_prices(table: Any, where: str) -> dict[str, ModelPrices]:
         raise InputError(f"{where} must be a dict of prices by model, not {type(table).__name__}.")
     prices: dict[str, ModelPrices] = {}
     for model, entry in table.items():
+        if isinstance(entry, str):
+            continue
         try:
             read = msgspec.convert(entry, _Model)
             tiers = (tier.tariff() if tier is not None else None for tier in (read.flex, read.standard))
@@ -195,7 +215,25 @@ def parse_prices(table: Any, where: str) -> dict[str, ModelPrices]:
                 f"{where}: the price of {model!r} cannot be used: {error}. Give dollars for a million tokens, for "
                 'example {"input": 0.05, "output": 0.25}.'
             ) from None
-    return prices
+    named = {str(model): name for model, name in table.items() if isinstance(name, str)}
+    return prices | {model: _prices_like(name, prices, f"{where}: {model!r}") for model, name in named.items()}
+
+
+def _prices_like(name: str, prices: Mapping[str, ModelPrices], where: str) -> ModelPrices:
+    """Return the prices of a model that another one costs as much as."""
+    for table in (prices, shipped()):
+        for candidate in _names(name):
+            if candidate in table:
+                return table[candidate]
+    raise InputError(
+        f"{where} is to cost what {name!r} costs, which is not known. Give dollars for a million tokens, for example "
+        '{"input": 0.05, "output": 0.25}.'
+    )
+
+
+def prices_of(policy: Policy) -> Prices:
+    """Return what models cost for a job with a policy."""
+    return Prices(parse_prices(policy.prices, "prices"), has_openais=policy.has_openais_prices)
 
 
 class ShippedTable(msgspec.Struct):
@@ -227,7 +265,7 @@ def in_dollars(cost: Cost) -> dict[str, float | int | None]:
     return {
         "cost": cost.picodollars / PICODOLLARS if is_known else None,
         "cost_of_bad_rows": cost.bad_picodollars / PICODOLLARS,
-        "saved": cost.saved_picodollars / PICODOLLARS,
+        "saved": max(0, cost.saved_picodollars) / PICODOLLARS,
         "rows_without_price": cost.n_unknown,
     }
 
@@ -242,11 +280,16 @@ def cost_text(cost: Cost) -> str:
         return "not known: no price for the model; see [openai_batch] prices"
     bad = f" ({format_dollars(cost.bad_picodollars)} for bad rows)" if cost.bad_picodollars else ""
     texts = [format_dollars(cost.picodollars) + bad]
-    if cost.saved_picodollars:
+    if cost.saved_picodollars > 0:
         texts.append(f"{format_dollars(cost.saved_picodollars)} saved")
     if cost.n_unknown:
         texts.append(f"without {cost.n_unknown:,} row{'s' * (cost.n_unknown != 1)} of unknown price")
     return ", ".join(texts)
+
+
+def short_cost_text(cost: Cost) -> str:
+    """Return a cost for a column of a list: its sum, or that it is not known."""
+    return "not known" if cost.n_unknown and not cost.picodollars else format_dollars(cost.picodollars)
 
 
 def format_dollars(picodollars: int) -> str:
@@ -259,5 +302,6 @@ def format_dollars(picodollars: int) -> str:
     n_digits = 2 if not dollars or dollars >= 1 else max(2, 1 - dollars.adjusted())
     text = f"{dollars:,.{n_digits}f}"
     if n_digits > 2:
-        text = text.rstrip("0")
+        whole, _, decimals = text.partition(".")
+        text = f"{whole}.{decimals.rstrip('0'):0<2}"
     return f"{sign}${text}"

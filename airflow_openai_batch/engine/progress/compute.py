@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from airflow_openai_batch.engine.job.planner import deadline_at
-from airflow_openai_batch.engine.job.summary import summarize
+from airflow_openai_batch.engine.job.spans import EarlierDurations
+from airflow_openai_batch.engine.job.summary import money_of, summarize
 from airflow_openai_batch.engine.model import (
     ENDED_STATUSES,
     QUEUED,
@@ -26,7 +27,9 @@ from airflow_openai_batch.engine.model import (
     Usage,
     model_of,
 )
-from airflow_openai_batch.engine.money.prices import in_dollars
+from airflow_openai_batch.engine.money.estimate import estimate_in_dollars, estimate_of
+from airflow_openai_batch.engine.money.prices import prices_of
+from airflow_openai_batch.engine.progress.forecast import as_of, forecast_of
 from airflow_openai_batch.engine.progress.model import (
     MAX_BATCHES,
     MAX_ID,
@@ -42,8 +45,10 @@ from airflow_openai_batch.engine.progress.model import (
 )
 from airflow_openai_batch.engine.progress.rate import Moments, moved, rate_per_h
 
-PHASE_OF_VERB = {"upload": "upload", "create": "create", "look": "create"} | dict.fromkeys(
-    ("harvest", "reshard", "carry"), "harvest"
+PHASE_OF_VERB = (
+    {"upload": "upload", "create": "create", "look": "create"}
+    | dict.fromkeys(("harvest", "reshard", "carry", "share"), "harvest")
+    | {"ask": "ask"}
 )
 """Which phase of a job an action's seconds belong to; those of any other are moments, and count as waiting."""
 
@@ -55,6 +60,7 @@ def progress_of(
     *,
     look: Look | None = None,
     results_s: float | None = None,
+    earlier: EarlierDurations | None = None,
     **values: Any,
 ) -> Progress:
     """Return where a job stands.
@@ -65,16 +71,20 @@ def progress_of(
         timing: Durations.
         look: What is remembered of the last look, for the rate.
         results_s: Seconds that writing the results took.
+        earlier: How long earlier jobs took, for the forecast.
         values: What only the caller knows: ``phase`` (by default waiting or queued), ``problem``, ``live``,
             ``host``, ``output``, ``errors``.
     """
     running = [s.batch for s in job.shards if _runs(s) and s.batch is not None]
-    values = {"phase": Phase.WAITING if running else Phase.QUEUED, **values}
+    is_asking = job.lease is not None and any(shard.state is State.ASKING for shard in job.shards)
+    phase = Phase.ASKING if is_asking else Phase.WAITING if running else Phase.QUEUED
+    values = {"phase": phase, **values}
     phases = phases_s(job, max(job.committed_at, job.created_at) if values["phase"] in OVER else now)
     if results_s is not None:
         phases["results"] = round(results_s, 1)
     problem = next((s.problem for s in job.shards if s.problem and s.state is not State.SETTLED), None)
     values["problem"] = _cut(values.get("problem") or problem)
+    is_going = values["phase"] in (Phase.WAITING, Phase.QUEUED)
     made = Progress(
         job=Owner(**msgspec.structs.asdict(job.key)),
         updated_at=now,
@@ -84,6 +94,8 @@ def progress_of(
         expires_at=max((batch.expires_at for batch in running if batch.expires_at is not None), default=None),
         endpoint=job.spec.endpoint,
         model=(model_of(job.spec) or "")[:MAX_ID] or None,
+        finish_at=job.finish_at,
+        forecast=forecast_of(job, earlier, now) if is_going and earlier is not None else None,
         batches=_chosen(_seen(batch) for batch in running),
         n_running=len(running),
         phases_s=phases,
@@ -97,18 +109,22 @@ def _counts(job: Job) -> dict[str, Any]:
     summary = summarize(job)
     n_running_done = sum(_n_done(shard) for shard in job.shards if _runs(shard))
     n_ended_done = sum(_n_done(shard) for shard in job.shards if _has_batch(shard) and not _runs(shard))
+    asked = [shard for shard in job.shards if shard.direct is not None and shard.outcomes is None]
+    n_asked = sum(shard.direct.n_done for shard in asked if shard.direct is not None)
     return {
         "n_rows": job.n_rows,
-        "n_done": min(sum(summary.by_status.values()) + n_running_done + n_ended_done, job.n_rows),
+        "n_done": min(sum(summary.by_status.values()) + n_running_done + n_ended_done + n_asked, job.n_rows),
+        "n_asking": sum(shard.n_requests for shard in asked) - n_asked,
         "n_running_done": n_running_done,
         "by_status": {status.value: n for status, n in summary.by_status.items()},
         "n_shards": summary.n_shards,
         "n_settled": summary.n_settled,
-        "n_unsent": sum(shard.state in UNSENT for shard in job.shards),
+        "n_unsent": sum(shard.state in UNSENT and shard.is_asked for shard in job.shards),
         "n_batches": len(summary.batch_ids),
         "round": summary.rounds,
         "usage": Tokens(**msgspec.structs.asdict(summary.usage)),
-        **in_dollars(summary.cost),
+        **money_of(summary),
+        **estimate_in_dollars(estimate_of(job, prices_of(job.policy))),
         **({"cost": None} if summary.usage == Usage() and not summary.n_succeeded else {}),  # nothing is known yet
     }
 
@@ -135,6 +151,7 @@ def with_batches(base: Progress, batches: Mapping[str, Batch], now: float, look:
         n_done=min(base.n_done - base.n_running_done + n_running_done, base.n_rows),
         n_running_done=n_running_done,
         batches=_chosen(batch for batch in latest.values() if batch.status not in ENDED_STATUSES),
+        forecast=as_of(base.forecast, now) if base.forecast is not None else None,
         n_running=max(0, base.n_running - sum(batch.status in ENDED_STATUSES for batch in seen.values())),
         phases_s=phases,
     )
@@ -151,7 +168,7 @@ def phases_s(job: Job, until: float) -> dict[str, float]:
     for verb, seconds in job.work_s.items():
         phase = verb if verb == "build" else PHASE_OF_VERB.get(verb)
         if phase is not None:
-            own[phase] += seconds
+            own[phase] = own.get(phase, 0.0) + seconds
     rest = until - job.created_at - sum(own.values()) + own["build"]
     own["wait"] = max(0.0, min(rest, _at_openai_s(job, until)))
     return {phase: round(seconds, 1) for phase, seconds in own.items()}
@@ -198,6 +215,7 @@ def _seen(batch: Batch) -> Seen:
         n_total=batch.n_total,
         n_completed=batch.n_completed,
         n_failed=batch.n_failed,
+        in_progress_at=batch.in_progress_at,
     )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-from airflow_openai_batch.engine.job.summary import counted
+from airflow_openai_batch.engine.job.summary import counted, money_text, share
 from airflow_openai_batch.engine.model import Cost, Status
-from airflow_openai_batch.engine.money.prices import PICODOLLARS, cost_text
+from airflow_openai_batch.engine.money.prices import PICODOLLARS, format_dollars
+from airflow_openai_batch.engine.progress.forecast import forecast_text
 from airflow_openai_batch.engine.progress.model import OVER, Failed, Logged, Progress, Tokens
 
 STEP_PERCENT, STEP_S = 5, 600.0
@@ -52,12 +53,19 @@ def line(progress: Progress) -> str:
     if progress.eta_at is not None:
         left_s = progress.eta_at - progress.updated_at
         rows += f", about {duration(left_s)} left" if left_s >= 60 else ", under a minute left"
+    if progress.phase not in OVER and (forecast := forecast_text(progress.forecast, progress.updated_at)):
+        rows += f", {forecast}"
     ended = f"{progress.n_ended:,} of {counted(progress.n_batches, 'batch', 'batches')} ended"
     if progress.n_running == len(progress.batches):  # of more, only some are known one by one
         ended += "".join(f", {n} {status}" for status, n in _statuses(progress).most_common())
     parts = [rows, ended]
+    if progress.n_asking and progress.phase not in OVER:
+        parts.append(f"asking {counted(progress.n_asking, 'row')} synchronously")
     if progress.n_unsent and progress.phase not in OVER:
-        parts.append(f"{counted(progress.n_unsent, 'shard')} {_plural(progress.n_unsent, 'waits')} for room")
+        waits = f"{counted(progress.n_unsent, 'shard')} {_plural(progress.n_unsent, 'waits')}"
+        parts.append(f"{waits} {_AWAITED.get(progress.limit or '', 'to be sent')}")
+    if (expected := _expected(progress)) is not None:
+        parts.append(expected)
     parts.append(f"round {progress.round}")
     if progress.by_status:
         parts.append(", ".join(f"{n:,} {status}" for status, n in progress.by_status.items()))
@@ -78,6 +86,20 @@ def duration(seconds: float) -> str:
     return f"{n} {unit} {rest} {smaller}" if rest else f"{n} {unit}"
 
 
+_AWAITED = {"cap": "for a higher max_cost", "pilot": "for the pilot"}
+
+
+def _expected(progress: Progress) -> str | None:
+    """Return what a job has cost so far and will cost in the end; None if nothing is known of its end."""
+    expected = None if progress.estimate_basis == "bound" else progress.expected_cost
+    texts = [] if expected is None else [f"{format_dollars(_picodollars(expected))} expected"]
+    if progress.upper_cost is not None:
+        texts.append(f"at most {format_dollars(_picodollars(progress.upper_cost))}")
+    if not texts or progress.phase in OVER:
+        return None
+    return ", ".join([f"{format_dollars(_picodollars(progress.cost or 0.0))} spent", *texts])
+
+
 def table(progress: Progress) -> str:
     """Return what became of a job whose results are written, as lines of one log record."""
     where = f"written to {progress.output}" if progress.output else "returned through XCom"
@@ -95,7 +117,7 @@ def _outcomes(progress: Progress) -> list[str]:
     ranked = sorted(progress.by_status.items(), key=lambda item: (item[0] != Status.SUCCEEDED, -item[1]))
     lines = [f"{'outcome':<12}{'rows':>14}{'share':>9}"]
     for status, n in ranked:
-        lines.append(f"{status:<12}{n:>14,}{_share(n, progress.n_rows):>9}")
+        lines.append(f"{status:<12}{n:>14,}{share(n, progress.n_rows):>9}")
     return lines
 
 
@@ -122,20 +144,50 @@ def _facts(progress: Progress) -> list[tuple[str, str]]:
             f"input {usage.input_tokens:,} (cached {usage.cached_tokens:,}{_written(usage)}), "
             f"output {usage.output_tokens:,} (reasoning {usage.reasoning_tokens:,})",
         ),
-        ("cost", cost_text(_cost(progress))),
+        ("cost", _money(progress)),
+        *_direct(progress),
         ("batches", f"{progress.n_batches:,}{rounds}"),
+        *_files(progress),
         ("time", ", ".join(spent)),
     ]
+
+
+def _files(progress: Progress) -> list[tuple[str, str]]:
+    if progress.files_deleted is None:
+        return []
+    left = f", {progress.files_left:,} could not be deleted" if progress.files_left else ""
+    return [("files", f"{progress.files_deleted:,} deleted at OpenAI{left}")]
+
+
+def _direct(progress: Progress) -> list[tuple[str, str]]:
+    """Return the line about rows that were asked synchronously, if any were."""
+    if not progress.direct_rows and not progress.maybe_paid_twice:
+        return []
+    n_batch = sum(progress.by_status.values()) - progress.direct_rows
+    cost = format_dollars(_picodollars(progress.cost_of_direct))
+    text = f"{counted(progress.direct_rows, 'row')} answered synchronously for {cost}, {n_batch:,} otherwise"
+    if progress.maybe_paid_twice:
+        text += f"; up to {progress.maybe_paid_twice:,} may have been paid twice"
+    return [("finish_by", text)]
 
 
 def _written(usage: Tokens) -> str:
     return f", written to the cache {usage.cache_write_tokens:,}" if usage.cache_write_tokens else ""
 
 
-def _cost(progress: Progress) -> Cost:
-    amounts = (progress.cost or 0.0, progress.cost_of_bad_rows, progress.saved)
-    total, bad, saved = (round(dollars * PICODOLLARS) for dollars in amounts)
-    return Cost(picodollars=total, bad_picodollars=bad, saved_picodollars=saved, n_unknown=progress.rows_without_price)
+def _money(progress: Progress) -> str:
+    cost = Cost(
+        picodollars=_picodollars(progress.cost or 0.0),
+        bad_picodollars=_picodollars(progress.cost_of_bad_rows),
+        saved_picodollars=_picodollars(progress.saved),
+        n_unknown=progress.rows_without_price,
+    )
+    max_cost = None if progress.max_cost is None else _picodollars(progress.max_cost)
+    return money_text(cost, max_cost, progress.reused_rows, _picodollars(progress.saved_by_reuse))
+
+
+def _picodollars(dollars: float) -> int:
+    return round(dollars * PICODOLLARS)
 
 
 def why(progress: Progress) -> str:
@@ -157,11 +209,6 @@ _MAX_WHY = 5
 
 def _percent(percent: float) -> str:
     return f"{percent:.0f}%" if percent in (0, 100) else f"{percent:.1f}%"
-
-
-def _share(n: int, n_rows: int) -> str:
-    share = n / n_rows
-    return "< 0.1%" if 0 < share < 0.001 else f"{share:.1%}" if n == n_rows else f"{min(share, 0.999):.1%}"
 
 
 def _plural(n: int, verb: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from airflow_openai_batch.engine.model import JobKey, Usage, Value
+from airflow_openai_batch.engine.progress.forecast import Forecast
 from airflow_openai_batch.engine.progress.rate import Moments
 
 VERSION = 1
@@ -22,8 +23,12 @@ MAX_ID = 64
 class Phase(StrEnum):
     """What a job is doing."""
 
+    PLANNED = "planned"
+    """Nothing is sent before a task that waits for it begins."""
     WAITING = "waiting"
     """Batches run."""
+    ASKING = "asking"
+    """The moment of ``finish_by`` has come, and a worker asks what is left synchronously."""
     QUEUED = "queued"
     """Nothing runs: what is left waits for room or for its time."""
     HELD = "held"
@@ -56,6 +61,8 @@ class Seen(Value, frozen=True, kw_only=True, omit_defaults=False):
     n_total: int
     n_completed: int
     n_failed: int
+    in_progress_at: float | None = None
+    """When it was validated and began to run, in epoch seconds."""
 
     @property
     def n_done(self) -> int:
@@ -103,6 +110,8 @@ class Progress(Value, frozen=True, kw_only=True, omit_defaults=False):
     phase: Phase
     problem: str | None = None
     """The last thing that went wrong, for a person; of a held job, what to do."""
+    limit: str | None = None
+    """What keeps rows back, if it is not OpenAI: ``cap``, ``probe``, or ``pilot``, which runs or did not go well."""
     updated_at: float
     created_at: float
     deadline_at: float
@@ -125,6 +134,11 @@ class Progress(Value, frozen=True, kw_only=True, omit_defaults=False):
     rate_per_h: float | None = None
     """Rows in an hour, as the counts were seen to move in the last minutes."""
     eta_at: float | None = None
+    """When all rows will be done at this rate, in epoch seconds."""
+    forecast: Forecast | None = None
+    """When the job will be over, by how long earlier ones took; None if too few are known."""
+    finish_at: float | None = None
+    """The moment from which rows without an answer are asked synchronously, in epoch seconds; None if there is none."""
     n_shards: int
     n_settled: int
     n_unsent: int
@@ -139,6 +153,27 @@ class Progress(Value, frozen=True, kw_only=True, omit_defaults=False):
     """How many dollars more the same answers cost synchronously."""
     rows_without_price: int = 0
     """Answers that are not in these sums, as their price is not known."""
+    max_cost: float | None = None
+    """The job's cap in dollars; None if it has none."""
+    expected_cost: float | None = None
+    """What all answers will have cost in the end, in dollars; None if that is not known, or they are all there."""
+    upper_cost: float | None = None
+    """The most that they will have cost, by the bodies' bound."""
+    estimate_basis: str = ""
+    """What the expectation stands on: ``own`` answers, an ``earlier`` job, the ``bound``, or nothing."""
+    estimate_unknown: str | None = None
+    """Why one of these is not known, and what to do."""
+    reused_rows: int = 0
+    """Of the rows that succeeded, those whose answer came from another job, or from an equal request of this one."""
+    saved_by_reuse: float = 0.0
+    """What these answers cost, in dollars, when they were asked."""
+    direct_rows: int = 0
+    """Rows that were answered synchronously, as the moment of ``finish_by`` had come."""
+    cost_of_direct: float = 0.0
+    maybe_paid_twice: int = 0
+    """Synchronous requests that may have been paid twice, as a process died or an answer was lost."""
+    n_asking: int = 0
+    """Requests that are asked synchronously now, and have no answer yet."""
     batches: tuple[Seen, ...] = ()
     """Those that run, at most ``MAX_BATCHES``."""
     n_batches: int
@@ -150,14 +185,20 @@ class Progress(Value, frozen=True, kw_only=True, omit_defaults=False):
     dead_letter: str | None = None
     """Where the raw lines of rows that were given up are."""
     n_dead_letter: int = 0
+    files_deleted: int | None = None
+    """Files of the job that are deleted at OpenAI (``delete_files``); None if they were not to be deleted."""
+    files_left: int = 0
+    """Of those that were to be deleted, the files that are still there; the log says why."""
     advice: tuple[str, ...] = ()
     """What a person can do about bad rows."""
     host: str = ""
 
     @property
     def percent(self) -> float:
-        """Finished rows of a hundred, rounded down to a tenth: 100 means all."""
-        return self.n_done * 1000 // self.n_rows / 10 if self.n_rows else 100.0
+        """Finished rows of a hundred, rounded to a tenth: 0 only if there is none, and 100 only if it is all."""
+        if self.n_done >= self.n_rows:
+            return 100.0
+        return min(99.9, max(0.1, round(100 * self.n_done / self.n_rows, 1))) if self.n_done else 0.0
 
     @property
     def is_written(self) -> bool:

@@ -17,6 +17,8 @@ _BATCH_FIELDS = (
     "status",
     "created_at",
     "expires_at",
+    "in_progress_at",
+    "finalizing_at",
     "ended_at",
     "n_total",
     "n_completed",
@@ -36,6 +38,7 @@ _SHARD_FIELDS = (
     "n_bytes",
     "n_tokens",
     "n_creates",
+    "settled_at",
     "tally",
     "usage",
 )
@@ -44,13 +47,16 @@ _SHARD_FIELDS = (
 def shards_of(job: Job, now: float) -> dict[str, Any]:
     """Return a job's shards in the job's order; of very many those with trouble, and those at OpenAI, before others.
 
+    Rows that are not sent, as they have no prompt or the outcomes of others, are in none of them.
+
     Args:
         job: The newest snapshot.
         now: Epoch seconds.
     """
-    chosen = {shard.id for shard in sorted(job.shards, key=_rank)[:MAX_SHARDS]}
-    shards = [_shown(shard) for shard in job.shards if shard.id in chosen]
-    return {"version": VERSION, "updated_at": now, "n_shards": len(job.shards), "shards": shards}
+    asked = [shard for shard in job.shards if shard.is_asked]
+    chosen = {shard.id for shard in sorted(asked, key=_rank)[:MAX_SHARDS]}
+    shards = [_shown(shard) for shard in asked if shard.id in chosen]
+    return {"version": VERSION, "updated_at": now, "n_shards": len(asked), "shards": shards}
 
 
 def _rank(shard: Shard) -> int:

@@ -15,8 +15,9 @@ import msgspec
 
 from airflow_openai_batch.engine.concurrency import gc_paused
 from airflow_openai_batch.engine.encoding import canonical, rows_of
-from airflow_openai_batch.engine.endpoints import EMBEDDINGS, REQUIRED, check_body, count_inputs
+from airflow_openai_batch.engine.endpoints import EMBEDDINGS, check_body, count_inputs, required
 from airflow_openai_batch.engine.errors import InputError
+from airflow_openai_batch.engine.money.tokens import UNBOUNDED, bound_names, bound_of_json, most_output_tokens
 from airflow_openai_batch.engine.requests.arrow import LINE_BODY
 from airflow_openai_batch.engine.requests.lines import Requests
 from airflow_openai_batch.engine.requests.nulls import OnNull, blank_rows, is_blank, left_out, prompt_of
@@ -125,9 +126,12 @@ class TemplateBodies:
         self._prompt_columns = list(dict.fromkeys(part.column for part in prompt if isinstance(part, Slot)))
         self._model = TextTemplate(str(template.get("model", "")))
         self._required = [
-            (name, template[name][1:-6]) for name in REQUIRED[endpoint] if is_json_slot(str(template[name]))
+            (name, template[name][1:-6]) for name in required(endpoint) if is_json_slot(str(template[name]))
         ]
         embed_input = template.get("input")
+        parameters = {name: template[name] for name in bound_names(endpoint) if name in template}
+        is_constant = not any(map(is_json_slot, texts_in(parameters)))
+        self._bound = bound_of_json(canonical(parameters), endpoint) if is_constant else None
         self._has_one_input = endpoint != EMBEDDINGS or (isinstance(embed_input, str) and not is_json_slot(embed_input))
 
     @property
@@ -160,7 +164,7 @@ class TemplateBodies:
                 raise _lacking(first_row + i, name, self._endpoint)
         model = self._model.constant
         models = list(self._model.render(batch, first_row)) if model is None else model
-        if isinstance(models, list) and "model" in REQUIRED[self._endpoint]:
+        if isinstance(models, list) and "model" in required(self._endpoint):
             missing = (i for i, name in enumerate(models) if not name and is_sent[i])
             if (i := next(missing, None)) is not None:
                 raise _lacking(first_row + i, "model", self._endpoint)
@@ -169,10 +173,12 @@ class TemplateBodies:
         if not self._has_one_input:
             texts = enumerate(rows_of(bodies, n_rows))
             n_inputs = [_inputs_in(body, first_row + i) if is_sent[i] else 1 for i, body in texts]
+        bounds = self._bound
         return Requests(
             bodies,
             models,
             n_inputs,
+            [bound_of_json(body, self._endpoint) for body in rows_of(bodies, n_rows)] if bounds is None else bounds,
             ids=ids,
             endpoint=self._endpoint,
             first_row=first_row,
@@ -293,6 +299,7 @@ def _requests(bodies: Iterable[Any], first_row: int, endpoint: str, ids: list[st
     encoded: list[bytes] = []
     models: list[str] = []
     n_inputs: list[int] = []
+    bounds: list[int] = []
     with gc_paused():
         for ordinal, body in enumerate(bodies, first_row):
             if reason := _reason_to_skip(body, endpoint, on_null):
@@ -300,6 +307,7 @@ def _requests(bodies: Iterable[Any], first_row: int, endpoint: str, ids: list[st
                 encoded.append(b"{}")
                 models.append("")
                 n_inputs.append(1)
+                bounds.append(UNBOUNDED)
                 continue
             check_body(body, endpoint, ordinal)
             if embeds:
@@ -312,10 +320,13 @@ def _requests(bodies: Iterable[Any], first_row: int, endpoint: str, ids: list[st
             if b"null" in encoded[-1] and has_infinity(body):
                 raise InputError(f"row {ordinal}: the body holds an infinite number, for which JSON has no word.")
             models.append(str(body.get("model", "")))
+            bound = most_output_tokens(body, endpoint)
+            bounds.append(UNBOUNDED if bound is None else bound)
     return Requests(
         [encoded],
         models,
         n_inputs if embeds else 1,
+        bounds,
         ids=ids,
         endpoint=endpoint,
         first_row=first_row,

@@ -78,6 +78,8 @@ class FilesSource:
         dialect: How the files are written; its version is part of theirs.
     """
 
+    is_repeatable = True
+
     def __init__(self, rows: Any, open_file: Callable[[Any], Any], dialect: CsvFile | None = None) -> None:
         self._dialect = dialect
         named = rows if isinstance(rows, Sequence) and not isinstance(rows, str) else [rows]

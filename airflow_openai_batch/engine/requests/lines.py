@@ -10,18 +10,17 @@ import msgspec
 
 from airflow_openai_batch.engine.encoding import Pieces, blocks_of, insides_of, sizes_of, streams_of
 from airflow_openai_batch.engine.identity import DIGEST_BYTES, endpoint_hash
+from airflow_openai_batch.engine.money.tokens import UNBOUNDED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from airflow_openai_batch.engine.encoding import Counts
+    from airflow_openai_batch.engine.money.token_sample import Tokens, TokenSample
 
 
 SKIPPED_DIGEST = bytes(DIGEST_BYTES)
 """The digest of a request that is never sent: equal to no other, so that sending it one day is a difference."""
-
-BYTES_PER_TOKEN = 4
-"""Estimate of enqueued tokens: English text has about four bytes a token. Images are not counted."""
 
 _BLOCK_BYTES = 192 * 1024  # larger blocks of memory are returned to the system, and faulted in anew each time
 
@@ -36,6 +35,7 @@ class Requests:
         bodies: The canonical bodies, as pieces of JSON.
         models: The model of each row; None for a row that is not sent.
         n_inputs: The number of embedding inputs of each row; 1 for other endpoints.
+        bounds: How many tokens the answer to each row may have at most; `UNBOUNDED` where its body does not say.
         ids: The custom_id of each row; None for row ordinal and a short digest.
         endpoint: The job's endpoint.
         first_row: The ordinal of the first row.
@@ -45,9 +45,10 @@ class Requests:
     Attributes:
         ordinals: The ordinal of each row: an array of length `n_rows`, ascending.
         digests: The digest of each request, 16 bytes.
-        n_bytes: The size of each line in bytes: an array of length `n_rows`, as the next two.
-        n_tokens: The estimated input tokens of each request.
+        n_bytes: The size of each line in bytes: an array of length `n_rows`, as the next three.
         n_inputs: The embedding inputs of each request.
+        bounds: The most tokens of each answer.
+        tokens: The input tokens of each request, once they are counted.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Requests:
         bodies: Pieces,
         models: str | list[str],
         n_inputs: int | list[int],
+        bounds: int | list[int] = UNBOUNDED,
         *,
         ids: list[str] | None,
         endpoint: str,
@@ -79,10 +81,11 @@ class Requests:
         url = b'","method":"POST","url":%b,"body":' % msgspec.json.encode(endpoint)
         around: Pieces = [b'{"custom_id":"', quoted, url, b"}\n"]
         self._lines: Pieces = [*around[:_N_BEFORE], *bodies, *around[_N_BEFORE:]]
-        body_bytes = sizes_of(bodies, n_rows)
-        self.n_bytes: Counts = body_bytes + sizes_of(around, n_rows)
-        self.n_tokens: Counts = body_bytes // BYTES_PER_TOKEN + 1
+        self._body_bytes = sizes_of(bodies, n_rows)
+        self.n_bytes: Counts = self._body_bytes + sizes_of(around, n_rows)
+        self.tokens: Tokens | None = None
         self.n_inputs: Counts = np.broadcast_to(np.asarray(n_inputs, dtype=np.int64), (n_rows,))
+        self.bounds: Counts = np.broadcast_to(np.asarray(bounds, dtype=np.int64), (n_rows,))
 
     @property
     def bodies(self) -> Pieces:
@@ -99,13 +102,27 @@ class Requests:
         taken = copy.copy(self)
         taken.models, taken.n_rows = [model] * len(places) if model is None else model, len(places)
         taken.ordinals = self.ordinals[places]
-        taken.n_bytes, taken.n_tokens, taken.n_inputs = (
-            counts[places] for counts in (self.n_bytes, self.n_tokens, self.n_inputs)
+        taken.n_bytes, taken._body_bytes, taken.n_inputs, taken.bounds = (
+            counts[places] for counts in (self.n_bytes, self._body_bytes, self.n_inputs, self.bounds)
         )
         taken.ids = [self.ids[i] for i in places]
         taken.digests = [self.digests[i] for i in places]
         taken._lines = [piece if isinstance(piece, bytes) else [piece[i] for i in places] for piece in self._lines]
         return taken
+
+    def count_tokens(self, sample: TokenSample, model: str) -> None:
+        """Count the input tokens of some of the requests, and estimate those of the others.
+
+        Args:
+            sample: What the requests before these are like.
+            model: The model of all requests.
+        """
+        bodies = self.bodies
+
+        def body(place: int) -> bytes:
+            return b"".join(piece if isinstance(piece, bytes) else piece[place] for piece in bodies)
+
+        self.tokens = sample.weigh(self._body_bytes, body, model)
 
     def blocks(self, start: int, stop: int) -> Iterator[bytes]:
         """Return the lines of the requests from `start` to before `stop`, counted from the first, in larger blocks."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from airflow_openai_batch.engine.endpoints import REQUIRED
+from airflow_openai_batch.engine.endpoints import required
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.requests.arrow import column_index, is_json, without_views
 
@@ -52,7 +52,7 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 def prompt_of(body: dict[str, Any], endpoint: str) -> Any:
     """Return the prompt of a body, or of a template of bodies; a text that is not blank if the body lacks one."""
-    name = next((name for name in REQUIRED.get(endpoint, ()) if name in _PROMPTS), None)
+    name = next((name for name in required(endpoint) if name in _PROMPTS), None)
     prompt = body.get(name, "none") if name is not None else "none"
     if not isinstance(prompt, list):
         return prompt

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from airflow_openai_batch.engine.endpoints import long_form
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.requests.arrow import LINE_BODY, LINE_ID, json_column
 from airflow_openai_batch.engine.requests.values import json_as_given
@@ -269,7 +270,7 @@ def _request_lines(rows: Sequence[Mapping[str, Any]], endpoint: str, first_row: 
                 "With body=None rows must be ready-made request lines; otherwise give a body."
             ) from None
         # OpenAI's guide: every url must equal the batch's endpoint (seen: else `invalid_url` fails the whole batch).
-        if line.url != endpoint or line.method != "POST":
+        if long_form(line.url) != endpoint or line.method != "POST":
             raise InputError(f"row {ordinal}: must be POST {endpoint}, is {line.method} {line.url}.")
         lines.append(line)
     return pa.record_batch(

@@ -14,6 +14,7 @@ from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.identity import DIGEST_BYTES
 from airflow_openai_batch.engine.model import Shard, State
+from airflow_openai_batch.engine.money.tokens import UNBOUNDED
 from airflow_openai_batch.engine.requests.arrow import LINE_BODY, n_bytes_of
 from airflow_openai_batch.engine.requests.lines import Requests
 from airflow_openai_batch.engine.store.index import write_index
@@ -39,6 +40,7 @@ class ShardWriter:
         limits: The limits of a batch.
         writers: The thread that closes request files and writes indexes, and the one that writes row parts.
         is_pilot: Whether it takes no more rows than a pilot has.
+        is_repeat: Whether its requests equal earlier ones, and are not sent if those are answered.
     """
 
     def __init__(
@@ -50,14 +52,16 @@ class ShardWriter:
         writers: tuple[SerialExecutor, FileWriter],
         *,
         is_pilot: bool = False,
+        is_repeat: bool = False,
     ) -> None:
         if is_pilot and limits.pilot_rows is not None:
             limits = msgspec.structs.replace(limits, max_requests=min(limits.max_requests, limits.pilot_rows))
-        self._is_pilot = is_pilot
+        self._is_pilot, self._is_repeat = is_pilot, is_repeat
         self._store, self._name, self._model, self._limits = store, name, model, limits
         self._writing, self._row_writer = writers
-        self._n_rows = self._n_bytes = self._n_inputs = self._n_tokens = 0
+        self._n_rows = self._n_bytes = self._n_inputs = self._n_tokens = self._most_tokens = 0
         self._first_row = 0
+        self._bound: int | None = 0
         # As arrays, which take a third of the memory that lists of Python objects take.
         self._ordinals: list[Counts] = []
         self._ids: list[pa.Array] = []
@@ -84,8 +88,8 @@ class ShardWriter:
             return n
         n = _fitting(requests.n_bytes[start : start + n], limits.max_bytes - self._n_bytes)
         n = _fitting(requests.n_inputs[start : start + n], limits.max_inputs - self._n_inputs)
-        if limits.max_tokens is not None:
-            n = _fitting(requests.n_tokens[start : start + n], limits.max_tokens - self._n_tokens)
+        if limits.max_tokens is not None and requests.tokens is not None:
+            n = _fitting(requests.tokens.at_most[start : start + n], limits.max_tokens - self._most_tokens)
         return n
 
     def add(self, requests: Requests, start: int, stop: int, rows: pa.RecordBatch) -> None:
@@ -121,7 +125,12 @@ class ShardWriter:
             return
         self._n_bytes += int(requests.n_bytes[start:stop].sum())
         self._n_inputs += int(requests.n_inputs[start:stop].sum())
-        self._n_tokens += int(requests.n_tokens[start:stop].sum())
+        bounds = requests.bounds[start:stop]
+        is_bounded = self._bound is not None and int(bounds.min()) != UNBOUNDED
+        self._bound = max(self._bound or 0, int(bounds.max())) if is_bounded else None
+        if requests.tokens is not None:
+            self._n_tokens += int(requests.tokens.expected[start:stop].sum())
+            self._most_tokens += int(requests.tokens.at_most[start:stop].sum())
         for block in requests.blocks(start, stop):
             self._file.write(block)
 
@@ -163,16 +172,21 @@ class ShardWriter:
 
     def described(self, state: State) -> Shard:
         """Return the shard as a value, once its files are closed."""
+        if self._is_repeat:
+            state = State.DRAFTED
+        to_send = self._is_sent and not self._is_repeat
         return Shard(
             id=self._name,
             state=state if self._is_sent else State.SETTLED,
             model=self._model or None,
             is_pilot=self._is_pilot,
+            is_repeat=self._is_repeat,
             first_row=self._first_row,
             n_rows=self._n_rows,
-            n_requests=self._n_rows if self._is_sent else 0,
-            n_bytes=self._n_bytes,
-            n_tokens=self._n_tokens,
+            n_requests=self._n_rows if to_send else 0,
+            n_bytes=self._n_bytes if to_send else 0,
+            n_tokens=self._n_tokens if to_send else 0,
+            max_output_tokens=self._bound if self._is_sent else None,
             row_parts=self._row_parts.names,
             index=self._index,
             requests=self._requests,

@@ -9,6 +9,9 @@ processor's cache, the rest by threads. Memory holds a few record batches, and a
 that is open or being closed. At most `MAX_OPEN` shards are open, which is 40 MB if all are nearly full; for a job with
 one model it is 5 MB. Rows of further models wait on this machine's disk until the others are finished.
 
+Where equal requests are asked once, those that the job has made before have shards of their own too: they are open
+besides the others, and are sent only if the first of its kind gets no answer.
+
 Rows that are not sent have shards of their own, which are settled from the beginning. These end wherever another shard
 is full, so that the results find them near their neighbours.
 """
@@ -25,11 +28,13 @@ from airflow_openai_batch.engine.concurrency import FileWriter, SerialExecutor
 from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.identity import shard_id
-from airflow_openai_batch.engine.model import Shard, State, Value
+from airflow_openai_batch.engine.model import Measure, Shard, State, Value
+from airflow_openai_batch.engine.money.token_sample import TokenSample
 from airflow_openai_batch.engine.requests.arrow import LINE_ID, n_bytes_of, take_rows
 from airflow_openai_batch.engine.requests.bodies import Bodies
 from airflow_openai_batch.engine.requests.column_types import ColumnTypes
 from airflow_openai_batch.engine.requests.lines import Requests
+from airflow_openai_batch.engine.requests.repeats import SeenRequests
 from airflow_openai_batch.engine.requests.shard_writer import ShardWriter, empty_shard, first_duplicate, repeated
 from airflow_openai_batch.engine.requests.sources import Source
 from airflow_openai_batch.engine.requests.spill import Spill
@@ -59,6 +64,10 @@ class Built(Value, frozen=True, kw_only=True):
     """Whether some embeddings request has several inputs."""
     columns: tuple[str, ...] = ()
     """The columns of the rows; none of ready-made request lines, of which none are kept."""
+    measure: Measure | None = None
+    """What the requests are like; None if none is sent."""
+    uncounted: str | None = None
+    """Why tokens could not be counted; None if they were."""
 
 
 def build(
@@ -73,6 +82,7 @@ def build(
     state: State = State.PLANNED,
     check_columns: Callable[[Sequence[str]], None] | None = None,
     may_be_empty: bool = False,
+    are_equal_asked_once: bool = False,
 ) -> Built:
     """Write the rows of a source to the store as shards.
 
@@ -87,13 +97,16 @@ def build(
         check_columns: Raises an error for columns of the rows that the job cannot have.
         state: The state of the new shards with something to send.
         may_be_empty: Whether there may be no rows. Then one shard without rows has the columns, if they are known.
+        are_equal_asked_once: Whether requests that equal earlier ones have shards of their own (``is_repeat``).
 
     Raises:
         InputError: There are no rows, a column does not exist, a custom_id repeats, or a request exceeds a limit.
         StoreError: The store cannot be written.
     """
     seen = _SeenSource(source)
-    with ShardBuilder(store, limits, epoch, state) as builder:
+    sample = TokenSample(endpoint, limits.max_tokens)
+    repeats = SeenRequests() if are_equal_asked_once else None
+    with ShardBuilder(store, limits, epoch, state, sample, repeats) as builder:
         for rows, requests in rendered(seen, bodies, custom_id):
             n_columns = len(builder.columns)
             builder.add(rows, requests)
@@ -108,7 +121,21 @@ def build(
         return Built(shards=shards, n_rows=0, embeds_many=False)
     if builder.id_hashes:
         _check_unique(store, builder)
-    return Built(shards=builder.shards, n_rows=builder.n_rows, embeds_many=builder.embeds_many, columns=builder.columns)
+    return Built(
+        shards=builder.shards,
+        n_rows=builder.n_rows,
+        embeds_many=builder.embeds_many,
+        columns=builder.columns,
+        measure=sample.measure(_bound_of(builder.shards)),
+        uncounted=sample.problem,
+    )
+
+
+def _bound_of(shards: Sequence[Shard]) -> int | None:
+    """Return how many tokens an answer may have at most; None if a body does not say."""
+    bounds = [shard.max_output_tokens for shard in shards if shard.model is not None or shard.n_requests]
+    known = [bound for bound in bounds if bound is not None]
+    return max(known) if known and len(known) == len(bounds) else None
 
 
 class _SeenSource:
@@ -117,6 +144,7 @@ class _SeenSource:
     def __init__(self, source: Source) -> None:
         self._source = source
         self.version = None
+        self.is_repeatable = source.is_repeatable
         self.schema: pa.Schema | None = None
 
     def batches(self) -> Iterator[pa.RecordBatch]:
@@ -174,14 +202,26 @@ class ShardBuilder:
         limits: The limits of a batch.
         epoch: The job's epoch.
         state: The state of the new shards.
+        sample: Counts the tokens of the requests.
+        seen: Knows the requests so far; None if equal requests are sent as all others.
     """
 
-    def __init__(self, store: JobStore, limits: Limits, epoch: int, state: State) -> None:
-        self._store, self._limits, self._epoch, self._state = store, limits, epoch, state
+    def __init__(
+        self,
+        store: JobStore,
+        limits: Limits,
+        epoch: int,
+        state: State,
+        sample: TokenSample,
+        seen: SeenRequests | None = None,
+    ) -> None:
+        self._store, self._limits, self._epoch, self._state, self._seen = store, limits, epoch, state, seen
+        self._sample = sample
         self._requests, self._rows = SerialExecutor(1), FileWriter(_WAITING)
         self._begun: list[ShardWriter] = []
         self._models: set[str | None] = set()
         self._open: dict[str | None, ShardWriter] = {}  # that of None takes the rows that are not sent
+        self._open_repeats: dict[str | None, ShardWriter] = {}
         self._spill = Spill(MAX_OPEN)
         self._types = ColumnTypes()
         self.n_rows = 0
@@ -238,15 +278,27 @@ class ShardBuilder:
         if model is not None and model not in self._open and len(self._open) >= MAX_OPEN:
             self._spill.add(model, requests, rows)
             return
+        if self._seen is None or model is None or not (is_repeat := self._seen.repeats(requests.digests)).any():
+            self._fill(model, requests, rows, is_repeat=False)
+            return
+        for flag in (False, True):
+            places = (is_repeat == flag).nonzero()[0].tolist()
+            if places:
+                self._fill(model, requests.take(places, model), take_rows(rows, places), is_repeat=flag)
+
+    def _fill(self, model: str | None, requests: Requests, rows: pa.RecordBatch, *, is_repeat: bool) -> None:
+        if model is not None:
+            requests.count_tokens(self._sample, model)
         start, end = 0, requests.n_rows
         while start < end:
-            shard, n = self._place(model, requests, start)
+            shard, n = self._place(model, requests, start, is_repeat=is_repeat)
             shard.add(requests, start, start + n, rows.slice(start, n))
             start += n
 
-    def _place(self, model: str | None, requests: Requests, start: int) -> tuple[ShardWriter, int]:
+    def _place(self, model: str | None, requests: Requests, start: int, *, is_repeat: bool) -> tuple[ShardWriter, int]:
         """Return the shard for the next requests, and how many of them fit."""
-        shard = self._open.get(model)
+        shards = self._open_repeats if is_repeat else self._open
+        shard = shards.get(model)
         if shard is not None:
             if n := shard.room(requests, start):
                 return shard, n
@@ -254,12 +306,19 @@ class ShardBuilder:
             if model is not None and (not_sent := self._open.pop(None, None)) is not None:
                 self._close(not_sent)
         name = shard_id(self._epoch, len(self._begun))
-        is_pilot = self._limits.pilot_rows is not None and model is not None and model not in self._models
+        is_first = model is not None and model not in self._models
         self._models.add(model)
-        writers = (self._requests, self._rows)
-        shard = ShardWriter(self._store, name, model, self._limits, writers, is_pilot=is_pilot)
+        shard = ShardWriter(
+            self._store,
+            name,
+            model,
+            self._limits,
+            (self._requests, self._rows),
+            is_pilot=self._limits.pilot_rows is not None and is_first,
+            is_repeat=is_repeat,
+        )
         self._begun.append(shard)
-        self._open[model] = shard
+        shards[model] = shard
         n = shard.room(requests, start)
         if not n:
             raise _too_large(requests, start, self._limits)
@@ -277,9 +336,10 @@ class ShardBuilder:
                     self._close_open()
 
     def _close_open(self) -> None:
-        for shard in self._open.values():
-            self._close(shard)
-        self._open.clear()
+        for shards in (self._open, self._open_repeats):
+            for shard in shards.values():
+                self._close(shard)
+            shards.clear()
 
     def _close(self, shard: ShardWriter) -> None:
         self.id_hashes.extend(shard.close())
@@ -306,7 +366,7 @@ def _by_model(requests: Requests, rows: pa.RecordBatch) -> Iterator[tuple[str | 
 def _too_large(requests: Requests, at: int, limits: Limits) -> InputError:
     """Return an error that names the limit which a single request exceeds."""
     row = f"row {requests.ordinals[at]}"
-    n_bytes, n_inputs, n_tokens = requests.n_bytes[at], requests.n_inputs[at], requests.n_tokens[at]
+    n_bytes, n_inputs = requests.n_bytes[at], requests.n_inputs[at]
     if n_bytes > limits.max_bytes:
         return InputError(
             f"{row}: the request has {n_bytes:,} bytes; a batch input file may have {limits.max_bytes:,}. "
@@ -314,6 +374,7 @@ def _too_large(requests: Requests, at: int, limits: Limits) -> InputError:
         )
     if n_inputs > limits.max_inputs:
         return InputError(f"{row}: {n_inputs} inputs; a batch may have {limits.max_inputs}.")
+    n_tokens = requests.tokens.expected[at] if requests.tokens is not None else 0
     return InputError(
         f"{row}: about {n_tokens:,} tokens; max_enqueued_tokens is {limits.max_tokens:,}, so the request could "
         "never be sent. Nothing was uploaded."

@@ -11,11 +11,12 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from airflow_openai_batch.engine.concurrency import prefetch
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.requests.arrow import BATCH_ROWS, empty_batch, with_columns
+from airflow_openai_batch.engine.requests.chunks import Chunks, ChunkSource
 from airflow_openai_batch.engine.requests.csv_files import CsvFile, read_csv
 from airflow_openai_batch.engine.requests.files import (
     FilesSource,
@@ -25,6 +26,7 @@ from airflow_openai_batch.engine.requests.files import (
     partition_columns,
 )
 from airflow_openai_batch.engine.requests.python_rows import json_row, python_batch
+from airflow_openai_batch.engine.requests.source import Source as Source
 from airflow_openai_batch.engine.requests.tables import from_arrow, from_python, shown
 
 if TYPE_CHECKING:
@@ -38,24 +40,14 @@ _COLUMN_BYTES = 1024 * 1024
 _MOST_PLACES = 100
 
 
-class Source(Protocol):
-    """A source of rows."""
-
-    @property
-    def version(self) -> str | None:
-        """A text that changes when the rows change; None if only reading the rows would show that."""
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield the rows in order. May be called once for each reading of the source."""
-
-
 def source_of(rows: Any, *, endpoint: str, ready: bool = False) -> Source:
     """Return the source for the ``rows`` parameter.
 
     Args:
         rows: A list of dicts, anything that exports an Arrow stream (pandas, polars, pyarrow), an iterator, a callable
             that returns or yields such, a path object, a path or URI as a string, or a list of these; a path may be
-            a pattern or a directory. A `CsvFile` names such files and how they are written.
+            a pattern or a directory. A `CsvFile` names such files and how they are written, `Chunks` are parts of any
+            of these. Or a source.
         endpoint: The endpoint, which ready-made request lines must name.
         ready: Whether rows are ready-made request lines.
 
@@ -79,6 +71,22 @@ def source_of(rows: Any, *, endpoint: str, ready: bool = False) -> Source:
         return FilesSource(rows, open_file, dialect)
     if hasattr(rows, "open") and hasattr(rows, "name"):
         return open_file(rows)
+    if isinstance(rows, Chunks) or hasattr(rows, "is_repeatable"):
+        return _own_source(rows, endpoint, ready)
+    return _source_of_python(rows, endpoint, ready)
+
+
+def _own_source(rows: Any, endpoint: str, ready: bool) -> Source:
+    if ready:
+        raise InputError(
+            "Ready-made request lines (body=None) are dicts or a .jsonl file, not rows of a query or chunks."
+        )
+    if isinstance(rows, Chunks):
+        return ChunkSource(source_of(rows.rows, endpoint=endpoint), rows)
+    return rows  # type: ignore[no-any-return] # a source, as it says
+
+
+def _source_of_python(rows: Any, endpoint: str, ready: bool) -> Source:
     if isinstance(rows, Iterator):
         return CallableSource(lambda: rows, endpoint=endpoint, ready=ready)
     if callable(rows):
@@ -90,6 +98,7 @@ def source_of(rows: Any, *, endpoint: str, ready: bool = False) -> Source:
 
 def places_of(rows: Any) -> tuple[str, ...]:
     """Return the first 100 paths or URIs in the ``rows`` parameter; none if it holds the rows themselves."""
+    rows = rows.rows if isinstance(rows, Chunks) else rows
     rows = rows.path if isinstance(rows, CsvFile) else rows
     entries = rows if isinstance(rows, list | tuple) else [rows]
     # A list of paths holds nothing else.
@@ -113,6 +122,8 @@ class MemorySource:
     Raises:
         InputError: The rows are invalid.
     """
+
+    is_repeatable = True
 
     def __init__(self, rows: Any, *, endpoint: str, ready: bool) -> None:
         import pyarrow as pa
@@ -149,6 +160,7 @@ class CallableSource:
     """
 
     version = None
+    is_repeatable = False
 
     def __init__(self, function: Callable[[], Any], *, endpoint: str, ready: bool) -> None:
         self._function = function
@@ -182,6 +194,8 @@ class FileSource:
     Raises:
         InputError: The ending is unknown, or does not fit to `ready`.
     """
+
+    is_repeatable = True
 
     def __init__(self, path: Any, *, endpoint: str, ready: bool, dialect: CsvFile | None = None) -> None:
         self._path = path

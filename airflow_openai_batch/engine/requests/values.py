@@ -251,8 +251,24 @@ def json_rows(batch: pa.RecordBatch) -> Iterator[bytes]:
 def _result_values(column: pa.Array) -> list[Any]:
     if is_json(column.type):
         return [text if text is None else msgspec.Raw(text.encode()) for text in column.storage.to_pylist()]
+    import pyarrow as pa
+
     values = result_values(column)
+    if pa.types.is_decimal(column.type):
+        return [None if value is None else decimal_text(value) for value in values]
     return list(map(finite, values)) if holds_infinity(column) else values
+
+
+def decimal_text(value: decimal.Decimal) -> str:
+    """Return a decimal as people write it: never ``0E-12`` or ``1E-7``.
+
+    Args:
+        value: The decimal.
+    """
+    text = str(value)
+    if "E" not in text:
+        return text
+    return f"{value:f}" if value else "0"
 
 
 def result_values(column: pa.Array) -> list[Any]:

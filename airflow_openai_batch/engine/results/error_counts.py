@@ -135,3 +135,26 @@ def stored_errors(store: JobStore, job: Job, *, is_verbatim: bool = False) -> tu
         for batch in read_part(store, shard.outcomes.name, columns):
             errors.add(batch if shard.child is None else batch.filter(pc.invert(batch.column("retryable"))))
     return errors.counts()
+
+
+def skipped_rows(store: JobStore, job: Job) -> ErrorCount | None:
+    """Return how many rows were not sent, with why and examples; None if there are none.
+
+    Args:
+        store: The job's store.
+        job: The job.
+
+    Raises:
+        StoreError: The store cannot be read.
+    """
+    parts = [shard.outcomes for shard in job.shards if shard.is_skipped and shard.outcomes is not None]
+    if not parts:
+        return None
+    rows = next(iter(read_part(store, parts[0].name, _COLUMNS[:-1]))).slice(0, _EXAMPLES).to_pylist()
+    return ErrorCount(
+        status=Status.SKIPPED,
+        code=rows[0]["error_code"],
+        n=sum(part.tally[Status.SKIPPED] for part in parts),
+        message=rows[0]["error_message"],
+        custom_ids=tuple(row["custom_id"] for row in rows),
+    )

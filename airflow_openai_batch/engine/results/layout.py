@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import decimal
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_openai_batch.engine.answers.outcome_files import FIELD, part_schema
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.model import RESULT_COLUMNS, Job
+from airflow_openai_batch.engine.model import RESULT_COLUMNS, Job, Usage
 from airflow_openai_batch.engine.requests.arrow import BATCH_ROWS
 from airflow_openai_batch.engine.requests.column_types import ColumnTypes
 from airflow_openai_batch.engine.requests.exact_types import cast_exactly
@@ -48,7 +49,7 @@ class Layout:
             index = rows.schema.get_field_index(field.name)
             column = rows.column(index) if index >= 0 else pa.nulls(rows.num_rows, field.type)
             arrays.append(cast_exactly(column, field.type))
-        arrays += [outcomes.column(name) for name in RESULT_COLUMNS]
+        arrays += _fixed_columns(outcomes)
         arrays += [outcomes.column(FIELD + name) for name in self.fields]
         if self.kept is not None:
             arrays = [arrays[place] for place in self.kept]
@@ -70,6 +71,21 @@ class Layout:
             return self
         kept = tuple(place for place, name in enumerate(self.schema.names) if name not in dropped)
         return dataclasses.replace(self, schema=pa.schema([self.schema.field(place) for place in kept]), kept=kept)
+
+
+def _fixed_columns(outcomes: pa.RecordBatch) -> list[pa.Array]:
+    """Return the columns that all results have. An answer that was used again was billed to the job that asked."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    is_reused = outcomes.column("reused_from").is_valid()
+    if not is_reused.true_count:
+        return [outcomes.column(name) for name in RESULT_COLUMNS]
+    columns = {name: outcomes.column(name) for name in RESULT_COLUMNS}
+    for name in ("cost", *Usage.__struct_fields__):
+        zero = pa.scalar(decimal.Decimal(0) if name == "cost" else 0, columns[name].type)
+        columns[name] = pc.if_else(is_reused, zero, columns[name])
+    return list(columns.values())
 
 
 def check_dropped(dropped: Sequence[str], columns: Collection[str]) -> None:

@@ -19,7 +19,7 @@ import msgspec
 from airflow_openai_batch.engine.concurrency import SerialExecutor
 from airflow_openai_batch.engine.errors import InputError, StoreError
 from airflow_openai_batch.engine.requests.arrow import is_json, n_bytes_of
-from airflow_openai_batch.engine.requests.values import json_rows, result_json, result_values
+from airflow_openai_batch.engine.requests.values import decimal_text, json_rows, result_json, result_values
 from airflow_openai_batch.engine.store.temporary import DEAD_LETTER, TABLE, remove_leftovers, work_folder
 
 if TYPE_CHECKING:
@@ -356,7 +356,7 @@ def _cell(value: Any) -> Any:
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, decimal.Decimal):
-        return str(value)
+        return decimal_text(value)
     data = result_json(value)
     # A duration is a string in JSON; the quotes are not part of the cell.
     return msgspec.json.decode(data, type=str) if data[:1] == b'"' else data.decode()

@@ -13,9 +13,8 @@ import msgspec
 
 from airflow_openai_batch.engine.concurrency import prefetch
 from airflow_openai_batch.engine.errors import JobNotReady, StoreError
-from airflow_openai_batch.engine.job.summary import Summary, summarize
+from airflow_openai_batch.engine.job.summary import Summary, money_of, summarize
 from airflow_openai_batch.engine.model import Job, Shard, State, Value
-from airflow_openai_batch.engine.money.prices import in_dollars
 from airflow_openai_batch.engine.results.error_counts import ErrorCount as ErrorCount
 from airflow_openai_batch.engine.results.error_counts import ErrorCounter
 from airflow_openai_batch.engine.results.layout import Layout, layout_of
@@ -150,7 +149,7 @@ def _joined(
 def _ordinals(store: JobStore, root: Shard) -> Counts:
     """Return the ordinals of all rows of a shard, ascending."""
     index = root.carried.row_index if root.carried is not None else root.index
-    ordinals: Counts = read_index_table(store, index).column("ordinal").to_numpy()
+    ordinals: Counts = read_index_table(store, index, ["ordinal"]).column("ordinal").to_numpy()
     return ordinals
 
 
@@ -187,7 +186,7 @@ def manifest(written: Written) -> dict[str, Any]:
             "rows": written.n_rows,
             "by_status": summary.by_status,
             "tokens": {name: getattr(summary.usage, name) for name in summary.usage.__struct_fields__},
-            **in_dollars(summary.cost),
+            **money_of(summary),
             "batches": summary.batch_ids[:1000],
             "rounds": summary.rounds,
             "carried_over": summary.n_carried,

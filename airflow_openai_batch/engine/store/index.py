@@ -57,12 +57,23 @@ def read_index(store: JobStore, name: str) -> Index:
     return Index(*(column.to_pylist() for column in read_index_table(store, name).columns))
 
 
-def read_index_table(store: JobStore, name: str) -> pa.Table:
-    """Read an index from the store as an Arrow table with the columns of `index_schema`."""
+def read_index_table(
+    store: JobStore, name: str, columns: Sequence[str] = ("ordinal", "custom_id", "digest")
+) -> pa.Table:
+    """Read an index from the store as an Arrow table.
+
+    Args:
+        store: The job's store.
+        name: The name of its file.
+        columns: The columns of ``index_schema`` to read.
+
+    Raises:
+        StoreError: The store cannot be read.
+    """
     import pyarrow.parquet as pq
 
     with store.open(name) as file:
         # Without threads: one that still holds a Python file when the interpreter ends would abort the process.
         # Not `pq.read_table`, which imports all of `pyarrow.dataset`.
         index = pq.ParquetFile(file, pre_buffer=False)
-        return index.read(columns=["ordinal", "custom_id", "digest"], use_threads=False)
+        return index.read(columns=list(columns), use_threads=False)

@@ -62,6 +62,11 @@ export class Api {
     return (await this.call("GET", where, { query: { map_index: at.mapIndex } })).value;
   }
 
+  /** Return the newest runs of a Dag, at most `n`. */
+  runs(dagId, n) {
+    return this.call("GET", path("dags", dagId, "dagRuns"), { query: { limit: n, order_by: "-run_after" } });
+  }
+
   /** Return the task instances of a run, at most 100. The POST that takes many runs writes Airflow's audit log. */
   instances(dagId, runId) {
     return this.call("GET", path("dags", dagId, "dagRuns", runId, "taskInstances"), { query: { limit: PAGE } });

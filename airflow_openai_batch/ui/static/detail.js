@@ -2,8 +2,10 @@
 
 import { batchesTable, shardsTable } from "./batches.js";
 import { h, icon } from "./dom.js";
-import { count, counted, dollars, duration, relative } from "./format.js";
+import { asOf, forecastWords } from "./forecast.js";
+import { count, counted, duration, relative } from "./format.js";
 import { OVER, cancellableTask, instanceId, ownerName } from "./jobs.js";
+import { heldBy, keptBack, moneyFigures } from "./money.js";
 import {
   badge,
   bar,
@@ -19,13 +21,17 @@ import {
   time,
   tokenFigures,
 } from "./parts.js";
-import { dashboardLink, jobHash } from "./place.js";
+import { dagHash, dashboardLink, jobHash } from "./place.js";
 import { sampleView } from "./sample.js";
+import { timeline } from "./timeline.js";
 
 const PROBLEMS = { held: "A person must act", bad: "Worse than the thresholds allow" };
 
-/** The full view of a job. `links` are Airflow's addresses; `isAlone` means that there is no list to return to. */
-export function detailView(board, job, { links, now, isAlone, samples }) {
+/**
+ * The full view of a job. `links` are Airflow's addresses; `isAlone` means that there is no list to return to; `width`
+ * is in pixels; `pointed` is the shard of the timeline that is pointed at.
+ */
+export function detailView(board, job, { links, now, isAlone, samples, width, pointed }) {
   const progress = board.progress(job);
   if (!progress)
     return [
@@ -42,6 +48,7 @@ export function detailView(board, job, { links, now, isAlone, samples }) {
     messages(board, job, progress),
     h("div", { class: "wide" }, bar(progress, "big"), barText(progress), freshness(board, job, progress, now)),
     figures(progress, board.standing(job), now),
+    timeline(board.shards(job), progress, { now, width, pointed, isGoing: isGoing(board.standing(job)) }),
     h("div", { class: "columns" }, outcomesTable(progress), phasesTable(progress)),
     errorsTable(progress),
     batchesTable(progress),
@@ -98,7 +105,7 @@ function heading(board, job, progress, { links, level, isCard }) {
         isCard ? null : `${job.dagName} / `,
         ownerName(job, progress),
       ),
-      badge(board.standing(job)),
+      badge(board.standing(job), { word: heldBy(board.standing(job), progress) }),
     ),
     isCard ? null : h("div", { class: "where" }, "Run ", outLink(links.run(job.dagId, job.runId), job.runId)),
     h(
@@ -110,6 +117,7 @@ function heading(board, job, progress, { links, level, isCard }) {
           title: `${task.taskName} is ${task.state ?? "in an unknown state"}`,
         }),
       ),
+      isCard ? null : h("a", { class: "button", href: dagHash(job.dagId) }, icon("chart"), "Last runs"),
       progress.output === null && ["written", "bad"].includes(progress.phase)
         ? outLink(links.xcom(newest), [icon("table"), "Results in XCom"], { class: "button" })
         : null,
@@ -150,8 +158,16 @@ function messages(board, job, progress) {
     notices.push(
       notice(
         standing === "held" ? "error" : "warning",
-        PROBLEMS[standing] ?? "Last problem",
+        heldBy(standing, progress) ?? keptTitle(standing, progress) ?? PROBLEMS[standing] ?? "Last problem",
         h("p", { class: "pre" }, progress.problem),
+      ),
+    );
+  if (keptBack(standing, progress) && progress.limit === "pilot")
+    notices.push(
+      notice(
+        "info",
+        keptTitle(standing, progress),
+        h("p", null, "The other rows are sent by themselves once those of the pilot are good enough."),
       ),
     );
   if (standing === "stopped") {
@@ -171,9 +187,18 @@ function messages(board, job, progress) {
   return notices;
 }
 
+function keptTitle(standing, progress) {
+  const text = keptBack(standing, progress);
+  return text && text[0].toUpperCase() + text.slice(1);
+}
+
+function isGoing(standing) {
+  return ["running", "queued"].includes(standing);
+}
+
 function figures(progress, standing, now) {
   const isOver = OVER.has(progress.phase) || progress.phase === "done";
-  const isActive = ["running", "queued"].includes(standing);
+  const isActive = isGoing(standing);
   return h(
     "dl",
     { class: "figures", key: "figures" },
@@ -183,27 +208,27 @@ function figures(progress, standing, now) {
       progress.rate_per_h && isActive ? `${count(Math.round(progress.rate_per_h))} an hour` : null,
     ),
     tokenFigures(progress),
+    moneyFigures(progress),
     figure(
       "Age",
       relative(progress.created_at, now).replace(" ago", ""),
       isOver ? `took ${duration(progress.updated_at - progress.created_at)}` : null,
     ),
-    isActive ? figure("Estimated end", estimate(progress, now)) : null,
+    isActive ? estimatedEnd(progress, now) : null,
     isOver
       ? null
       : figure(
           "Deadline",
           time(progress.deadline_at, now),
-          progress.expires_at ? ["batches expire ", time(progress.expires_at, now)] : null,
+          progress.expires_at ? h("span", null, "batches expire ", time(progress.expires_at, now)) : null,
         ),
     figure(
       "Shards",
       `${count(progress.n_settled)} of ${count(progress.n_shards)} settled`,
-      progress.n_unsent ? `${count(progress.n_unsent)} wait to be sent` : null,
+      progress.n_unsent ? `${count(progress.n_unsent)} not sent yet` : null,
     ),
     figure("Rounds asked again", count(progress.round), counted(progress.n_batches ?? 0, "batch")),
     figure("Model", progress.model ?? "differs by row", progress.endpoint),
-    progress.cost === null ? null : figure("Cost", dollars(progress.cost)),
     progress.output ? figure("Results", copyable(progress.output, "Copy the results' address")) : null,
     progress.dead_letter
       ? figure("Dead letter", copyable(progress.dead_letter, "Copy the dead letter's address"))
@@ -211,12 +236,20 @@ function figures(progress, standing, now) {
   );
 }
 
+/** The end as the counts move, and as earlier runs went; the one that there is, or both. */
+function estimatedEnd(progress, now) {
+  const words = forecastWords(asOf(progress.forecast, now), now);
+  if (!words) return figure("Estimated end", estimate(progress, now));
+  if (!progress.eta_at) return figure("Estimated end", words.half, [words.nine, `by ${words.of}`]);
+  return figure("Estimated end", estimate(progress, now), `by ${words.of}: ${words.says}`);
+}
+
 /** Who read this and when: the trigger while it waits (Airflow 3.3), or the worker at its last read. */
 function freshness(board, job, progress, now) {
   const isOver = OVER.has(progress.phase);
   const text = isOver
     ? "Final, as of "
-    : progress.live
+    : progress.live && ["waiting", "queued"].includes(progress.phase)
       ? "Kept up to date while the job waits; as of "
       : "As of the worker's last look, ";
   const standsStill = !progress.live && tasksOf(board, job).some((task) => task.state === "deferred");

@@ -25,15 +25,21 @@ function add(node, children) {
   }
 }
 
+/** Make an SVG element; see `h`. */
+export function svg(name, attributes, ...children) {
+  const node = document.createElementNS(SVG, name);
+  for (const [attribute, value] of Object.entries(attributes ?? {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (attribute === "key") node.dataset.key = value;
+    else node.setAttribute(attribute, String(value));
+  }
+  add(node, children);
+  return node;
+}
+
 /** A small line drawing from `index.html`'s set; screen readers skip it. */
 export function icon(name) {
-  const svg = document.createElementNS(SVG, "svg");
-  svg.setAttribute("class", "icon");
-  svg.setAttribute("aria-hidden", "true");
-  const use = document.createElementNS(SVG, "use");
-  use.setAttribute("href", `#icon-${name}`);
-  svg.append(use);
-  return svg;
+  return svg("svg", { class: "icon", "aria-hidden": "true" }, svg("use", { href: `#icon-${name}` }));
 }
 
 /** Anything but http and this page's own parts becomes an address that does nothing. */

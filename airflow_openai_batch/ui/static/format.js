@@ -69,6 +69,18 @@ export function moment(at) {
   return new Date(at * 1000).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "medium" });
 }
 
+/** A moment on the viewer's own clock as people say it: "02:10", or "29 Nov 02:10" if it is another day than `now`. */
+export function clock(at, now) {
+  const [then, today] = [new Date(at * 1000), new Date(now * 1000)];
+  const time = then.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
+  return then.toDateString() === today.toDateString() ? time : `${day(at)} ${time}`;
+}
+
+/** The day of a moment on the viewer's own clock: "28 Nov". */
+export function day(at) {
+  return new Date(at * 1000).toLocaleDateString("en-GB", { day: "numeric", month: "short" });
+}
+
 /** 12345678 → "12.3 MB". */
 export function bytes(n) {
   if (!isNumber(n)) return "–";

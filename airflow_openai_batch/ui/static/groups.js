@@ -30,12 +30,27 @@ export function sumOf(all) {
     byStatus: added(read.map((one) => one.byStatus)),
     usage: added(read.map((one) => one.usage)),
     cost: read.some((one) => one.cost !== null) ? sum(read.map((one) => one.cost ?? 0)) : null,
+    expected_cost: inTheEnd(read, "expected_cost"),
+    upper_cost: inTheEnd(read, "upper_cost"),
+    // Each job has a cap of its own.
+    max_cost: null,
+    limit: null,
+    estimate_basis: read.some((one) => one.estimate_basis === "bound") ? "bound" : null,
+    reused_rows: sum(read.map((one) => one.reused_rows)),
+    saved_by_reuse: sum(read.map((one) => one.saved_by_reuse)),
     // Sums are over when all are.
     phase: read.length === all.length && read.every((one) => OVER.has(one.phase)) ? "written" : "waiting",
     created_at: least(read.map((one) => one.created_at)),
     updated_at: most(read.map((one) => one.updated_at)),
     deadline_at: most(read.map((one) => one.deadline_at)),
   };
+}
+
+/** What jobs will cost together in the end: of those with all answers what they cost. Null if one of them is unknown. */
+function inTheEnd(read, name) {
+  const costs = read.map((one) => one[name] ?? (OVER.has(one.phase) || one.phase === "done" ? one.cost : null));
+  const isTold = read.some((one) => one[name] !== null) && costs.every((cost) => cost !== null);
+  return isTold ? sum(costs) : null;
 }
 
 /** Return how many jobs have each standing, the most urgent first: pairs of standing and number. */

@@ -42,6 +42,11 @@ export const STANDINGS = {
     group: "attention",
     says: "No task works on it any more. Clearing the failed task takes the job up again.",
   },
+  planned: {
+    label: "Planned",
+    group: "active",
+    says: "Nothing was sent, and nothing is before a task that waits for the job begins.",
+  },
   running: { label: "Running", group: "active", says: "Batches run at OpenAI." },
   queued: {
     label: "Queued",
@@ -119,7 +124,7 @@ export function shardsKey(job) {
 
 /** Whether how a job stands depends on the states of its tasks: its phase alone does not say it. */
 export function needsStates(progress) {
-  return ["waiting", "queued", "done"].includes(progress?.phase);
+  return ["waiting", "asking", "queued", "done"].includes(progress?.phase);
 }
 
 /** Return a job's standing: its phase together with the states of the tasks that work on it. */
@@ -130,6 +135,8 @@ export function standingOf(job, progress, instances) {
   const isAlive = states.some((state) => ALIVE.has(state));
   // A retry may resolve what is held; until then it needs manual intervention.
   if (progress.phase === "held") return "held";
+  // A task that only plans may well be skipped: nothing is left to take up.
+  if (progress.phase === "planned") return "planned";
   if (!isAlive && states.some((state) => FAILED.has(state))) return "stopped";
   if (progress.phase === "done") return "answered";
   return progress.phase === "queued" ? "queued" : "running";

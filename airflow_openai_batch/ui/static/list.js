@@ -4,6 +4,7 @@ import { h, icon } from "./dom.js";
 import { counted } from "./format.js";
 import { SORTS, rowsOf, sorted } from "./groups.js";
 import { GROUPS, STANDINGS, countGroups } from "./jobs.js";
+import { tellsMoney } from "./money.js";
 import { groupRow, jobRow } from "./rows.js";
 
 const COLUMNS = {
@@ -27,7 +28,7 @@ export function listView(board, view, now) {
 export function jobsTable(board, jobs, view, now) {
   const progressOf = (job) => board.progress(job);
   const order = (rows) => sorted(rows, view.order, (job) => board.standing(job), progressOf);
-  const hasCost = jobs.some((job) => (progressOf(job)?.cost ?? null) !== null);
+  const hasCost = jobs.some((job) => tellsMoney(progressOf(job)));
   const rows = order(rowsOf(jobs, progressOf)).map((row) => {
     if (row.jobs.length === 1) return jobRow(board, row.jobs[0], { now, hasCost });
     const isOpen = view.toggled.has(row.id) !== view.areOpen;

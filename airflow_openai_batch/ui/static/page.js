@@ -2,19 +2,22 @@
 
 import { Api, ApiFailure } from "./api.js";
 import { Board } from "./board.js";
-import { detailView, summaryCard } from "./detail.js";
+import { detailView } from "./detail.js";
 import { CancelDialog } from "./dialog.js";
-import { h, icon, update } from "./dom.js";
+import { h, update } from "./dom.js";
 import { failureNotice } from "./failures.js";
 import { relative } from "./format.js";
-import { rowsOf } from "./groups.js";
+import { History } from "./history.js";
 import { PROGRESS_KEY, STANDINGS, entryOf, instanceOf, ownerOf } from "./jobs.js";
-import { groupButtons, jobsTable, listView } from "./list.js";
+import { lastRunsView } from "./lastruns.js";
+import { groupButtons, listView } from "./list.js";
 import { loginLink, openLinksOutside } from "./links.js";
 import { copyText, readPlace, writePlace } from "./outer.js";
-import { airflowLinks, jobHash, jobOfHash, placeOf } from "./place.js";
+import { airflowLinks, dagOfHash, jobHash, jobOfHash, placeOf } from "./place.js";
+import { followPointing } from "./pointing.js";
 import { Pulse } from "./pulse.js";
 import { Samples } from "./sample.js";
+import { absentView, runTab } from "./tabs.js";
 import { followTheme } from "./theme.js";
 
 /** Seconds between two reads while a job is active, and while none is. */
@@ -34,16 +37,23 @@ class Page {
   constructor() {
     this.board = new Board(api, () => this.drawSoon());
     this.samples = new Samples(api, () => this.drawSoon());
-    /** What the viewer has chosen for lists: the group of states, the order, and which rows were folded or unfolded. */
-    this.view = { group: "all", order: { by: null, isReversed: false }, toggled: new Set(), areOpen: false };
+    /**
+     * What the viewer has chosen: for lists the group of states, the order, and which rows were folded or unfolded; for
+     * a Dag's runs the task, and the run that is pointed at, or of a job the shard.
+     */
+    const lists = { group: "all", order: { by: null, isReversed: false }, toggled: new Set(), areOpen: false };
+    this.view = { ...lists, task: null, run: null };
+    this.history = null;
     this.pulse = new Pulse(() => this.look());
     this.dialog = new CancelDialog(at("dialog"), api, (text) => this.cancelled(text));
     this.foreign = null;
   }
 
   start() {
-    document.body.dataset.place = place.taskId ? "task" : place.runId ? "run" : "all";
+    document.body.dataset.place = place.taskId ? "task" : place.runId ? "run" : place.dagId ? "dag" : "all";
     document.addEventListener("click", (event) => this.click(event));
+    followPointing((runId) => this.point(runId));
+    addEventListener("resize", () => this.drawSoon());
     addEventListener("hashchange", () => this.turn());
     at("search").addEventListener("input", () => this.typed());
     at("refresh").addEventListener("click", () => this.pulse.now());
@@ -51,13 +61,15 @@ class Page {
     this.turn();
   }
 
-  /** Show what the address names: a job, or the list. */
+  /** Show what the address names: a job, the last runs of a Dag, or the list. */
   turn() {
     const wanted = jobOfHash(location.hash);
     writePlace();
     const before = this.wanted;
     this.wanted = wanted;
+    this.dagId = wanted ? null : (dagOfHash(location.hash) ?? (place.runId ? null : place.dagId));
     if (wanted) this.openJob(wanted);
+    else if (this.dagId) this.openRuns(this.dagId);
     else if (this.list) this.board.listing = this.list;
     else if (!place.taskId) this.openList();
     this.draw();
@@ -75,8 +87,12 @@ class Page {
     this.list = this.board.listing;
   }
 
+  openRuns(dagId) {
+    if (this.history?.dagId !== dagId) this.history = new History(api, this.board, dagId);
+  }
+
   moveFocus(before) {
-    if (this.wanted) at("title")?.focus();
+    if (this.wanted || dagOfHash(location.hash)) at("title")?.focus();
     else if (before) document.querySelector(`[data-open="${CSS.escape(jobHash(before))}"] a`)?.focus();
     if (this.wanted || before) scrollTo(0, 0);
   }
@@ -90,10 +106,7 @@ class Page {
   async look() {
     at("refresh").classList.add("busy");
     try {
-      if (place.taskId && !this.wanted && !this.foreign?.isFound) await this.findTask();
-      if (this.foreign?.isFound !== false) await this.board.look();
-      const job = this.shown();
-      if (job) await this.board.readDetail(job);
+      await (this.dagId ? this.lookAtRuns() : this.lookAtJobs());
     } catch (error) {
       if (!(error instanceof ApiFailure)) throw error;
       this.board.failure = error;
@@ -103,8 +116,21 @@ class Page {
     }
     if (this.board.failure?.status === 401) return null;
     if (this.board.failure) throw this.board.failure;
+    if (this.dagId) return this.history.isActive ? ACTIVE_S : IDLE_S;
     const isActive = this.board.jobs.some((job) => STANDINGS[this.board.standing(job)].group === "active");
     return isActive || this.foreign?.isOurs ? ACTIVE_S : IDLE_S;
+  }
+
+  async lookAtRuns() {
+    await this.history.look();
+    this.board.failure = null;
+  }
+
+  async lookAtJobs() {
+    if (place.taskId && !this.wanted && !this.foreign?.isFound) await this.findTask();
+    if (this.foreign?.isFound !== false) await this.board.look();
+    const job = this.shown();
+    if (job) await this.board.readDetail(job);
   }
 
   /** Find the job that the tab's task works on. */
@@ -142,8 +168,9 @@ class Page {
     this.drawing = null;
     const { board, wanted } = this;
     const now = api.now();
-    const failure = board.failure && failureNotice(board.failure, board.jobs.length > 0, loginLink(root));
-    document.body.dataset.view = wanted || place.taskId ? "detail" : "list";
+    const { jobs, lookedAt } = this.dagId ? this.history : board;
+    const failure = board.failure && failureNotice(board.failure, jobs.length > 0, loginLink(root));
+    document.body.dataset.view = wanted || place.taskId || this.dagId ? "detail" : "list";
     update(at("main"), failure, this.content(now, Boolean(failure)));
     update(at("groups"), groupButtons(board, this.view.group));
     const names = new Set(board.allJobs.flatMap((job) => [job.dagName, ownerOf(job, board.progress(job)).taskId]));
@@ -151,63 +178,31 @@ class Page {
       at("names"),
       [...names].sort().map((name) => h("option", { value: name, key: name })),
     );
-    update(at("seen"), board.lookedAt ? `Updated ${relative(board.lookedAt, now)}` : "");
+    update(at("seen"), lookedAt ? `Updated ${relative(lookedAt, now)}` : "");
   }
 
   content(now, hasFailed) {
+    if (this.dagId) return this.runs(now, hasFailed);
     const job = this.shown();
-    if (job) return detailView(this.board, job, { links, now, isAlone: !this.wanted, samples: this.samples });
-    if (this.wanted || place.taskId) return this.absent(hasFailed);
-    if (place.runId) return this.runView(now, hasFailed);
-    return hasFailed && !this.board.jobs.length ? null : listView(this.board, this.view, now);
-  }
-
-  absent(hasFailed) {
-    if (hasFailed) return null;
-    if (!this.board.lookedAt) return h("p", { class: "quiet" }, "Looking…");
-    if (this.wanted)
-      return [
-        h("a", { href: "#", class: "back" }, icon("left"), "All jobs"),
-        h(
-          "p",
-          { class: "quiet" },
-          "This job is not there: its run was deleted, its tasks were cleared, or you may not see it.",
-        ),
-      ];
-    if (this.foreign?.isOurs)
-      return h(
-        "p",
-        { class: "quiet" },
-        "This task has not looked at its job yet. Its progress appears here when it has.",
-      );
-    return h("p", { class: "quiet" }, "This task has no OpenAI batch job.");
-  }
-
-  runView(now, hasFailed) {
-    const jobs = this.board.jobs;
-    if (jobs.length) {
-      const more =
-        this.board.hasMore &&
-        h(
-          "div",
-          { class: "list-foot" },
-          h("button", { type: "button", class: "button", "data-act": "further" }, icon("down"), "Look further"),
-        );
-      return [rowsOf(jobs, (job) => this.board.progress(job)).map((row) => this.cardOf(row, now)), more];
+    const { board, view } = this;
+    if (job) {
+      const { samples, width } = this;
+      return detailView(board, job, { links, now, isAlone: !this.wanted, samples, width, pointed: view.run });
     }
-    if (hasFailed) return null;
-    return h(
-      "p",
-      { class: "quiet" },
-      this.board.lookedAt ? "This Dag run has no OpenAI batch job, or its tasks have not begun." : "Looking…",
-    );
+    if (this.wanted || place.taskId) return hasFailed ? null : absentView(board, Boolean(this.wanted), this.foreign);
+    if (place.runId) return runTab(board, view, { links, now, hasFailed });
+    return hasFailed && !board.jobs.length ? null : listView(board, view, now);
   }
 
-  /** A job in full, and mapped jobs as one table. */
-  cardOf({ id, taskId, jobs }, now) {
-    if (jobs.length === 1) return summaryCard(this.board, jobs[0], { links, now });
-    const view = { ...this.view, areOpen: true };
-    return h("article", { class: "card", key: id, "aria-label": taskId }, jobsTable(this.board, jobs, view, now));
+  /** Of a chart in pixels. Something has to be drawn where nothing has a width yet. */
+  get width() {
+    return Math.max(280, at("main").clientWidth);
+  }
+
+  runs(now, hasFailed) {
+    if (hasFailed && !this.history.jobs.length) return null;
+    const { width } = this;
+    return lastRunsView(this.history, this.view, { links, now, width, canGoBack: Boolean(dagOfHash(location.hash)) });
   }
 
   click(event) {
@@ -223,7 +218,7 @@ class Page {
   }
 
   act(element) {
-    const { act, group, job: id, by, row, status, text } = element.dataset;
+    const { act, group, job: id, by, row, status, task, text } = element.dataset;
     const { view } = this;
     if (act === "group") view.group = group;
     if (act === "sort") view.order = { by, isReversed: view.order.by === by && !view.order.isReversed };
@@ -232,10 +227,17 @@ class Page {
     if (act === "hide") this.samples.hide(id);
     if (act === "further") this.further(element);
     if (act === "again") this.pulse.now();
+    if (act === "task") view.task = task || null;
     const job = this.board.allJobs.find((one) => one.id === id);
     if (job && act === "cancel") this.dialog.open(this.board, job, element);
     if (job && act === "sample") this.sample(job, status);
     this.draw();
+  }
+
+  point(runId) {
+    if (this.view.run === runId) return;
+    this.view.run = runId;
+    this.drawSoon();
   }
 
   toggle(id) {

@@ -7,6 +7,7 @@ import { OVER, STANDINGS, countsText, partsOf } from "./jobs.js";
 const ICONS = {
   loading: "dots",
   running: "play",
+  planned: "clock",
   queued: "clock",
   answered: "inbox",
   done: "check",
@@ -20,17 +21,18 @@ const PHASES = {
   create: "Create batches",
   wait: "Wait for OpenAI",
   harvest: "Fetch answers",
+  ask: "Ask synchronously",
   results: "Write results",
 };
 
-/** A rounded badge with symbol and word, so that colour is never the only sign; `n` counts jobs. */
-export function badge(standing, n = null) {
+/** A rounded badge with symbol and word, so that colour is never the only sign; `n` counts jobs, `word` is another one. */
+export function badge(standing, { n = null, word = null } = {}) {
   const { label, says } = STANDINGS[standing];
   return h(
     "span",
     { class: `badge ${standing}`, title: says, key: standing },
     icon(ICONS[standing]),
-    n === null ? label : `${count(n)} ${label}`,
+    n === null ? (word ?? label) : `${count(n)} ${label}`,
   );
 }
 
@@ -204,13 +206,14 @@ export function tokenFigures(progress) {
   ];
 }
 
-/** One figure: a name, a value, and a remark. */
-export function figure(name, value, remark) {
+/** One figure: a name, a value, and remarks: one or a list, of which those that are null are left out. */
+export function figure(name, value, remarks) {
+  const texts = [remarks].flat().filter(Boolean);
   return h(
     "div",
     { class: "figure", key: name },
     h("dt", null, name),
-    h("dd", null, value, remark ? h("small", null, remark) : null),
+    h("dd", null, value, texts.map((text) => h("small", null, text))),
   );
 }
 

@@ -31,6 +31,17 @@ export function jobHash(job) {
   return `#${[job.dagId, job.runId, job.key].map(encodeURIComponent).join("/")}`;
 }
 
+/** Return the part of the page's address that names a Dag, of which the last runs are shown. */
+export function dagHash(dagId) {
+  return `#${encodeURIComponent(dagId)}`;
+}
+
+/** Return the Dag that such a part names, or null. */
+export function dagOfHash(hash) {
+  const parts = hash.replace(/^#/, "").split("/").map(decoded);
+  return parts.length === 1 && parts[0] !== "" ? parts[0] : null;
+}
+
 /** Return the job that such a part names, or null. */
 export function jobOfHash(hash) {
   const parts = hash.replace(/^#/, "").split("/").map(decoded);
@@ -53,6 +64,7 @@ export function airflowLinks(root) {
   return {
     // The hash is read by the page, in Airflow's address as in its own.
     job: (job) => path("plugin", "openai-batches") + jobHash(job),
+    dag: (dagId) => path("dags", dagId),
     run: (dagId, runId) => path("dags", dagId, "runs", runId),
     log: (at) => path(...task(at)),
     xcom: (at) => path(...task(at), "xcom"),

@@ -1,11 +1,12 @@
 // The rows of the list: a job, or the jobs of a mapped task's run together.
 
 import { h, icon } from "./dom.js";
-import { counted, dollars, duration, relative } from "./format.js";
+import { count, counted, duration, relative } from "./format.js";
 import { standingsOf, sumOf } from "./groups.js";
 import { STANDINGS, ownerName } from "./jobs.js";
+import { heldBy, keptBack, moneyCell } from "./money.js";
 import { badge, bar, barText, estimate, time, tokensShort } from "./parts.js";
-import { jobHash } from "./place.js";
+import { dagHash, jobHash } from "./place.js";
 
 /** The row of one job. `isMember` if the row of its group is above it. */
 export function jobRow(board, job, { now, hasCost, isMember }) {
@@ -18,6 +19,7 @@ export function jobRow(board, job, { now, hasCost, isMember }) {
         "td",
         { class: "job" },
         h("a", link, job.dagName, h("span", { class: "owner" }, " / ", owner)),
+        lastRuns(job),
         h("div", { class: "where" }, job.runId),
       );
   const attributes = { key: job.id, "data-open": jobHash(job), class: isMember ? "member" : null };
@@ -33,9 +35,9 @@ export function jobRow(board, job, { now, hasCost, isMember }) {
   return h(
     "tr",
     attributes,
-    h("td", { class: "state" }, badge(standing)),
+    h("td", { class: "state" }, badge(standing, { word: heldBy(standing, progress) })),
     name,
-    cells(progress, { now, hasCost, remark: seenAt(standing, progress, now) }),
+    cells(progress, { now, hasCost, remarks: remarksOf(standing, progress, now) }),
     cell("Ends", ends(progress, standing, now)),
   );
 }
@@ -50,7 +52,7 @@ export function groupRow(board, row, { now, hasCost, isOpen }) {
     h(
       "td",
       { class: "state" },
-      h("div", { class: "badges" }, standingsOf(standings).map(([standing, n]) => badge(standing, n))),
+      h("div", { class: "badges" }, standingsOf(standings).map(([standing, n]) => badge(standing, { n }))),
     ),
     h(
       "td",
@@ -67,6 +69,7 @@ export function groupRow(board, row, { now, hasCost, isOpen }) {
         icon(isOpen ? "down" : "right"),
         h("span", null, row.dagName, h("span", { class: "owner" }, " / ", row.taskId)),
       ),
+      lastRuns(row.jobs[0]),
       h("div", { class: "where" }, row.runId, h("span", null, counted(row.jobs.length, "mapped job"))),
     ),
     total
@@ -75,17 +78,38 @@ export function groupRow(board, row, { now, hasCost, isOpen }) {
   );
 }
 
-function cells(progress, { now, hasCost, remark = null }) {
+function lastRuns({ dagId, dagName }) {
+  const title = `Last runs of ${dagName}`;
+  return h("a", { href: dagHash(dagId), class: "last-runs", title, "aria-label": title }, icon("chart"));
+}
+
+function cells(progress, { now, hasCost, remarks = null }) {
   return [
-    h("td", { class: "progress" }, bar(progress), barText(progress, remark)),
+    h("td", { class: "progress" }, bar(progress), barText(progress, [reused(progress), remarks])),
     cell("Tokens", tokensShort(progress), "tokens"),
-    hasCost ? cell("Cost", dollars(progress.cost)) : null,
+    hasCost ? cell("Cost", moneyCell(progress)) : null,
     cell("Age", h("span", { title: "since the job was made" }, relative(progress.created_at, now).replace(" ago", ""))),
   ];
 }
 
 function cell(label, content, kind = "") {
   return h("td", { class: `number ${kind}`, "data-label": label }, content);
+}
+
+/** Rows that are part of the good ones, and were not paid. */
+function reused({ reused_rows: n }) {
+  return n ? h("span", null, `${count(n)} reused`) : null;
+}
+
+/** What is to be known of a job beside its counts: how fresh they are, what keeps the rest back, why it is held. */
+function remarksOf(standing, progress, now) {
+  const kept = keptBack(standing, progress);
+  const why = heldBy(standing, progress) && progress.problem;
+  return [
+    seenAt(standing, progress, now),
+    kept ? h("span", { class: "strong" }, kept) : null,
+    why ? h("span", { class: "why", title: why }, why) : null,
+  ];
 }
 
 /** When the counts were read, if nothing keeps them up to date. */

@@ -104,6 +104,7 @@ function refusal(failure) {
     );
   if (failure.status === 401)
     return notice("warning", "You are not logged in", h("p", null, "Log in to Airflow, then ask again."));
+  if (failure.status === 410) return notice("info", "The job was removed", h("p", { class: "pre" }, failure.message));
   const title = failure.status === 503 ? "The API server cannot read the job store" : "There is no sample";
   return notice("warning", title, h("p", { class: "pre" }, failure.message));
 }

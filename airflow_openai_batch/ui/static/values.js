@@ -15,12 +15,29 @@ export function progressOf(value) {
     cancelsOnKill: fields.cancel_on_kill !== false,
     byStatus: counts(fields.by_status),
     usage: counts(fields.usage),
-    cost: amount(fields.cost),
+    ...pick(fields, amount, ["cost", "expected_cost", "upper_cost", "max_cost"]),
+    // What older versions do not tell is none of it.
+    cost_of_bad_rows: amount(fields.cost_of_bad_rows) ?? 0,
+    saved: amount(fields.saved) ?? 0,
+    saved_by_reuse: amount(fields.saved_by_reuse) ?? 0,
+    reused_rows: number(fields.reused_rows) ?? 0,
+    rows_without_price: number(fields.rows_without_price) ?? 0,
     phasesS: counts(fields.phases_s),
     batches: list(fields.batches).map(batchOf),
     errors: list(fields.errors).map(errorOf),
-    ...pick(fields, text, ["problem", "endpoint", "model", "output", "dead_letter", "host"]),
-    ...pick(fields, moment, ["updated_at", "created_at", "deadline_at", "expires_at", "eta_at"]),
+    ...pick(fields, text, [
+      "problem",
+      "limit",
+      "endpoint",
+      "model",
+      "output",
+      "dead_letter",
+      "host",
+      "estimate_basis",
+      "estimate_unknown",
+    ]),
+    ...pick(fields, moment, ["updated_at", "created_at", "deadline_at", "expires_at", "eta_at", "finish_at"]),
+    forecast: forecastOf(fields.forecast),
     ...pick(fields, number, [
       "n_rows",
       "n_done",
@@ -32,6 +49,19 @@ export function progressOf(value) {
       "n_running",
       "round",
     ]),
+  };
+}
+
+/** A forecast; null if it is none, as of older versions. */
+function forecastOf(value) {
+  const fields = object(value);
+  if (!fields || !["jobs", "batches"].includes(fields.basis)) return null;
+  const isStep = (step) => Array.isArray(step) && moment(step[0]) !== null && step[1] >= 0 && step[1] <= 1;
+  return {
+    basis: fields.basis,
+    nEarlier: number(fields.n_earlier) ?? 0,
+    nShorter: number(fields.n_shorter) ?? 0,
+    steps: list(fields.steps).filter(isStep),
   };
 }
 
@@ -54,13 +84,17 @@ function shardOf(value) {
     past_batches: list(fields.past_batches).map(String),
     ...pick(fields, text, ["id", "state", "parent", "problem"]),
     ...pick(fields, number, ["round", "n_rows", "n_bytes", "n_waits"]),
-    not_before: moment(fields.not_before),
+    ...pick(fields, moment, ["not_before", "settled_at"]),
   };
 }
 
 function batchOf(value) {
   const fields = object(value) ?? {};
-  return { ...pick(fields, text, ["id", "status"]), ...pick(fields, number, ["n_total", "n_completed", "n_failed"]) };
+  return {
+    ...pick(fields, text, ["id", "status"]),
+    ...pick(fields, number, ["n_total", "n_completed", "n_failed"]),
+    ...pick(fields, moment, ["created_at", "in_progress_at", "ended_at"]),
+  };
 }
 
 function errorOf(value) {

@@ -1,0 +1,1 @@
+"""Asking requests synchronously: how fast, by which threads, and how their answers are kept."""

@@ -1,0 +1,1 @@
+"""The ledger: good answers of earlier jobs, found by the digest of their request."""
