@@ -149,7 +149,9 @@ _HEAD = """
 import datetime, os
 from airflow.sdk import DAG, task
 from pydantic import BaseModel, field_validator
-from airflow_openai_batch.operators import OpenAIBatchOperator, OpenAIBatchResultsOperator, OpenAIBatchSubmitOperator
+from airflow_openai_batch.operators import (
+    OpenAIBatchOperator, OpenAIBatchPlanOperator, OpenAIBatchResultsOperator, OpenAIBatchSubmitOperator,
+)
 from airflow_openai_batch.sensors import OpenAIBatchSensor
 
 STORE, OUT = os.environ["STORE"], os.environ["OUT"]

@@ -32,7 +32,7 @@ EVERY_COMMAND = (
     *("show", "errors", "tokens", "requests", "results", "cancel", "resume", "start-over", "replay"),
     *("accept-missing", "ask-missing"),
 )
-POLICY = Policy(max_enqueued_tokens=1200)  # one batch at a time
+POLICY = Policy(max_enqueued_tokens=1000)  # one batch at a time
 
 
 class Cancellable:
@@ -439,3 +439,19 @@ def test_a_job_that_its_cap_or_its_pilot_stopped_is_held_and_says_why(tmp_path: 
         assert [reason for reason in shown["held_by"] if reason.startswith("max_cost is $0.000001")]
         assert main(["list", "--storage", str(tmp_path)]) == 0
         assert capsys.readouterr().out.startswith("held ")
+
+
+def test_rows_that_were_not_sent_are_told_beside_the_errors(tmp_path: Path, capsys) -> None:
+    with Emulator(duration=0.0) as emulator:
+        rows = [{"id": i, "text": "x" if i < 2 else None} for i in range(6)]
+        body = {"model": "gpt-6-luna", "input": "{text}"}
+        request = Request(rows, endpoint="/v1/responses", body=body, custom_id="t-{id}", on_null="skip")
+        engine = Engine(JobStore(UPath(tmp_path), KEY), Api(OpenAI(base_url=emulator.base_url, api_key="sk-emulator")))
+        submit(engine, request, Policy(), conn_id="openai_default")
+    arguments = ["errors", KEY.dag_id, KEY.run_id, KEY.task_id, "--storage", str(tmp_path)]
+    assert main(arguments) == 0
+    told = capsys.readouterr().out
+    assert "4 skipped null_prompt: Not sent: " in told and "(for example t-2, t-3, t-4)" in told
+    assert main([*arguments, "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["errors"] == [] and data["skipped"]["n"] == 4

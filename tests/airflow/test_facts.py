@@ -216,6 +216,8 @@ def test_the_event_of_an_outlet_tells_of_the_results(facts: Facts) -> None:
     assert seen["rows"] == N_ROWS
     assert seen["by_status"] == {"succeeded": N_ROWS}
     assert seen["tokens"]["input_tokens"] > 0
+    assert seen["cost"] > 0
+    assert (seen["max_cost"], seen["reused_rows"], seen["saved_by_reuse"]) == (None, 0, 0)
     assert len(seen["batches"]) == seen["n_batches"] == 4
     assert seen["job"]["dag_id"] == "good"
     assert seen["job"]["task_id"] == "submit"
@@ -252,6 +254,8 @@ def test_openlineage_hears_at_the_end_how_many_rows_there_are(facts: Facts) -> N
     assert (job["endpoint"], job["model"], job["rounds"]) == ("/v1/responses", "gpt-6-luna", 1)
     assert len(job["batches"]) == 4
     assert job["usage"]["input"] > 0
+    assert job["cost"]["cost"] > 0
+    assert {"reused_rows", "saved_by_reuse"} <= set(job["cost"])
     submitted = facts.lineage("good", "submit", "COMPLETE")[0]
     assert submitted["inputs"][0]["inputFacets"]["inputStatistics"]["rowCount"] == N_ROWS
     assert submitted["outputs"] == []

@@ -107,8 +107,8 @@ def test_more_rows_than_airflow_maps_over_are_refused_before_anything_is_sent(
 )
 def test_with_an_output_file_neither_limit_counts(run_dag, emulator, monkeypatch, tasks: str) -> None:
     monkeypatch.setenv(XCOM, "4000")
-    monkeypatch.setenv(MAP, "15")
-    run = run_dag(tasks)
+    monkeypatch.setenv(MAP, "39")  # a manifest has fewer entries
+    run = run_dag(tasks.replace("rows=ROWS", "rows=ROWS * 2"))
     assert run.state == "success"
     assert len(emulator.batches) == 1
 
@@ -209,7 +209,7 @@ def test_half_a_job_that_was_sent_is_kept_and_the_other_half_is_not_paid_for(
 
     monkeypatch.setenv(XCOM, "4000")
     run = run_dag("""
-        halves = dict(max_requests_per_batch=10, max_enqueued_tokens=300)  # room for one of them at OpenAI
+        halves = dict(max_requests_per_batch=10, max_enqueued_tokens=150)  # room for one of them at OpenAI
         OpenAIBatchOperator(task_id="asking", rows=ROWS, **halves, **CHAT)
     """)
     monkeypatch.setenv(XCOM, "1000000")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 # pytest's importlib mode does not put the tests' folders on the path.
@@ -21,8 +22,10 @@ from statsd_listener import StatsdListener, set_up_stats
 
 from airflow_openai_batch.engine.errors import Denied, Unclear
 from airflow_openai_batch.engine.job.advance import advance
+from airflow_openai_batch.engine.job.context import Change
+from airflow_openai_batch.engine.job.state_machine import Fact
 from airflow_openai_batch.engine.job.status import Done, Held, Wait
-from airflow_openai_batch.engine.model import LineError, Policy, Status
+from airflow_openai_batch.engine.model import CarriedAnswers, LineError, Policy, State, Status
 from airflow_openai_batch.engine.store.job_store import JobStore
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -178,6 +181,15 @@ def held(world: Told) -> None:
     world.done()
 
 
+def reusing(world: Told) -> None:
+    """All answers are there before: some of another job."""
+    world.submit(3)
+    (before,) = world.job.shards
+    carried = CarriedAnswers(name="c", n_rows=3, row_index="i", n_reused=2, saved_picodollars=5_000_000)
+    after = msgspec.structs.replace(before, state=State.SETTLED, carried=carried)
+    world.engine.observer.committed(world.job, [Change(Fact.NOTHING_LEFT, before, after, None)])
+
+
 LIVES = [without_trouble, every_outcome, another_round, a_full_queue_then_a_cancelled_batch, starting_over, held]
 
 
@@ -213,6 +225,12 @@ def test_each_outcome_is_counted_under_its_own_name(statsd: StatsdListener, worl
         "rows.submitted": 9,
         **{f"rows.{status.value}": 1 for status in Status},
     }
+
+
+def test_reused_rows_are_counted_apart_with_what_they_saved(statsd: StatsdListener, world: Told) -> None:
+    reusing(world)
+    counts = settled(statsd)
+    assert (counts["rows.carried_over"], counts["rows.reused"], counts["saved_by_reuse"]) == (3, 2, 5)
 
 
 def test_a_row_that_is_asked_again_counts_once_and_its_tokens_twice(statsd: StatsdListener, world: Told) -> None:
@@ -302,7 +320,7 @@ def test_everything_that_is_documented_is_sent_and_nothing_else(statsd: StatsdLi
 
     from airflow_openai_batch.reporting.metrics import names
 
-    for number, life in enumerate(LIVES):
+    for number, life in enumerate([*LIVES, reusing]):
         life(Told(JobStore(UPath(tmp_path / str(number)), KEY)))
     settled(statsd)
     assert {one.name for one in statsd.received()} == names()

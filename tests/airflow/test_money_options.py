@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
+from airflow_openai_batch.engine.errors import InputError
+from airflow_openai_batch.engine.job.policy import check_policy
 from airflow_openai_batch.engine.model import Policy
+from airflow_openai_batch.engine.money.prices import Prices, parse_prices
 from airflow_openai_batch.exceptions import OpenAIBatchFailure
 from airflow_openai_batch.operators import OpenAIBatchSubmitOperator
+from airflow_openai_batch.options import Reuse
 from airflow_openai_batch.task.job import with_options
+from airflow_openai_batch.task.submitting import START_OVER, start_over_text
 
 PRICES, MAX_COST = "AIRFLOW__OPENAI_BATCH__PRICES", "AIRFLOW__OPENAI_BATCH__MAX_COST"
 DOLLAR = 10**12
@@ -67,6 +73,9 @@ def test_a_cap_that_is_no_amount_names_the_option(monkeypatch):
         ({"max_cost": "a lot"}, "max_cost must be an amount of US dollars"),
         ({"max_cost": True}, "max_cost must be an amount of US dollars"),
         ({"prices": {"m": {"inptu": 1}}}, "prices: the price of 'm' cannot be used"),
+        ({"max_cost": "1e9999999"}, "max_cost may be at most 9,000,000 US dollars"),
+        ({"prices": "prices.json"}, "prices is a text, 'prices.json', and must be a dict"),
+        ({"reuse": "a\ud800"}, "reuse: the name .* is no valid Unicode"),
         ({"pilot_rows": 0}, "pilot_rows must be at least 1"),
         ({"pilot_rows": "ten"}, "wrong type"),
     ],
@@ -76,3 +85,44 @@ def test_mistakes_about_money_are_errors_of_the_dag_file(setting, problem):
         OpenAIBatchSubmitOperator(
             task_id="submit", rows="x.csv", endpoint="/v1/responses", body={"model": "m", "input": "{a}"}, **setting
         )
+
+
+def operator(**arguments) -> OpenAIBatchSubmitOperator:
+    return OpenAIBatchSubmitOperator(
+        task_id="submit", rows="x.csv", endpoint="/v1/responses", body={"model": "m", "input": "{a}"}, **arguments
+    )
+
+
+@pytest.mark.parametrize("reuse", ["labels-{{ team }}", Reuse("labels-{{ team }}")])
+def test_ledger_cap_and_prices_are_rendered(reuse):
+    submit = operator(reuse=reuse, max_cost="{{ cap }}", prices={"m": {"input": "{{ price }}", "output": 1}})
+    submit.render_template_fields({"team": "support", "cap": 2.5, "price": 0.05})
+    policy = submit._policy()
+    check_policy(policy)
+    assert (policy.reuse, policy.max_cost) == ("labels-support", 5 * DOLLAR // 2)
+    tariff = Prices(parse_prices(policy.prices, "prices")).tariff("m")
+    assert tariff is not None and tariff.rates.input == 50_000
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ({"prices": "{{ table }}"}, "prices is a text, .* and must be a dict"),
+        ({"max_cost": "{{ missing }}"}, "max_cost must be an amount of US dollars"),
+    ],
+)
+def test_what_a_template_renders_is_checked_when_it_is_rendered(setting, problem):
+    submit = operator(**setting)
+    submit.render_template_fields({"table": {"m": {"input": 1}}, "missing": None})
+    with pytest.raises(InputError, match=problem):
+        submit._policy()
+
+
+@pytest.mark.parametrize("value", ["", "false", "False", " no ", "0", 0, "none", "null", "off", False, None])
+def test_a_no_in_the_conf_does_not_start_over(value):
+    assert start_over_text({"dag_run": SimpleNamespace(conf={START_OVER: value})}) is None
+
+
+@pytest.mark.parametrize("value", ["true", "1", 1, True, "2026-11-22", "again"])
+def test_any_other_text_in_the_conf_starts_over(value):
+    assert start_over_text({"dag_run": SimpleNamespace(conf={START_OVER: value})}) == str(value)

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pandas as pd
 import pytest
 
 
 @pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, object]]:
+def s3(monkeypatch: pytest.MonkeyPatch, s3_endpoint: str) -> dict[str, object]:
     import s3fs
-    from moto.server import ThreadedMotoServer
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
     connection = {
         "conn_type": "aws",
         "login": "key",
         "password": "secret",
-        "extra": {"endpoint_url": endpoint, "region_name": "us-east-1"},
+        "extra": {"endpoint_url": s3_endpoint, "region_name": "us-east-1"},
     }
     monkeypatch.setenv("AIRFLOW_CONN_AWS_LAKE", json.dumps(connection))
-    options = {"key": "key", "secret": "secret", "client_kwargs": {"endpoint_url": endpoint}}
-    s3fs.S3FileSystem(**options).makedirs("lake", exist_ok=True)  # moto keeps its buckets from server to server
-    yield options
-    server.stop()
+    options = {"key": "key", "secret": "secret", "client_kwargs": {"endpoint_url": s3_endpoint}}
+    s3fs.S3FileSystem(**options).makedirs("lake", exist_ok=True)
+    return options
 
 
 def test_rows_store_and_results_live_on_s3(run_dag, emulator, s3, monkeypatch: pytest.MonkeyPatch) -> None:

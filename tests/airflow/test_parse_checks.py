@@ -33,7 +33,9 @@ class Label(BaseModel):
         ({"endpoint": "responses"}, "Unknown endpoint 'responses'.*Write endpoint='/v1/responses'"),
         ({"endpoint": "/v1/chat.completions"}, "Write endpoint='/v1/chat/completions'"),
         ({"endpoint": "v1/embedding"}, "Write endpoint='/v1/embeddings'"),
-        ({"endpoint": "/v1/nothing"}, "The Batch API has: /v1/responses"),
+        ({"endpoint": "/v1/response"}, "Write endpoint='/v1/responses'"),
+        ({"endpoint": "/chat/completions"}, "Write endpoint='/v1/chat/completions'"),
+        ({"endpoint": "nothing"}, "The Batch API has: /v1/responses"),
         ({"endpoint": None}, "endpoint must be a text such as '/v1/responses', not NoneType"),
         ({"rows": "s3://lake/tickets.xlsx"}, r"rows='s3://lake/tickets.xlsx': the name must end in \.parquet, \.csv"),
         ({"rows": ["s3://lake/a.parquet", "s3://lake/b.parqet"]}, r"rows='s3://lake/b.parqet'"),
@@ -62,6 +64,11 @@ class Label(BaseModel):
         ({"max_bad_rows": -1}, "max_bad_rows must not be negative"),
         ({"max_rounds": 1.5}, "wrong type"),
         ({"deadline": datetime.timedelta(hours=-1)}, "deadline_s must not be negative"),
+        ({"files_expire_after": "soon"}, "files_expire_after must be a duration above 0: .*not 'soon'"),
+        ({"files_expire_after": True}, "files_expire_after must be a duration above 0"),
+        ({"files_expire_after": "1d"}, "files_expire_after=24h is too short: answers that were paid for"),
+        ({"files_expire_after": "60d"}, "files_expire_after must be between 1 hour and 30 days"),
+        ({"delete_files": "yes"}, "A setting has the wrong type"),
         ({"metadata": {"team": 5}}, "metadata\\['team'\\]: OpenAI takes texts only"),
         ({"output": "s3://lake/labels.xlsx"}, r"output='s3://lake/labels.xlsx': the name must end in \.parquet"),
         ({"output": "s3://lake/v1.parquet/labels"}, "the name must end in"),
@@ -93,6 +100,8 @@ def test_a_task_is_not_what_it_returns() -> None:
     "change",
     [
         {"endpoint": "{{ params.endpoint }}", "body": {}},
+        {"endpoint": "/v1/rerank", "body": {"query": "{text}"}},  # the connection may allow it
+        {"endpoint": "/v1/responses/compact", "body": {"query": "{text}"}},
         {"rows": "s3://lake/{{ ds }}.{{ params.ending }}"},
         {"rows": "s3://lake/tickets/"},
         {"rows": "s3://lake/tickets.v2"},
@@ -107,6 +116,9 @@ def test_a_task_is_not_what_it_returns() -> None:
         {"max_bad_ratio": "{{ params.ratio }}"},
         {"retry_on": "invalid", "max_requests_per_batch": 50_000, "max_bad_ratio": 1},
         {"response_model": Label, "column_prefix": "answer_"},
+        {"files_expire_after": "7d", "delete_files": True},
+        {"files_expire_after": datetime.timedelta(hours=26), "deadline": datetime.timedelta(hours=24)},
+        {"files_expire_after": 30 * 86_400},
     ],
 )
 def test_what_may_work_is_left_to_the_run(change: dict[str, Any]) -> None:

@@ -72,6 +72,15 @@ def night(
     return run
 
 
+@pytest.mark.parametrize("value", [[], None], ids=["empty", "null"])
+def test_a_file_whose_lists_are_all_empty_has_the_types_of_the_others(night, rows, value) -> None:
+    for row in rows[100:]:  # those of the last file
+        row["topics"] = value
+    run = night()
+    assert run.state == "success"
+    assert run.manifest()["rows"] == N_ROWS
+
+
 def test_every_file_is_a_job_and_the_results_are_one_data_set(night, emulator) -> None:
     run = night()
     assert run.state == "success"

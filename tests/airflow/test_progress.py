@@ -83,6 +83,64 @@ def test_a_held_job_says_what_a_person_must_do(run_dag, emulator) -> None:
     assert value["problem"].startswith("OpenAI refused the credentials")
 
 
+BOUNDED = {"body": {"model": "gpt-6-luna", "max_tokens": 1000, "messages": [{"role": "user", "content": "{text}"}]}}
+
+
+def test_a_job_that_its_cap_holds_says_so_with_the_figures(run_dag, emulator) -> None:
+    run = run_dag(one(max_requests_per_batch=8, max_cost=0.001, **BOUNDED))
+    assert run.states == {"one": "failed"} and not emulator.batches
+    value = run.xcom("one", "openai_batch_progress.one")
+    assert (value["phase"], value["limit"], value["max_cost"], value["cost"]) == ("held", "cap", 0.001, None)
+    assert "max_cost is $0.001" in value["problem"] and "Raise max_cost" in value["problem"]
+    assert value["upper_cost"] == value["expected_cost"] > 0.001 and value["estimate_basis"] == "bound"
+
+
+def test_while_batches_run_it_is_told_that_the_rest_exceeds_the_cap(run_dag, emulator, capfd) -> None:
+    emulator.settings.duration = 2
+    run = run_dag(THREE_TASKS.replace("**CHAT", f"max_cost=0.0025, **{{**CHAT, **{BOUNDED!r}}}"))
+    assert run.states["submit"] == "success"
+    value = run.xcom("submit", PROGRESS)
+    assert (value["phase"], value["limit"], value["n_running"], value["n_unsent"]) == ("waiting", "cap", 1, 2)
+    assert "and the next batch" in value["problem"]
+    assert "2 shards wait for a higher max_cost" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("is_good", [True, False])
+def test_a_pilot_is_told_while_it_runs_and_when_it_holds_the_job(run_dag, emulator, is_good: bool) -> None:
+    emulator.settings.duration = 2
+    emulator.settings.answer = lambda *_: Text("fine") if is_good else HttpError(400, "bad_request", "no")
+    run = run_dag(THREE_TASKS.replace("**CHAT", f"pilot_rows=4, **{{**CHAT, **{BOUNDED!r}}}"))
+    submitted = run.xcom("submit", PROGRESS)
+    assert (submitted["phase"], submitted["limit"], submitted["problem"]) == ("waiting", "pilot", None)
+    waited = run.xcom("wait", PROGRESS)
+    if is_good:
+        assert run.state == "success"
+        assert (waited["phase"], waited["limit"]) == ("done", None)
+        assert (waited["expected_cost"], waited["upper_cost"]) == (None, None), "what it cost is known"
+    else:
+        assert run.states["wait"] == "failed"
+        assert (waited["phase"], waited["limit"]) == ("held", "pilot")
+        assert "The pilot of 4 rows is not good enough" in waited["problem"]
+
+
+def test_reused_rows_and_what_they_saved_are_told_everywhere(run_dag, emulator, capfd) -> None:
+    dag = f"""
+rows = [{{"id": i, "text": f"ticket {{i % 10}}"}} for i in range(20)]
+request = {{**CHAT, **{BOUNDED!r}}}
+one = OpenAIBatchOperator(task_id="one", rows=rows, reuse="nights", output=OUT + "/labels.csv", **request)
+"""
+    first, second = run_dag(dag), run_dag(dag)
+    assert emulator.ledger.n_rows() == 10, "each text is asked once"
+    told = first.xcom("one", "openai_batch_progress.one")
+    assert (told["reused_rows"], told["by_status"], told["n_shards"]) == (10, {"succeeded": 20}, 1)
+    assert told["saved_by_reuse"] == pytest.approx(told["cost"])
+    told, manifest = second.xcom("one", "openai_batch_progress.one"), second.xcom("one")
+    assert (told["reused_rows"], told["cost"]) == (20, 0.0)
+    assert told["saved_by_reuse"] == pytest.approx(2 * first.xcom("one")["cost"])
+    assert (manifest["reused_rows"], manifest["saved_by_reuse"]) == (20, told["saved_by_reuse"])
+    assert "; 20 answers reused, which saved $0.0" in capfd.readouterr().out
+
+
 def test_results_worse_than_allowed_are_bad_and_say_why(run_dag, emulator) -> None:
     emulator.settings.answer = lambda *_: HttpError(400, "bad_request", "no")
     run = run_dag(one(custom_id="t-{id}"))
@@ -198,7 +256,7 @@ def test_a_job_is_shown_while_a_worker_still_sends_it(run_dag, emulator, monkeyp
     run = run_dag(THREE_TASKS)
     assert run.state == "success"
     said = capfd.readouterr().out
-    sent = [said.index(f"; {n} shard{'s wait' if n > 1 else ' waits'} for room; round 0") for n in (3, 2, 1)]
+    sent = [said.index(f"; {n} shard{'s wait' if n > 1 else ' waits'} to be sent; round 0") for n in (3, 2, 1)]
     assert sent == sorted(sent)
 
 

@@ -138,7 +138,8 @@ def test_a_sensor_that_comes_back_ends_with_the_deadline(
     run_dag, clear_and_run, monkeypatch, tmp_path: Path, mode: str
 ) -> None:
     """Each look is a day later, by a clock that only moves so. OpenAI never says how the batch is."""
-    from airflow_openai_batch import operators, sensors
+    from airflow_openai_batch import sensors
+    from airflow_openai_batch.task import submitting
     from airflow_openai_batch.task.job import engine_for
 
     clock = ManualClock()
@@ -157,7 +158,7 @@ def test_a_sensor_that_comes_back_ends_with_the_deadline(
         clock.advance(24 * 3600)
         return found
 
-    monkeypatch.setattr(operators, "engine_for", by_the_clock)
+    monkeypatch.setattr(submitting, "engine_for", by_the_clock)
     monkeypatch.setattr(sensors, "engine_for", by_the_clock)
     monkeypatch.setattr(sensors.OpenAIBatchSensor, "poke", later)
     with Emulator(clock=clock, duration=3600) as emulator:

@@ -50,8 +50,8 @@ def test_airflow_accepts_the_plugin() -> None:
 
     plugin.OpenAIBatchPlugin.validate()
     found = [ExternalViewResponse.model_validate(view) for view in plugin.OpenAIBatchPlugin.external_views]
-    assert [view.destination for view in found] == ["nav", "dag_run", "task_instance"]
-    assert len({view.url_route for view in found}) == 3, "Airflow finds a view by its route alone"
+    assert [view.destination for view in found] == ["nav", "dag", "dag_run", "task_instance"]
+    assert len({view.url_route for view in found}) == 4, "Airflow finds a view by its route alone"
     (app,) = plugin.OpenAIBatchPlugin.fastapi_apps
     assert FastAPIAppResponse.model_validate({**app, "app": str(app["app"])}).url_prefix == "/openai-batch"
 
@@ -66,8 +66,9 @@ def test_airflow_accepts_the_plugin() -> None:
 )
 def test_addresses_have_the_path_of_the_base_url(monkeypatch: pytest.MonkeyPatch, base_url: str, prefix: str) -> None:
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", base_url)
-    nav, run, task = plugin.views()
+    nav, dag, run, task = plugin.views()
     assert nav["href"] == f"{prefix}/openai-batch/"
+    assert dag["href"] == f"{prefix}/openai-batch/?dag_id={{DAG_ID}}"
     assert run["href"] == f"{prefix}/openai-batch/?dag_id={{DAG_ID}}&run_id={{RUN_ID}}"
     assert task["href"] == run["href"] + "&task_id={TASK_ID}&map_index={MAP_INDEX}"
     assert nav["icon"] == f"{prefix}/openai-batch/icon.svg"
@@ -181,12 +182,13 @@ def test_the_page_never_reads_data_as_html() -> None:
             assert forbidden not in text, f"{forbidden} in {script.name}"
 
 
-def test_the_wheel_has_every_file_of_the_page(tmp_path: Path) -> None:
+def test_the_wheel_has_every_file_of_the_page_and_every_example(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "uv", "build", "--wheel", "--quiet", "--out-dir", str(tmp_path), str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     wanted = {f"airflow_openai_batch/ui/static/{path.name}" for path in STATIC.iterdir()}
+    wanted |= {f"airflow_openai_batch/demo/dags_examples/{path.name}" for path in ROOT.glob("dags_examples/*.py")}
     assert wanted <= names
     assert "airflow_openai_batch/ui/plugin.py" in names

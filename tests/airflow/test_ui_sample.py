@@ -101,6 +101,24 @@ def test_a_job_that_is_not_there_names_the_setting(job: Any, ask: Ask, change: d
     assert "[openai_batch] storage" in answer.json()["detail"]
 
 
+def test_a_job_that_was_removed_is_told(job: Any, ask: Ask, tmp_path: Path, monkeypatch: Any) -> None:
+    import msgspec
+    from upath import UPath
+
+    from airflow_openai_batch.engine.cleaning.folders import bury_and_remove
+    from airflow_openai_batch.engine.cleaning.rules import tombstone_of
+    from airflow_openai_batch.engine.model import JobKey
+    from airflow_openai_batch.engine.store.job_store import JobStore
+
+    store = JobStore(UPath(tmp_path / "store"), JobKey(dag_id=job.dag.dag_id, run_id=job.run_id, task_id="ask"))
+    snapshot = store.load()
+    assert bury_and_remove(store, snapshot.number + 1, tombstone_of(snapshot.job, "forgotten", 1.8e9), store.walk())
+    answer = ask(job.dag.dag_id, "viewer", run_id=job.run_id)
+    assert answer.status_code == 410
+    assert "as a person asked to forget it" in answer.json()["detail"]
+    assert msgspec.json.decode(answer.content).keys() == {"detail"}
+
+
 def test_a_job_of_another_deployment_is_not_shown(job: Any, ask: Ask, monkeypatch: Any) -> None:
     monkeypatch.setenv("AIRFLOW__OPENAI_BATCH__DEPLOYMENT", "another")
     answer = ask(job.dag.dag_id, "viewer", run_id=job.run_id)

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS, DOCUMENT = ROOT / "benchmarks", ROOT / "docs" / "performance.md"
 SMOKE = ("build", "parse")
-PROGRAMS = (*SMOKE, "transfer", "embeddings", "join", "end_to_end", "memory", "imports")
+PROGRAMS = (*SMOKE, "transfer", "embeddings", "join", "end_to_end", "ledger", "sql", "vectors", "memory", "imports")
 SOME_IMPORTS = ("operators", "nightly_labeling")  # each needs a process of its own
 
 
@@ -70,6 +70,14 @@ def test_store_grows_with_the_shards_and_not_with_the_looks() -> None:
     assert len(re.findall(r"^\| (?:5|20) \| 30 \|", done.stdout, re.MULTILINE)) == 2
 
 
+def test_cleaning_keeps_the_storage_of_nightly_jobs_within_bounds() -> None:
+    how = ("--nights", 14, "--every", 2, "--older-than", 4, "--jobs", 2)
+    done = python(BENCHMARKS / "cleaning.py", *how)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^\| 14 \| 9 \|", done.stdout, re.MULTILINE)
+    assert re.search(r"^\| 2 \| [\d.]+ s \|", done.stdout, re.MULTILINE)
+
+
 @pytest.mark.nightly
 def test_document_takes_every_number_of_the_programs_above(results: Path, tmp_path: Path) -> None:
     document = tmp_path / "performance.md"
@@ -79,7 +87,7 @@ def test_document_takes_every_number_of_the_programs_above(results: Path, tmp_pa
     written = python(BENCHMARKS / "report.py", *how)
     assert (written.returncode, written.stderr) == (0, "")
     empty = re.findall(r"<!-- numbers: (\S+) -->\n\nNot measured", document.read_text())
-    assert {name.partition("/")[0] for name in empty} <= {"waiting", "triggerer"}
+    assert {name.partition("/")[0] for name in empty} <= {"waiting", "triggerer", "token_counts"}
     assert python(BENCHMARKS / "report.py", "--check", *how).returncode == 0
 
 
@@ -135,5 +143,6 @@ def test_readme_lists_every_program() -> None:
         "peers_under_faults",
         "fault_schedules",
         "store_growth",
+        "cleaning",
     }
     assert all((BENCHMARKS / f"{name}.py").exists() for name in listed)

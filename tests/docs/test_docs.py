@@ -19,28 +19,27 @@ def test_the_drawn_state_machine_is_the_table() -> None:
     assert drawn == {(s.value, t.value, f.value) for (s, f), t in NEXT.items() if f is not Fact.POSTPONED}
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "money.md").read_text()))))
+MONEY = "\n".join((ROOT / "docs" / name).read_text() for name in ("money.md", "on-time.md"))
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`(test_\w+)`", MONEY))))
 def test_each_line_about_money_names_a_test_that_exists(name: str) -> None:
     assert f"def {name}(" in TESTS
 
 
-def test_every_outcome_and_result_column_is_in_the_readme() -> None:
-    from airflow_openai_batch.engine.model import RESULT_COLUMNS, Status, Usage
+def test_every_folder_of_a_job_and_every_option_of_custody_is_told() -> None:
+    from airflow_openai_batch import settings
+    from airflow_openai_batch.engine.job import history
+    from airflow_openai_batch.engine.ledger import segments
+    from airflow_openai_batch.engine.store import job_store
 
-    readme = (ROOT / "README.md").read_text()
-    counts = set(Usage.__struct_fields__)
-    for name in [*Status, *(column for column in RESULT_COLUMNS if column not in counts)]:
-        assert f"`{name}`" in readme, name
-
-
-def test_the_readme_example_is_a_dag(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    file = tmp_path / "example.py"
-    file.write_text(block)
-    space: dict[str, object] = {"__name__": "readme_example"}
-    exec(compile(block, str(file), "exec"), space)
-    assert space["wait"].upstream_task_ids == {"submit"}
-    assert space["results"].upstream_task_ids == {"submit", "wait"}
+    page = (ROOT / "docs" / "custody.md").read_text()
+    for kind, suffix in job_store._SUFFIXES.items():
+        assert f"`e0/{kind}/*{suffix}`" in page, kind
+    for place in ("e0/plan/*.json", "state/*.json", "commands/", "told/", history.FOLDER, segments.FOLDER):
+        assert f"`{place}`" in page, place
+    for option in (settings.FILES_EXPIRE_AFTER, settings.DELETE_FILES, settings.STORAGE, settings.XCOM_MAX_BYTES):
+        assert f"[openai_batch] {option.name}`" in page, option.name
 
 
 def test_make_help_lists_what_the_readme_names() -> None:

@@ -89,6 +89,10 @@ def test_an_unknown_purpose_is_refused(kit):
         ({"anchor": "created_at", "seconds": 60}, "expires_after.seconds"),
         ({"anchor": "created_at", "seconds": 31 * DAY_S}, "expires_after.seconds"),
         ({"anchor": "now", "seconds": 3600}, "expires_after.anchor"),
+        ({"seconds": 3600}, "expires_after.anchor"),
+        ({"anchor": "created_at"}, "expires_after.seconds"),
+        ({"anchor": "created_at", "seconds": "soon"}, "expires_after.seconds"),
+        ({"anchor": "created_at", "seconds": 3600.5}, "expires_after.seconds"),
     ],
 )
 def test_a_life_outside_the_limits_is_refused(kit, policy, param):
@@ -128,10 +132,10 @@ def test_only_the_named_keys_are_accepted(start):
 
 
 def test_an_unknown_url_gets_the_error_envelope(kit):
-    answer = httpx.post(f"{kit.emu.base_url}/chat/completions", timeout=10, headers={"authorization": "Bearer x"})
+    answer = httpx.post(f"{kit.emu.base_url}/images/generations", timeout=10, headers={"authorization": "Bearer x"})
 
     assert answer.status_code == 404
-    assert "Invalid URL (POST /v1/chat/completions)" in answer.json()["error"]["message"]
+    assert "Invalid URL (POST /v1/images/generations)" in answer.json()["error"]["message"]
 
 
 def test_models_are_listed_so_that_a_connection_can_be_tested(kit):

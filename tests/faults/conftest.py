@@ -78,7 +78,7 @@ class MortalApi(Api):
 
     def __getattribute__(self, name: str) -> Any:
         found = super().__getattribute__(name)
-        if name.startswith("_") or name == "fate":
+        if name.startswith("_") or name == "fate" or not callable(found):
             return found
         if name == "batches":
             return lambda since: iter(self.fate.around(name, lambda: list(found(since))))

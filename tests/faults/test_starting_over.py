@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from airflow_openai_batch.engine.model import Policy, State
@@ -53,6 +54,41 @@ def test_changed_rows_are_asked_and_unchanged_rows_carried_over(world):
     outputs = [row["output"] for row in w.table()]
     assert outputs[3] == outputs[7] == "Echo: Label: changed" and outputs[10] == "Echo: Label: new"
     w.assert_accounted(11)
+
+
+class Query:
+    """Rows of a query: its text tells them from others, and another reading may yield others."""
+
+    is_repeatable = False
+
+    def __init__(self, version: str, rows: list[dict[str, object]]) -> None:
+        self.version, self.rows, self.n_readings = version, rows, 0
+
+    def batches(self):
+        self.n_readings += 1
+        yield from pa.Table.from_pylist(self.rows).to_batches()
+
+
+@pytest.mark.parametrize("body", [None, OTHER, lambda row: {"model": "m", "input": f"Now: {row['text']}"}])
+def test_rows_of_a_query_stand_until_its_text_changes(world, body):
+    w = world()
+    w.submit(Query("select 1", w.rows(6)))
+    w.done()
+    again = Query("select 1", [*w.rows(5), {"id": 9, "text": "inserted since"}])
+    w.submit(again, **({} if body is None else {"body": body}))
+    w.done()
+    assert again.n_readings == 0
+    assert [row["id"] for row in w.table()] == list(range(6))
+    n_billed = len(list(w.emu.ledger.rows()))
+    assert n_billed == (6 if body is None else 12)
+    other = Query("select 2", again.rows)
+    w.submit(other, **({} if body is None else {"body": body}))
+    w.done()
+    assert other.n_readings == 1
+    assert [row["id"] for row in w.table()] == [0, 1, 2, 3, 4, 9]
+    assert len(list(w.emu.ledger.rows())) == n_billed + 1
+    w.submit(other, start_over="please", **({} if body is None else {"body": body}))
+    assert other.n_readings == 2
 
 
 def test_answers_of_the_cancelled_old_batch_are_carried_over_as_well(world):

@@ -10,7 +10,7 @@ from upath import UPath
 
 from airflow_openai_batch.engine.errors import ForeignJob, StoreError
 from airflow_openai_batch.engine.job.advance import advance
-from airflow_openai_batch.engine.job.submit import extend_deadline
+from airflow_openai_batch.engine.job.waiting import begin_waiting
 from airflow_openai_batch.engine.model import Policy
 from airflow_openai_batch.engine.store.job_store import JobStore
 
@@ -33,14 +33,14 @@ def everything_in(root):
 
 def is_refused_everything(world, engine, named):
     """Let a deployment do all that it can do with a job. Nothing of it may have an effect, anywhere."""
-    root = engine.store._root
+    root = engine.store.root
     files, calls = everything_in(root), list(world.emu.ledger.calls)
     for act in (
         lambda: world.submit(6, engine=engine, per_shard=3),
         lambda: world.submit(6, engine=engine, body={"model": "gpt-6-luna", "input": "Another prompt: {text}"}),
         lambda: world.submit(6, engine=engine, start_over="everything"),
         lambda: advance(engine),
-        lambda: extend_deadline(engine),
+        lambda: begin_waiting(engine),
     ):
         with pytest.raises(ForeignJob) as refused:
             act()

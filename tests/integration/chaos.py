@@ -3,6 +3,8 @@
 Workers and triggerers are killed with -9 at random, the answer to a create call is lost, a batch expires half-way,
 one answer in twenty breaks the schema, and the API is down for a while. Time is scaled: OpenAI's clock is moved by
 hand, hours pass in seconds, and the grace period after an unclear create call is 9 s instead of 180 s.
+
+Then a job whose batches stick at 60 % comes to its moment of ``finish_by``, and workers are killed while they ask.
 """
 
 from __future__ import annotations
@@ -15,8 +17,11 @@ import random
 import signal
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pandas as pd
 
 from airflow_openai_batch.emulator import Emulator, ManualClock, Rule
@@ -86,10 +91,10 @@ def run(stack: AirflowStack, emulator: Emulator, seed: int, timeout_s: float, ki
     return run_id, damage
 
 
-def _state(stack: AirflowStack, run_id: str) -> str:
+def _state(stack: AirflowStack, run_id: str, dag_id: str = DAG_ID) -> str:
     try:
-        return stack.api.run_state(DAG_ID, run_id)
-    except ApiError:
+        return stack.api.run_state(dag_id, run_id)
+    except (ApiError, httpx.TransportError):  # the machine is busy, or the API server is
         return "unknown"
 
 
@@ -147,11 +152,74 @@ def check(emulator: Emulator, frame: pd.DataFrame, n_rows: int) -> None:
     assert (frame["status"] == "succeeded").mean() > 0.99
 
 
+LATE_DAG_ID = "batch_late"
+
+
+def run_late(
+    stack: AirflowStack, emulator: Emulator, seed: int, timeout_s: float, kills: int
+) -> tuple[str, dict[str, Any]]:
+    """Run a job whose batches stick at 60 % to its moment of finish_by, and kill workers while they ask synchronously.
+
+    Returns:
+        The run id, and the task's manifest.
+
+    Raises:
+        AssertionError: It did not end in time, or not green.
+    """
+    dice, damage, api = random.Random(seed), Damage(), stack.api
+    asking = "POST /v1/responses"
+    emulator.faults.add(
+        Rule(on="batch", do={"expire_at": {"fraction": 0.6}}),
+        Rule(on=asking, do={"status": {"code": 429, "retry_after": 1}}, probability=0.01, seed=seed),
+        Rule(on=asking, do={"status": 500}, probability=0.01, seed=seed + 1),
+        Rule(on=asking, do={"delay": 0.2}),
+    )
+    api.unpause(LATE_DAG_ID)
+    run_id = api.trigger(LATE_DAG_ID)
+    started = time.monotonic()
+    while (state := _state(stack, run_id, LATE_DAG_ID)) not in ("success", "failed"):
+        assert time.monotonic() - started < timeout_s, stack.tails()
+        is_asking = emulator.ledger.n_calls("POST", "/v1/responses") > 20 * (damage.workers_killed + 1)
+        if is_asking and damage.workers_killed < kills:
+            _kill_worker(stack, LATE_DAG_ID, damage)
+        emulator.clock.advance(dice.uniform(5, 30))
+        time.sleep(0.5)
+    assert state == "success", stack.tails()
+    assert damage.workers_killed == kills
+    return run_id, api.xcom(LATE_DAG_ID, run_id, TASK_ID)
+
+
+def _kill_worker(stack: AirflowStack, dag_id: str, damage: Damage) -> None:
+    for worker in stack.workers(dag_id)[:1]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker.runner_pid, signal.SIGKILL)
+            damage.workers_killed += 1
+
+
+def check_late(emulator: Emulator, frame: pd.DataFrame, manifest: dict[str, Any], n_rows: int) -> int:
+    """Assert the promises of finish_by. Returns how many requests were paid twice.
+
+    Raises:
+        AssertionError: One is broken.
+    """
+    assert list(frame["id"]) == list(range(n_rows))
+    assert set(frame["status"]) == {"succeeded"}
+    assert set(frame["via"]) == {"batch", "direct"}
+    assert manifest["direct_rows"] == (frame["via"] == "direct").sum()
+    assert emulator.ledger.live_batches() == []
+    paid = Counter(row.body_hash for row in emulator.ledger.rows())
+    assert len(paid) == n_rows
+    n_twice = sum(paid.values()) - n_rows
+    assert n_twice <= manifest["maybe_paid_twice"]
+    return n_twice
+
+
 def main() -> None:
     """Run the full size and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--late-rows", type=int, default=20_000, help="rows of the job that has a moment of finish_by")
     parser.add_argument("--kills", type=int, default=20, help="how many processes to kill at most")
     arguments = parser.parse_args()
     with (
@@ -159,15 +227,32 @@ def main() -> None:
         Emulator(clock=ManualClock(time.time()), duration=600, seed=arguments.seed) as emulator,
     ):
         home = Path(folder)
-        env = environment(emulator, home) | {"OPENAI_BATCH_TEST_ROWS": str(arguments.rows)}
+        sizes = {"OPENAI_BATCH_TEST_ROWS": arguments.rows, "OPENAI_BATCH_TEST_LATE_ROWS": arguments.late_rows}
+        env = environment(emulator, home) | {name: str(n) for name, n in sizes.items()}
         with AirflowStack(home / "airflow", HERE / "dags", QUICK, env) as stack:
             stack.start_triggerer("triggerer-2")
             run_id, damage = run(stack, emulator, arguments.seed, 1800, arguments.kills)
             frame = pd.read_parquet(home / "out" / f"{run_id}.parquet", columns=["id", "status", "custom_id"])
+            figures = table(emulator, frame, damage, arguments.rows)
+            check(emulator, frame, arguments.rows)
+            emulator.reset()
+            late_id, manifest = run_late(stack, emulator, arguments.seed, 3600, min(3, arguments.kills))
+            late = pd.read_parquet(home / "out" / f"{late_id}.parquet", columns=["id", "status", "via"])
         print(f"One task, green, in a real Airflow; seed {arguments.seed}; OpenAI's time is scaled (emulator).\n")
-        for name, value in table(emulator, frame, damage, arguments.rows):
+        for name, value in [*figures, *late_table(late, manifest, check_late(emulator, late, manifest, len(late)))]:
             print(f"{name:<50}{value:>12,}")
-        check(emulator, frame, arguments.rows)
+
+
+def late_table(frame: pd.DataFrame, manifest: dict[str, Any], n_twice: int) -> list[tuple[str, object]]:
+    """Return what became of the job whose batches stuck at 60 %."""
+    n_of = frame["via"].value_counts()
+    return [
+        ("rows of a job whose batches stick at 60 %", len(frame)),
+        ("  answered by its batches", int(n_of["batch"])),
+        ("  asked synchronously after finish_by", int(n_of["direct"])),
+        ("  paid twice, as workers were killed meanwhile", n_twice),
+        ("  of these told, at most", manifest["maybe_paid_twice"]),
+    ]
 
 
 def environment(emulator: Emulator, folder: Path) -> dict[str, str]:

@@ -36,23 +36,18 @@ def openai() -> Iterator[Emulator]:
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[Any]:
+def s3(s3_endpoint: str) -> Any:
     """A bucket on a real S3 server, as a file system."""
     import s3fs
-    from moto.server import ThreadedMotoServer
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
     fs = s3fs.S3FileSystem(
         key="key",
         secret="secret",
-        client_kwargs={"endpoint_url": f"http://{host}:{port}"},
+        client_kwargs={"endpoint_url": s3_endpoint},
         use_listings_cache=False,
     )
     fs.makedirs(BUCKET, exist_ok=True)
-    yield fs
-    server.stop()
+    return fs
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +116,7 @@ class Run:
         owner = self.stack.env["AIRFLOW__API__BASE_URL"].rstrip("/")
         return next(key.map_index for key in keys if nonce(key, 0, "", "", owner=owner).startswith(who))
 
-    def finish(self, state: str = "success", timeout: float = 150) -> None:
+    def finish(self, state: str = "success", timeout: float = 500) -> None:
         """Let OpenAI finish whatever it is asked."""
         deadline = time.monotonic() + timeout
         while (found := self.api.run_state(DAG_ID, self.run_id)) in ("queued", "running"):

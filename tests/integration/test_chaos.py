@@ -22,3 +22,14 @@ def test_every_row_is_accounted_for_and_paid_once_while_everything_breaks(
     chaos.check(emulator, frame, 2_000)
     assert damage.outages == 1
     assert damage.workers_killed + damage.triggerers_killed > 0
+
+
+@pytest.mark.slow
+def test_a_late_job_is_finished_while_its_workers_are_killed(
+    airflow_stack: AirflowStack, emulator: Emulator, stack_env: dict[str, str]
+) -> None:
+    emulator.reset()
+    run_id, manifest = chaos.run_late(airflow_stack, emulator, seed=7, timeout_s=300, kills=2)
+    frame = pd.read_parquet(Path(stack_env["OPENAI_BATCH_TEST_OUTPUT"]) / f"{run_id}.parquet")
+    chaos.check_late(emulator, frame, manifest, 400)
+    assert 0 < manifest["maybe_paid_twice"] <= 2 * 16

@@ -86,7 +86,7 @@ def test_jobs_in_all_states_are_there_to_look_at_and_nothing_is_left_writing(sho
     shown.wait_until(lambda: "bad" in shown.phases()["package_facts"], "bad rows", 240)
     shown.wait_until(lambda: "written" in shown.phases()["nightly_labeling"], "a good end", 240)
     both = ("package_slogans", "package_summaries")
-    shown.wait_until(lambda: "queued" in set.union(*(shown.phases()[dag_id] for dag_id in both)), "a full queue", 120)
+    shown.wait_until(lambda: "queued" in set.union(*(shown.phases()[dag_id] for dag_id in both)), "a full queue", 500)
     assert re.search(r"page of batches +http://\S+/plugin/openai-batches", shown.log())
     started = shown.processes()
     assert len(started) >= 4

@@ -125,6 +125,26 @@ NEW = tuple(MISBEHAVIOURS)
 _MOST_NEW = 4
 
 
+MAX_OUTPUT_TOKENS = 16
+"""Hardly more than the emulator's answers have, so that a cap which is not kept is passed."""
+INPUT_RATE, OUTPUT_RATE = 50_000, 250_000
+"""Picodollars for a token of gpt-6-luna in a batch."""
+_MOST_A_ROW = 25 * INPUT_RATE + MAX_OUTPUT_TOKENS * OUTPUT_RATE
+OTHER_MODEL = "a-model-of-our-own"
+PRICE = {OTHER_MODEL: {"input": 0.05, "output": 0.25, "standard": {"input": 0.1, "output": 0.5}}}
+
+
+@dataclass(frozen=True)
+class Money:
+    """What the requests of a schedule cost, and what its job may cost."""
+
+    model: str
+    prices: dict[str, Any]
+    """Those that the person gives from the beginning. Without them the other model has no price."""
+    max_cost: int | None
+    """Picodollars: from less than the first batch to more than all rows in all rounds."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """A schedule before it runs. The same seed and class give the same plan."""
@@ -156,6 +176,14 @@ class Plan:
     """Those and what came along with them."""
     traits: tuple[Rule, ...] = ()
     """Rules that hold until the end."""
+    has_ledger: bool = False
+    """Whether the job uses answers again."""
+    n_texts: int = 1_000_000
+    """How many different texts there are."""
+    money: Money | None = None
+    """None in the schedules of before there was a cap: their bodies have no bound of the answers."""
+    finish_after_s: float | None = None
+    """How long after a submission what has no answer yet is asked synchronously; None for never."""
 
     @property
     def all_rules(self) -> tuple[Rule, ...]:
@@ -192,7 +220,36 @@ def draw(seed: int, *, is_frozen: bool, new: Sequence[str] = NEW) -> Plan:
         traits=tuple(rule for _, rules in drawn for rule in rules),
         drawn=tuple(names),
         misbehaviours=tuple(dict.fromkeys(n for name in names for n in (name, *MISBEHAVIOURS[name].also))),
+        money=_money(random.Random(f"money:{seed}:{is_frozen}"), plan.n_rows) if new else None,
+        finish_after_s=_finish(random.Random(f"finish:{seed}:{is_frozen}")) if len(new) > 1 else None,
+        **(_ledger(random.Random(f"ledger:{seed}:{is_frozen}"), plan.n_rows) if new else {}),
     )
+
+
+def _finish(rng: random.Random) -> float | None:
+    return rng.choice((None, None, 60.0, 1200.0, 7200.0, 30_000.0))
+
+
+def _ledger(rng: random.Random, n_rows: int) -> dict[str, Any]:
+    """Return whether a job has a ledger, and how many different texts its rows have, of which few repeat."""
+    if rng.random() < 0.5:
+        return {}
+    return {"has_ledger": True, "n_texts": rng.choice((1_000_000, max(2, n_rows // 2), max(2, n_rows - 2)))}
+
+
+def _money(rng: random.Random, n_rows: int) -> Money:
+    model = rng.choice(("gpt-6-luna", "gpt-6-luna", OTHER_MODEL))
+    return Money(
+        model=model,
+        prices=PRICE if model == OTHER_MODEL and rng.random() < 0.6 else {},
+        max_cost=cap(rng, n_rows),
+    )
+
+
+def cap(rng: random.Random, n_rows: int) -> int | None:
+    """Return what a job may cost: anything, less than its rows may cost once, or more."""
+    share = rng.choice((None, rng.uniform(0.02, 0.9), rng.uniform(0.02, 0.9), rng.uniform(1.0, 4.0)))
+    return None if share is None else int(share * n_rows * _MOST_A_ROW)
 
 
 def _draw_old(seed: int, *, is_frozen: bool) -> Plan:

@@ -16,21 +16,23 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+from schedule_direct import PARALLEL, one_at_a_time
 from schedule_misbehaviours import MISBEHAVIOURS
-from schedule_plan import NEW, SCHEMA, Plan, draw, policy
-from schedule_witness import NOT_WHOLE, Violation, Witness
+from schedule_plan import MAX_OUTPUT_TOKENS, NEW, OTHER_MODEL, PRICE, SCHEMA, Plan, cap, draw, policy
+from schedule_witness import NOT_WHOLE, STUCK, Violation, Witness
 from schedule_world import Process, World
 
 from airflow_openai_batch.emulator.model import Status
 from airflow_openai_batch.engine.endpoints import Limits
-from airflow_openai_batch.engine.errors import StoreError
+from airflow_openai_batch.engine.errors import InputError, StoreError
 from airflow_openai_batch.engine.job.advance import advance
 from airflow_openai_batch.engine.job.commands import resume
 from airflow_openai_batch.engine.job.context import Engine
 from airflow_openai_batch.engine.job.state_machine import is_quiet
 from airflow_openai_batch.engine.job.status import Done, Held, Wait
 from airflow_openai_batch.engine.job.submit import Request, submit
-from airflow_openai_batch.engine.model import Job
+from airflow_openai_batch.engine.model import Job, Policy
 from airflow_openai_batch.engine.results.sinks import ListSink
 from airflow_openai_batch.engine.results.writer import write_results
 
@@ -38,6 +40,7 @@ _MOST_ADVANCES = 350
 _PATIENT_ADVANCES = 150
 """After so many, whoever waits looks once a day only."""
 _MOST_HELD = 12
+_MOST_RAISES = 10
 _MOST_EXPECTED = 2
 _STEPS_S = (1.0, 10.0, 35.0, 65.0, 130.0, 200.0, 600.0, 3700.0, 30_000.0)
 
@@ -69,7 +72,8 @@ def run(seed: int, *, is_frozen: bool = False, folder: Path | None = None, new: 
     schedule = Schedule(plan, home)
     report = Report(seed, is_frozen, faults=plan.faults, misbehaviours=plan.misbehaviours, drawn=plan.drawn)
     try:
-        schedule.run()
+        with one_at_a_time():
+            schedule.run()
     except Violation as broken:
         report.violation = str(broken)
     except Exception as error:
@@ -105,7 +109,8 @@ class Schedule:
         self.rng = random.Random(f"schedule:{plan.seed}:{plan.is_frozen}")
         self.n: Counter[str] = Counter()
         self.world = World(plan, folder)
-        self._policy = plan.policy
+        self._policy = self._with_money(plan.policy, plan.money.max_cost if plan.money is not None else None)
+        self._n_raises = 0
         self._prompt = 0
         self._rows = [{"id": i, "text": self._text(i, 0)} for i in range(plan.n_rows)]
         self._start_over: str | None = None
@@ -120,6 +125,7 @@ class Schedule:
         return self.world.witness
 
     def _text(self, i: int, version: int) -> str:
+        i %= self.plan.n_texts
         kind = "poison" if i < self.plan.n_poison else "ticket"
         return f"{kind} {i} version {version}"
 
@@ -180,20 +186,47 @@ class Schedule:
         error, process.error = process.error, None
         if error is None or (isinstance(error, StoreError) and "There is no job" in str(error)):
             return
+        if isinstance(error, InputError) and "max_cost needs to know what" in str(error) and self._lacks_price:
+            self._policy = replace(self._policy, prices=PRICE)  # as it says
+            self.n["cap without a price"] += 1
+            return
         raise error
 
     def _request(self) -> Request:
         return Request(
             [dict(row) for row in self._rows],
             endpoint="/v1/responses",
-            body={"model": "gpt-6-luna", "input": f"Label in way {self._prompt}: " + "{text}"},
+            body=self._body(),
             response_model=SCHEMA if self.plan.has_schema else None,
             limits=Limits(max_requests=self.plan.per_shard),
         )
 
+    def _body(self) -> dict[str, Any]:
+        body: dict[str, Any] = {"model": "gpt-6-luna", "input": f"Label in way {self._prompt}: " + "{text}"}
+        if self.plan.money is not None:
+            body |= {"model": self.plan.money.model, "max_output_tokens": MAX_OUTPUT_TOKENS}
+        return body
+
+    @property
+    def _lacks_price(self) -> bool:
+        """Whether whoever submits first has given no price of a model that needs one."""
+        money = self.plan.money
+        return money is not None and money.model == OTHER_MODEL and not money.prices
+
+    def _with_money(self, what: Policy, max_cost: int | None) -> Policy:
+        if self.plan.has_ledger:
+            what = replace(what, reuse="labels")
+        if self.plan.finish_after_s is not None:
+            what = replace(what, finish_by="soon", finish_parallel=PARALLEL)
+        if self.plan.money is None:
+            return what
+        return replace(what, max_cost=max_cost, prices=self.plan.money.prices)
+
     def _submit_and_advance(self, engine: Engine) -> Wait | Done | Held:
         resume(engine.store, engine.clock)  # who clears a cancelled job here wants it to go on
-        submit(engine, self._request(), self._policy, start_over=self._start_over)
+        after_s = self.plan.finish_after_s
+        finish_at = None if after_s is None else lambda now: now + after_s
+        submit(engine, self._request(), self._policy, start_over=self._start_over, finish_at=finish_at)
         return advance(engine)
 
     def _disturb(self, what: str) -> None:
@@ -215,7 +248,9 @@ class Schedule:
             case "cancel_command":
                 self.world.store().command("cancel")
             case "other_policy":
-                self._policy = policy(self.rng, self.plan.has_schema)
+                other, money = policy(self.rng, self.plan.has_schema), self.plan.money
+                max_cost = cap(self.rng, self.plan.n_rows) if money is not None else None
+                self._policy = replace(self._with_money(other, max_cost), prices=self._policy.prices)
 
     def _touch_openai(self, what: str) -> None:
         """A person clicks in the dashboard."""
@@ -261,24 +296,43 @@ class Schedule:
             self.n["final advances"] += 1
             if isinstance(found, Done):
                 return
-            if isinstance(found, Held):
-                self.world.trace.append(f"  held: {found.reason}")
-                work = self._submit_and_advance
-                if NOT_WHOLE in found.reason and self._accept_missing(found.reason):
-                    continue
-                n_held += 1
-                is_expected = re.search(self.plan.held, found.reason) is not None
-                if n_held > (_MOST_EXPECTED if is_expected else _MOST_HELD):
-                    if not is_expected:
-                        raise Violation(f"The job is held again and again: {found.reason}")
-                    self.held = found.reason
-                    self.n["held for good"] += 1
-                    return
-            elif isinstance(found, Wait):
+            if isinstance(found, Wait):
                 self._wait(found)
                 if n_advances > _PATIENT_ADVANCES:
                     self.world.pass_time(86_400.0)
+                continue
+            work = self._submit_and_advance
+            if not isinstance(found, Held) or self._is_helped(found.reason):
+                continue
+            n_held += 1
+            is_expected = re.search(f"{self.plan.held}|{STUCK}", found.reason) is not None
+            if n_held > (_MOST_EXPECTED if is_expected else _MOST_HELD):
+                if not is_expected:
+                    raise Violation(f"The job is held again and again: {found.reason}")
+                self.held = found.reason
+                self.n["held for good"] += 1
+                return
         raise Violation(f"The job does not end: {self._job()}")
+
+    def _is_helped(self, reason: str) -> bool:
+        """Return whether a person has done what a held job asks for."""
+        self.world.trace.append(f"  held: {reason}")
+        if NOT_WHOLE in reason and self._accept_missing(reason):
+            return True
+        if "max_cost is " in reason:
+            self._raise_cap(reason)
+            return True
+        return False
+
+    def _raise_cap(self, reason: str) -> None:
+        """A person lets the job cost more, or anything if that does not help."""
+        self.n["held by its cap"] += 1
+        self._n_raises += 1
+        before = self._policy.max_cost
+        is_vain = before is None or self._n_raises > _MOST_RAISES or "is not known" in reason
+        self._policy = replace(self._policy, max_cost=None if is_vain or before is None else 2 * before)
+        if self._n_raises > 2 * _MOST_RAISES:
+            raise Violation(f"The job is held by a cap that it does not have: {reason}")
 
     def _accept_missing(self, reason: str) -> bool:
         """A person gives up the rows whose result files prove nothing, after looking whether the store has them."""
@@ -304,7 +358,9 @@ class Schedule:
     def _judge(self) -> None:
         job = self._job()
         self._witness.check_paid(job)
+        self._witness.check_direct_cap(may_be_lowered="other_policy" in self.plan.disturbances, policy=self._policy)
         self._witness.check_creates()
+        self.n["creates under a cap"] += self._witness.check_cap(job)
         if self.held is None:
             self._judge_results(job)
             self._judge_quiet()
@@ -347,6 +403,8 @@ class Schedule:
         ledger = self.world.backend.ledger
         self.n["batches"] += len(ledger.batches)
         self.n["billed rows"] += ledger.n_rows()
+        self.n["asked synchronously"] += sum(self._witness.direct.n_paid.values())
+        self.n["maybe paid twice"] += self._job().n_maybe_paid_twice
         self.n["calls"] += self.world.n_calls
         self.n["snapshots"] += self._witness.n_snapshots
         self.n["epochs"] += len(self._witness.epochs)

@@ -10,13 +10,14 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from schedule_plan import TIMING, Plan
+from schedule_direct import DIRECT, DirectWitness
+from schedule_plan import INPUT_RATE, OUTPUT_RATE, TIMING, Plan
 
 from airflow_openai_batch.emulator.backend import Backend
 from airflow_openai_batch.emulator.clock import ManualClock
 from airflow_openai_batch.emulator.ledger import Billed, body_hash
 from airflow_openai_batch.emulator.model import Batch, Status
-from airflow_openai_batch.engine.model import Job, State
+from airflow_openai_batch.engine.model import BILLED, Job, Policy, State
 from airflow_openai_batch.engine.store.job_store import JobStore
 
 NONCE = "airflow_openai_batch"
@@ -24,8 +25,21 @@ _SHARD = re.compile(r"[0-9a-f]+/\d+/(\d+-\d{5}(?:\.\d+)?)[^/]*/[^/]+(?:/[^/]*)*"
 _CUSTOM_ID = re.compile(rb'"custom_id": "([^"]*)"')
 _UNPROVEN = re.compile(r"result files of batch (batch_[0-9a-f]{32})")
 
+_SUM = r"\$[\d,.]+"
+_OF_CAP = re.compile(
+    rf"max_cost is {_SUM}: {_SUM} are spent, what runs costs about {_SUM}, and the next batch \([\d,]+ requests of "
+    rf"shard [\d.-]+\) about {_SUM}\. Nothing more is sent\. Raise max_cost|max_cost is {_SUM}, and the .* not known"
+    rf"|max_cost is {_SUM}: {_SUM} are spent or on their way, and the next synchronous request may cost {_SUM}\."
+    rf"|max_cost is {_SUM}, and what .* costs synchronously \(standard\) is not known\."
+)
+_UNREADABLE = ("missing", "malformed")
+"""Faults of rows that were billed, of which no answer tells the tokens."""
+_ENOUGH_ANSWERS = 20
+
 NOT_WHOLE = "not whole, or not all there"
 """In the reason with which a job is held whose result files prove nothing."""
+STUCK = "asked to cancel"
+"""In the reason with which a job is held at the moment of `finish_by` because a batch does not end."""
 _LATE_FILE_S = TIMING.late_file_s
 _EARLIER_EPOCH_S = 3600.0
 _MOST_CREATES = 10
@@ -44,6 +58,18 @@ class Epoch:
     """How often a person had asked to start over by then."""
     bodies: dict[str, int] = field(default_factory=dict)
     """Hash of each request's body, by custom_id."""
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What the job knew when it announced a create, and what it might cost then."""
+
+    max_cost: int | None
+    known: frozenset[str]
+    """All batches that the job ever had."""
+    settled: frozenset[str]
+    """Those of them whose answers it had."""
+    n_answers: int
 
 
 def shard_of(batch: Batch) -> str:
@@ -91,7 +117,11 @@ class Witness:
         """Batches made by a process that had been frozen for too long."""
         self.n_snapshots = 0
         self._seen: dict[str, Batch] = {}
+        self.direct = DirectWitness(backend.ledger)
         self._posted: set[str] = set()
+        self._promises: dict[str, Promise] = {}
+        self._known: set[str] = set()
+        self._settled: set[str] = set()
 
     # -- while it runs -----------------------------------------------------------------------------------------
 
@@ -100,11 +130,22 @@ class Witness:
         self.n_snapshots += 1
         nonces = {s.intent.nonce for s in job.all_shards if s.intent is not None}
         self.has_new_intent = not nonces <= self.intents
+        self._known |= _known_ids(job)
+        self._settled |= {s.batch.id for s in job.all_shards if s.state is State.SETTLED and s.batch is not None}
+        n_answers = sum(n for s in job.all_shards for status, n in s.tally.items() if status in BILLED)
+        for nonce in nonces - self.intents:
+            self._promises[nonce] = Promise(
+                job.policy.max_cost, frozenset(self._known), frozenset(self._settled), n_answers
+            )
         self.intents |= nonces
         if job.epoch not in self.epochs:
             group = sum(name.startswith("start_over-") for name in job.acknowledged)
             lines = (json.loads(line) for s in job.shards for line in store.read(s.requests).split(b"\n") if line)
             self.epochs[job.epoch] = Epoch(group, {line["custom_id"]: body_hash(line["body"]) for line in lines})
+
+    def note_asked(self, epoch: int) -> None:
+        """A request was asked synchronously, for an epoch."""
+        self.direct.note_calls(self.epochs[epoch].group)
 
     def note_poison(self, body: dict[str, Any]) -> None:
         """A request that is wrong for ever was answered so."""
@@ -142,6 +183,8 @@ class Witness:
         self._n_held += 1
         if "a defect" in reason or "please report" in reason:
             raise Violation(reason)
+        if "max_cost is " in reason and not _OF_CAP.search(reason):
+            raise Violation(f"The cap is not told with its figures: {reason}")
         if NOT_WHOLE in reason:
             for batch in self._named(reason):
                 if not self._may_prove_nothing(batch):
@@ -150,9 +193,16 @@ class Witness:
             self._require_status({404}, reason)
         if "refused the credentials" in reason and not any(rule.name == "fail" for rule in self._plan.rules):
             self._require_status({401, 403, 429, 400}, reason)
+        if STUCK in reason:
+            self._check_stuck(reason)
         live = [batch.id for batch in self._backend.ledger.live_batches() if batch.id not in self.late]
         if "Nothing runs at OpenAI" in reason and live and not self._plan.hides:
             raise Violation(f"{live} run at OpenAI: {reason}")
+
+    def _check_stuck(self, reason: str) -> None:
+        for name in re.findall(r"batch_[0-9a-f]{32}", reason):
+            if self._seen[name].status is not Status.CANCELLING:
+                raise Violation(f"{name} is {self._seen[name].status}: {reason}")
 
     def _require_status(self, statuses: set[int], reason: str) -> None:
         answered = {rule.args.get("code", 500) for rule in self._plan.all_rules if rule.name == "status"}
@@ -239,6 +289,36 @@ class Witness:
         if many := {shard: times for shard, times in n.items() if times > bound}:
             raise Violation(f"Batches were made again and again: {many}")
 
+    def check_cap(self, job: Job) -> int:
+        """Nothing was sent that did not fit under the cap. Returns how many batches were sent under one.
+
+        Before the job has answers of its own, each request counts with its bound: then what is billed for all it has
+        sent is never more than the cap. Later those that run are estimated, so it is what it has answers of that is
+        not more.
+        """
+        n_capped = 0
+        costs = {batch_id: self._cost(batch, job) for batch_id, batch in self._seen.items()}
+        for batch in self._seen.values():
+            promise = self._promises.get((batch.metadata or {}).get(NONCE, ""))
+            if promise is None or promise.max_cost is None or batch.id in self.late:
+                continue
+            n_capped += 1
+            is_bounded = promise.n_answers < _ENOUGH_ANSWERS
+            counted = promise.known | {batch.id} if is_bounded else promise.settled
+            billed = sum(costs.get(batch_id, 0) for batch_id in counted)
+            if billed > promise.max_cost:
+                raise Violation(f"{billed} picodollars were billed, and {promise.max_cost} allowed for {counted}")
+        return n_capped
+
+    def _cost(self, batch: Batch, job: Job) -> int:
+        """Return what was billed for a batch, as far as anybody could know it."""
+        if batch.id in self._accepted | self.late or self._is_obscured(batch) or self._is_denied(batch):
+            return 0
+        if self._is_given_up(batch, job):
+            return 0
+        rows = [row for row in self._backend.ledger.rows(batch.id) if row.delivered not in _UNREADABLE]
+        return sum(row.input_tokens * INPUT_RATE + row.output_tokens * OUTPUT_RATE for row in rows)
+
     def check_paid(self, job: Job) -> None:
         """No request was paid for twice, and none that is wrong for ever was asked again."""
         late_roots = {root_of(self._seen[batch_id]) for batch_id in self.late}
@@ -247,10 +327,15 @@ class Witness:
             # What an earlier epoch's batch answers where nobody can read it has to be asked again.
             is_gone = self._is_given_up(batch, job)
             if root_of(batch) not in late_roots and not is_gone and not self._plan.hides:
-                paid[row.custom_id, row.body_hash, self.epochs[epoch_of(batch)].group].add(batch.id)
+                # With a ledger equal requests are asked once, whichever row they are of.
+                name = "" if self._plan.has_ledger else row.custom_id
+                paid[name, row.body_hash, self.epochs[epoch_of(batch)].group].add(f"{batch.id} {row.custom_id}")
         twice = {key: ids for key, ids in paid.items() if len(ids) > 1}
         if twice:
             raise Violation(f"{len(twice)} rows were paid for twice: {next(iter(twice.items()))}")
+        n_direct = self.direct.n_too_many(Counter((body, group) for _, body, group in paid))
+        if n_direct > job.n_maybe_paid_twice:
+            raise Violation(f"{n_direct} requests were paid for again synchronously, told: {job.n_maybe_paid_twice}")
         for body, n in self.poison.items():
             n_epochs = sum(body in epoch.bodies.values() for epoch in self.epochs.values())
             if n > n_epochs and not late_roots and not self._is_new:
@@ -267,12 +352,41 @@ class Witness:
                 continue
             if status[row.custom_id] != "succeeded" and not self._is_lost_by_others(row, batch, job):
                 raise Violation(f"The answer to {row.custom_id} in {batch.id} is lost: it is {status[row.custom_id]}")
-        answered = {(row.custom_id, row.batch_id) for row in self._backend.ledger.rows() if row.delivered == "ok"}
+        good = [row for row in self._backend.ledger.rows() if row.delivered == "ok"]
+        answered = {(row.custom_id, row.batch_id) for row in good}
+        requests = {(row.body_hash, None if row.batch_id == DIRECT else row.batch_id) for row in good}
+        self._check_direct_results(job, rows)
         for row_ in rows:
-            if row_["status"] == "succeeded" and (row_["custom_id"], row_["batch_id"]) not in answered:
+            if row_["reused_from"] is not None:
+                if row_["status"] == "succeeded" and (now.bodies[row_["custom_id"]], row_["batch_id"]) not in requests:
+                    raise Violation(f"{row_['custom_id']} has the answer to another request: {row_}")
+            elif (
+                row_["via"] == "batch"
+                and row_["status"] == "succeeded"
+                and (row_["custom_id"], row_["batch_id"]) not in answered
+            ):
                 raise Violation(f"{row_['custom_id']} succeeded in {row_['batch_id']}, which never answered it")
-            if row_["status"] == "succeeded" and self._group(row_["batch_id"]) != now.group:
+            is_direct = row_["batch_id"] is None
+            if row_["status"] == "succeeded" and not is_direct and self._group(row_["batch_id"]) != now.group:
                 raise Violation(f"{row_['custom_id']} has an answer from before a person started over")
+
+    def _check_direct_results(self, job: Job, rows: list[dict[str, Any]]) -> None:
+        """An answer that was paid for synchronously is in the results, and none is older than a wish to start over."""
+        now = self.epochs[job.epoch]
+        good = {now.bodies[row["custom_id"]] for row in rows if row["status"] == "succeeded"}
+        n_lost = self.direct.n_lost(now.group, set(now.bodies.values()), good)
+        if n_lost > job.n_maybe_paid_twice:
+            raise Violation(f"{n_lost} answers that were paid for synchronously are lost")
+        for row in rows:
+            is_direct = row["via"] == DIRECT and row["status"] == "succeeded" and row["reused_from"] is None
+            if is_direct and not self.direct.n_paid[now.bodies[row["custom_id"]], now.group]:
+                raise Violation(f"{row['custom_id']} has a synchronous answer that was never given: {row}")
+
+    def check_direct_cap(self, policy: Policy, *, may_be_lowered: bool) -> None:
+        """What was asked synchronously did not cost more than the whole job may, unless a person lowered that."""
+        cap, cost = policy.max_cost, self.direct.picodollars
+        if cap is not None and cost > cap and not may_be_lowered:
+            raise Violation(f"{cost} picodollars were billed for synchronous answers, and {cap} allowed for all")
 
     def _is_lost_by_others(self, row: Billed, batch: Batch, job: Job) -> bool:
         """Return whether nobody could know of an answer, or read it, or a person gave it up."""
@@ -308,6 +422,10 @@ class Witness:
         if live:
             raise Violation(f"LATE: {len(live)} batches of frozen processes still run")
 
+    def _batch_rows(self) -> list[Billed]:
+        """Return the rows that were billed in a batch, and whose answer was delivered."""
+        return [row for row in self._backend.ledger.rows() if row.delivered == "ok" and row.batch_id != DIRECT]
+
     def n_late_paid(self) -> int:
         """Return how many rows the batches of frozen processes cost."""
         return sum(self._backend.ledger.n_rows(batch_id) for batch_id in self.late)
@@ -317,7 +435,7 @@ class Witness:
 
     def _good_rows(self) -> list[tuple[Billed, Batch]]:
         """Return the rows that were billed and whose answer could be fetched, sooner or later, or is known to exist."""
-        found = [(row, self._seen[row.batch_id]) for row in self._backend.ledger.rows() if row.delivered == "ok"]
+        found = [(row, self._seen[row.batch_id]) for row in self._batch_rows()]
         if self._is_new:
             return [(row, b) for row, b in found if not self._is_denied(b) and not self._is_failed(row, b)]
         return [(row, batch) for row, batch in found if not batch.quirks.no_output_file]

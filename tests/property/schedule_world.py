@@ -40,6 +40,7 @@ from airflow_openai_batch.engine.store.job_store import JobStore
 KEY = JobKey(dag_id="labels", run_id="manual__2026-11-22", task_id="ask")
 NONCE = "airflow_openai_batch"
 _CREATE = "POST /v1/batches"
+_ASK = "POST /v1/responses"
 _MOST_MOMENTS = 50_000
 
 _log = logging.getLogger("fault_schedules")
@@ -55,6 +56,7 @@ class Process:
     Attributes:
         at: The moment at which it is frozen, or None.
         posting_since: When it looked at the clock for the last time before a create that has had no effect yet.
+        epoch: That of the last snapshot that it made.
         error: What ended it, if it was neither its own end nor its death.
     """
 
@@ -65,6 +67,7 @@ class Process:
         self._thread: threading.Thread | None = None
         self.at: str | None = None
         self.posting_since: float | None = None
+        self.epoch = 0
         self.is_doomed = False
         self.is_over = False
         self.found: object = None
@@ -124,6 +127,8 @@ class DangerousStore(JobStore):
         is_new = super().create(name, data)
         if name.startswith("state/") and is_new and self._pending is not None:
             self.world.witness.note_snapshot(self, self._pending)
+            if self.world.running is not None:
+                self.world.running.epoch = self._pending.epoch
             if self.world.is_wild and self.world.rng.random() < self.world.plan.repeat_rate:
                 is_new = super().create(name, data)  # the answer was lost and the storage client asks again
         self.world.moment(f"after writing {name}")
@@ -292,7 +297,7 @@ class World:
         dice = self.rng.random() if self.is_wild else 0.5
         if dice < self.plan.wire_rate:
             self._lose_before(request, process)
-        response = self._deliver(request, process, is_create=is_create)
+        response = self._deliver(request, process, what)
         self.moment(f"after {what}")
         if 1.0 - dice < self.plan.wire_rate:
             self.pass_time(TIMING.post_timeout_s)
@@ -314,9 +319,9 @@ class World:
             raise httpx2.ReadTimeout("The read operation timed out", request=request)
         raise httpx2.ReadError("[Errno 104] Connection reset by peer", request=request)
 
-    def _deliver(self, request: httpx2.Request, process: Process | None, *, is_create: bool) -> httpx2.Response:
+    def _deliver(self, request: httpx2.Request, process: Process | None, what: str) -> httpx2.Response:
         frozen_s = 0.0
-        if is_create:
+        if what == _CREATE:
             self.witness.check_intent(json.loads(request.read()))
             if process is not None and process.posting_since is not None:
                 frozen_s = self.clock.now() - process.posting_since
@@ -328,4 +333,6 @@ class World:
             made = self.witness.note_batches(is_late=frozen_s > PATIENCE_S)
             self.trace += [f"  made {b.id[:12]} {(b.metadata or {}).get(NONCE, '')}" for b in made]
             self.witness.check_live()
+            if what == _ASK and process is not None:
+                self.witness.note_asked(process.epoch)
         return response

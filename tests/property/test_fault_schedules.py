@@ -26,10 +26,15 @@ from schedule_world import World
 
 from airflow_openai_batch.emulator import Rule
 from airflow_openai_batch.engine import errors
+from airflow_openai_batch.engine.direct.answer_log import AnswerLog
 from airflow_openai_batch.engine.job.advance import advance
+from airflow_openai_batch.engine.job.direct_budget import Budget
+from airflow_openai_batch.engine.job.direct_lease import DirectLease
+from airflow_openai_batch.engine.job.remote_files import delete_files
 from airflow_openai_batch.engine.model import Policy
+from airflow_openai_batch.engine.money.tokens import TokenCounter
 
-N = int(os.environ.get("FAULT_SCHEDULES", "150"))
+N = int(os.environ.get("FAULT_SCHEDULES", "90"))
 _CHUNK = 25
 # Each of these once found a defect.
 _PATIENT_FINDS = (2543, 2921, 3257, 3460, 10684)
@@ -61,6 +66,24 @@ def test_a_process_frozen_past_the_grace_leaves_no_batch_running(first: int, fol
 def test_schedules_that_once_found_a_defect_find_none(folder: Path) -> None:
     assert _fails(_PATIENT_FINDS, folder, is_frozen=False, new=()) == []
     assert _fails(_FROZEN_FINDS, folder, is_frozen=True, new=()) == []
+
+
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_deleting_what_can_be_deleted_at_any_moment_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, is_frozen: bool
+) -> None:
+    """Whoever moves the job deletes files as soon as it rests, while others move it, are frozen or are killed."""
+    n_deleted = 0
+
+    def advance_and_delete(engine: Any) -> Any:
+        nonlocal n_deleted
+        reached = advance(engine)
+        n_deleted += delete_files(engine).n_deleted
+        return reached
+
+    monkeypatch.setattr("schedule_run.advance", advance_and_delete)
+    assert _fails(range(40, 50), folder, is_frozen=is_frozen) == []
+    assert n_deleted > 20
 
 
 @pytest.mark.parametrize("seed", [3, 17, 2543])
@@ -111,12 +134,12 @@ def test_the_schedules_notice_expired_batches_that_are_not_fetched(
 
     real = harvest._download_all
 
-    def forgetful(stack: Any, api: Any, shard: Any, sleep: Any) -> Any:
+    def forgetful(stack: Any, store: Any, api: Any, shard: Any, sleep: Any) -> Any:
         is_early = shard.batch is not None and shard.batch.status != "completed"
         batch = (
             msgspec.structs.replace(shard.batch, output_file_id=None, error_file_id=None) if is_early else shard.batch
         )
-        return real(stack, api, msgspec.structs.replace(shard, batch=batch), sleep)
+        return real(stack, store, api, msgspec.structs.replace(shard, batch=batch), sleep)
 
     monkeypatch.setattr(harvest, "_download_all", forgetful)
     monkeypatch.setattr(harvest, "doubt_of", lambda batch, lines: None)
@@ -124,7 +147,7 @@ def test_the_schedules_notice_expired_batches_that_are_not_fetched(
 
 
 def _first_violation_with(name: str, folder: Path) -> str:
-    found = (run(seed, folder=folder, new=(name,)).violation for seed in range(40))
+    found = (run(seed, folder=folder, new=(name,)).violation for seed in range(200))
     return next((violation for violation in found if violation), "")
 
 
@@ -159,6 +182,31 @@ def test_the_schedules_notice_a_batch_that_is_found_by_its_nonce_only(
         create_batch, "_is_of_shard", lambda batch, shard, intent: bool(batch.nonce) and real(batch, shard, intent)
     )
     assert re.search("live batches|paid for twice", _first_violation_with("create_wrapped", folder))
+
+
+@pytest.mark.parametrize("ignored", ["what runs", "what is spent"])
+def test_the_schedules_notice_a_cap_that_is_passed(monkeypatch: pytest.MonkeyPatch, folder: Path, ignored: str) -> None:
+    if ignored == "what runs":
+        monkeypatch.setattr("airflow_openai_batch.engine.money.estimate.Estimator._committed", [])
+    else:
+        monkeypatch.setattr("airflow_openai_batch.engine.money.estimate.spent_by", lambda job, prices: 0)
+    found = (run(seed, folder=folder, new=("times_odd",)).violation for seed in range(120))
+    assert any(violation and "picodollars were billed" in violation for violation in found)
+
+
+@pytest.mark.parametrize("forgotten", ["who died", "what is saved", "the cap"])
+def test_the_schedules_notice_what_is_asked_synchronously_and_paid_again(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, forgotten: str
+) -> None:
+    if forgotten == "who died":
+        monkeypatch.setattr(DirectLease, "_n_left_on_their_way", lambda self: 0)
+    elif forgotten == "what is saved":
+        monkeypatch.setattr(AnswerLog, "read", lambda self: None)
+    else:
+        monkeypatch.setattr(Budget, "refusal", lambda self, request, cost: None)
+    found = (run(seed, folder=folder).violation for seed in range(200))
+    noticed = "allowed for all" if forgotten == "the cap" else "paid for again synchronously"
+    assert any(violation and noticed in violation for violation in found)
 
 
 # -- stories that dice tell too seldom -------------------------------------------------------------------------------
@@ -285,7 +333,7 @@ def test_a_shard_larger_than_a_budget_that_was_lowered_goes_alone(story: Callabl
 
 
 def test_a_shard_that_fills_the_budget_fits_into_it_again_in_the_next_round(story: Callable[..., Schedule]) -> None:
-    per_row = len(b'{"input":"Label in way 0: ticket 0 version 0","model":"gpt-6-luna"}') // 4 + 1
+    per_row = TokenCounter("/v1/responses").count({"input": "Label in way 0: ticket 0 version 0"})
     budget = Policy(max_enqueued_tokens=4 * per_row)
     schedule = story(Rule("batch", {"expire_at": {"fraction": 0.0}}, times=1), policy=budget, duration_s=600.0)
     schedule._judge_end(schedule.world.start(schedule._submit_and_advance))

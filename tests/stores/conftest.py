@@ -36,27 +36,16 @@ class Storage:
 
 
 @pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
-    """An S3 server with a bucket ``jobs``."""
+def s3_options(s3_endpoint: str) -> dict[str, Any]:
+    """Options of a client of an S3 server with a bucket ``jobs``."""
     import boto3
-    from moto.server import ThreadedMotoServer
 
     for name in ("werkzeug", "botocore", "aiobotocore", "s3fs"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
     client = boto3.client(
-        "s3", endpoint_url=endpoint, aws_access_key_id="id", aws_secret_access_key="secret", region_name=REGION
+        "s3", endpoint_url=s3_endpoint, aws_access_key_id="id", aws_secret_access_key="secret", region_name=REGION
     )
     client.create_bucket(Bucket="jobs")
-    yield endpoint
-    server.stop()
-
-
-@pytest.fixture
-def s3_options(s3_endpoint: str) -> dict[str, Any]:
     return {
         "key": "id",
         "secret": "secret",

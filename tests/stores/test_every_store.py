@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import uuid
 
 import msgspec
+import numpy as np
 import pytest
 from openai import DefaultHttpxClient, OpenAI
 from upath import UPath
 
 from airflow_openai_batch.emulator import Emulator, ManualClock
 from airflow_openai_batch.engine.api.client import Api
-from airflow_openai_batch.engine.errors import CommitRefused, StoreError, UnknownFormat
+from airflow_openai_batch.engine.cleaning.clean import clean
+from airflow_openai_batch.engine.errors import CommitRefused, JobCleaned, StoreError, UnknownFormat
 from airflow_openai_batch.engine.job.advance import advance
 from airflow_openai_batch.engine.job.context import Engine
 from airflow_openai_batch.engine.job.status import Done, Wait
 from airflow_openai_batch.engine.job.submit import Request, submit
+from airflow_openai_batch.engine.ledger import compaction
+from airflow_openai_batch.engine.ledger.lookup import look_up
+from airflow_openai_batch.engine.ledger.segments import Digests, Ledger, Pointers
 from airflow_openai_batch.engine.model import JobKey, Policy
 from airflow_openai_batch.engine.results.sinks import FileSink
 from airflow_openai_batch.engine.results.writer import write_results
@@ -320,6 +326,37 @@ def test_results_replace_those_of_an_earlier_run(storage, http):
         assert len(target.read_bytes().splitlines()) == 2
 
 
+def test_an_old_job_is_cleaned_and_only_its_tombstone_stays(storage, http, job):
+    clock = ManualClock()
+    with Emulator(clock=clock, duration=0, seed=7) as emu:
+
+        def api():
+            return Api(OpenAI(base_url=emu.base_url, api_key="sk-test", http_client=http))
+
+        store = storage.store()
+        engine = Engine(JobStore(storage.root(), store.key, "ours"), api(), clock=clock.now, sleep=clock.advance)
+        rows = [{"id": i} for i in range(6)]
+        submit(engine, Request(rows, endpoint="/v1/responses", body={"model": "m", "input": "{id}"}), Policy())
+        assert isinstance(_finish(engine, clock), Done)
+        files = store.walk()
+        assert len(files) > 5
+        assert all(abs(file.modified_at - time.time()) < 600 for file in files)
+        clock.advance(20 * 86_400)
+        report = clean(
+            storage.root(), "ours", clock.now(), older_than_s=86_400, api_of=lambda _: api(), conn_ids=("openai",)
+        )
+        assert len(report.jobs) == 1
+        assert report.problems == []
+        assert not [file for file in storage.store().walk() if not file.name.startswith("state/")]
+        assert len([file for file in storage.store().walk() if file.n_bytes]) == 1
+        assert list(emu.files) == []
+        with pytest.raises(JobCleaned):
+            storage.store().load()
+        for number in range(1, len(storage.store().names_in("state"))):
+            with pytest.raises(CommitRefused):
+                storage.store().commit(number, job(), 5.0)
+
+
 @pytest.mark.parametrize("n_workers", [3])
 def test_workers_at_once_on_one_store_pay_once(storage, http, n_workers):
     clock = ManualClock()
@@ -340,3 +377,50 @@ def test_workers_at_once_on_one_store_pay_once(storage, http, n_workers):
         assert isinstance(_finish(engine(), clock), Done)
         assert emu.ledger.n_rows() == 6
         assert emu.ledger.rows_billed_twice() == []
+
+
+def test_jobs_share_a_ledger_on_the_store_and_it_is_kept_short(storage, http, monkeypatch):
+    """Twenty nights, two rows more each: every answer is paid for once, and small segments become one."""
+    monkeypatch.setattr(compaction, "_MIN_MERGED", 4)
+    clock = ManualClock()
+    name = uuid.uuid4().hex  # the storage keeps what other tests have left
+    with Emulator(clock=clock, duration=0, seed=7) as emu:
+        client = OpenAI(base_url=emu.base_url, api_key="sk-test", http_client=http)
+        for night in range(1, 13):
+            store = storage.store(JobKey(dag_id=name, run_id=f"night-{night}", task_id="ask"))
+            engine = Engine(store, Api(client), clock=clock.now, sleep=clock.advance)
+            rows = [{"text": f"ticket {i}"} for i in range(2 * night)]
+            request = Request(rows, endpoint="/v1/responses", body={"model": "m", "input": "{text}"})
+            submit(engine, request, Policy(reuse=name))
+            found = _finish(engine, clock)
+            assert found.summary.n_succeeded == 2 * night
+            assert found.job.n_reused == 2 * (night - 1)
+            clock.advance(86_400)
+        assert emu.ledger.n_rows() == 24
+        assert len(Ledger(storage.root(), name).segments()) < 8
+
+
+def test_segments_that_vanish_while_they_are_read_are_found_where_they_went(storage, monkeypatch):
+    ledger = Ledger(storage.root(), uuid.uuid4().hex)
+    for number in range(6):
+        ledger.add(_pointers(number), 1000 + number, 1000 + number, of=str(number))
+    other = Ledger(storage.root(), ledger.name)
+    listed, segments = iter([True]), ledger.segments
+
+    def segments_before_a_merge():
+        found = segments()
+        if next(listed, False):
+            monkeypatch.setattr(compaction, "_MIN_MERGED", 2)
+            assert compaction.compact(other, 2000, 10_000) == 5
+        return found
+
+    monkeypatch.setattr(ledger, "segments", segments_before_a_merge)
+    numbers = np.arange(6, dtype=np.uint64)
+    assert look_up(ledger, Digests(numbers, numbers), 0).part.tolist() == [0] * 6
+    assert len(other.segments()) == 1
+
+
+def _pointers(number):
+    key = np.array([number], np.uint64)
+    one = np.array([0], np.int64)
+    return Pointers(Digests(key, key), one + 500, one, one, ("a/b/c/e0/outcomes/x.parquet",))

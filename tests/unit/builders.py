@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import msgspec
 
+from airflow_openai_batch.engine.api.batch_json import UploadedFile
 from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.errors import NotFound, Unclear
 from airflow_openai_batch.engine.identity import NONCE_KEY
@@ -154,6 +155,8 @@ class Lost(Exception):
 class FakeApi:
     """Files and batches in dicts. ``script`` makes the next calls of a verb go wrong."""
 
+    has_openais_prices = True
+
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.files: dict[str, bytes] = {}
@@ -182,17 +185,24 @@ class FakeApi:
             raise step
         return step is not None
 
-    def upload(self, name: str, file: IO[bytes]) -> str:
+    def upload(self, name: str, file: IO[bytes], expires_after_s: int | None = None) -> UploadedFile:
         is_lost = self._step("upload")
         assert name.endswith(".jsonl")
         file_id = f"file-{next(self._numbers)}"
         self.files[file_id] = file.read()
         if is_lost:
             raise Unclear("lost")
-        return file_id
+        return UploadedFile(file_id)
 
     def create(
-        self, *, file_id: str, endpoint: str, completion_window: str, metadata: dict[str, str], timeout_s: float
+        self,
+        *,
+        file_id: str,
+        endpoint: str,
+        completion_window: str,
+        metadata: dict[str, str],
+        timeout_s: float,
+        output_expires_after_s: int | None = None,
     ) -> Batch:
         is_lost = self._step("create")
         now = self._clock()

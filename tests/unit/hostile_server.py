@@ -37,7 +37,7 @@ class HostileServer:
                 with contextlib.suppress(OSError):
                     server.answer(self)
 
-            do_POST = do_GET
+            do_POST = do_DELETE = do_GET
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True

@@ -16,7 +16,8 @@ DURATION_S = 6000
 
 WAITING_TASK = {"ticket_labels": "wait", "review_sentiment": "sentiment", "product_extraction": "extract"}
 WAITING_TASK |= {"eval_answers": "answers", "private_notes": "summaries", "per_country": "label"}
-WAITING_TASK |= {"archive_texts": "archive", "translate_faq": "translate"}
+WAITING_TASK |= {"archive_texts": "archive", "translate_faq": "translate", "invoice_fields": "fields"}
+WAITING_TASK |= {"approved_labeling": "wait"}
 HELD = "Your account is not active, please check your billing details on our website."
 
 

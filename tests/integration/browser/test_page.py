@@ -388,3 +388,24 @@ def test_a_held_job_says_what_a_person_must_do(see: See, night: Night) -> None:
     viewer.open_job("translate_faq")
     expect(viewer.main).to_contain_text(HELD)
     expect(viewer.frame.get_by_role("button", name="Cancel…")).to_have_count(0)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_job_that_its_cap_holds_says_so_with_the_figures(see: See, night: Night, dark: bool) -> None:
+    if "invoice_fields" not in night.runs:
+        night.start("invoice_fields")
+        night.finish("invoice_fields", "failed")
+    assert night.batches("invoice_fields") == [], "nothing was sent"
+    viewer = see(dark=dark)
+    viewer.wait_for_rows()
+    row = viewer.row("invoice_fields")
+    expect(row).to_contain_text("Held by its cap")
+    expect(row).to_contain_text("max_cost is $0.01")
+    expect(row.locator("[data-label=Cost]")).to_contain_text("cap $0.01")
+    viewer.open_job("invoice_fields")
+    expect(viewer.frame.locator(".title .badge")).to_have_text("Held by its cap")
+    expect(viewer.main.locator(".notice")).to_contain_text("Raise max_cost and clear the submitting task")
+    tiles = {tile.locator("dt").inner_text(): tile.inner_text() for tile in viewer.main.locator(".figure").all()}
+    assert "reached: the rest is not sent" in tiles["Cap"]
+    assert "by the bound in the bodies" in tiles["Cost at most"]
+    viewer.picture("cap")

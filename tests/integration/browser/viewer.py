@@ -117,7 +117,7 @@ class Viewer:
             fold.click()
 
     def open_job(self, text: str) -> None:
-        self.row(text).first.locator("a").click()
+        self.row(text).first.locator("a.name").click()
         self.frame.locator("#title").wait_for()
         self.frame.locator(".shards").wait_for()
 

@@ -12,6 +12,7 @@ from airflow_openai_batch.operators import (
     OpenAIBatchResultsOperator,
     OpenAIBatchSubmitOperator,
 )
+from airflow_openai_batch.options import FinishBy
 from airflow_openai_batch.sensors import OpenAIBatchSensor
 
 OUT = os.environ.get("OPENAI_BATCH_TEST_OUTPUT", "/nowhere")
@@ -61,6 +62,19 @@ with DAG("batch_chaos", **{**ALWAYS, "default_args": {"retries": 100}}):
         retry_on=["invalid"],
         max_rounds=5,
         max_requests_per_batch=N_CHAOS // 4,
+        **REQUEST,
+    )
+
+N_LATE = int(os.environ.get("OPENAI_BATCH_TEST_LATE_ROWS", "400"))
+LATE_S = float(os.environ.get("OPENAI_BATCH_TEST_LATE_S", "30"))
+
+with DAG("batch_late", **{**ALWAYS, "default_args": {"retries": 100}}):
+    OpenAIBatchOperator(
+        task_id="one",
+        rows=lambda: ({"id": i, "text": f"late ticket {i}"} for i in range(N_LATE)),
+        output=OUT + "/{{ run_id }}.parquet",
+        finish_by=FinishBy(datetime.timedelta(seconds=LATE_S), parallel=16),
+        max_requests_per_batch=N_LATE // 4,
         **REQUEST,
     )
 

@@ -26,9 +26,11 @@ def rows(n: int, kind: str) -> object:
     return lambda: ({"id": i, "text": f"{kind} {i}"} for i in range(n))
 
 
-def request(prefix: str, **more: object) -> dict[str, object]:
-    """Return the arguments that say what is asked."""
-    body = {"model": "gpt-6-luna", "input": "{text}"}
+def request(prefix: str, *, most: int | None = None, **more: object) -> dict[str, object]:
+    """Return the arguments that say what is asked; answers may have so many tokens."""
+    body: dict[str, object] = {"model": "gpt-6-luna", "input": "{text}"}
+    if most is not None:
+        body["max_output_tokens"] = most
     return {"endpoint": "/v1/responses", "body": body, "custom_id": f"{prefix}-{{id}}", **more}
 
 
@@ -43,7 +45,8 @@ with DAG("ticket_labels", **ALWAYS):
         task_id="submit",
         rows=rows(2400, "ticket"),
         max_requests_per_batch=600,
-        **request("ticket", response_model=LABEL),
+        max_cost=2,
+        **request("ticket", most=500, response_model=LABEL),
     )
     wait = OpenAIBatchSensor(task_id="wait", job=submit.output)
     results = OpenAIBatchResultsOperator(task_id="results", job=submit.output, output=OUT + "/labels.parquet")
@@ -79,6 +82,9 @@ with DAG("translate_faq", **ALWAYS):
 
 with DAG("private_notes", **ALWAYS):
     OpenAIBatchOperator(task_id="summaries", rows=rows(60, "note"), **request("note"))
+
+with DAG("invoice_fields", **ALWAYS):
+    OpenAIBatchOperator(task_id="fields", rows=rows(300, "invoice"), max_cost="0.01", **request("invoice", most=2000))
 
 with DAG("per_country", **ALWAYS):
     OpenAIBatchOperator.partial(task_id="label", **request("row")).expand(

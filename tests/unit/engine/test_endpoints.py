@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from airflow_openai_batch.engine.endpoints import REQUIRED, check_body, check_endpoint, count_inputs
+from airflow_openai_batch.engine.endpoints import REQUIRED, check_body, check_endpoint, count_inputs, long_form
 from airflow_openai_batch.engine.errors import InputError
 
 
@@ -23,6 +23,29 @@ def test_every_endpoint_of_the_batch_api_is_known_and_its_bodies_checked(endpoin
 def test_an_unknown_endpoint_is_refused_with_those_there_are(endpoint: str) -> None:
     with pytest.raises(InputError, match="The Batch API has: /v1/responses"):
         check_endpoint(endpoint)
+
+
+def test_an_endpoint_that_the_server_has_is_known_only_if_it_is_named() -> None:
+    check_endpoint("/v1/rerank", ["/v1/rerank"])
+    with pytest.raises(InputError, match=r'connection\'s extra: {"batch_endpoints": \["/v1/rerank"\]}'):
+        check_endpoint("/v1/rerank", ["/v1/audio/transcriptions"])
+    check_body({"query": "x"}, "/v1/rerank", "row 1")
+    with pytest.raises(InputError, match="stream"):
+        check_body({"query": "x", "stream": True}, "/v1/rerank", "row 1")
+
+
+@pytest.mark.parametrize(
+    ("url", "long"),
+    [
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/responses", "/v1/responses"),
+        ("/v1/responses", "/v1/responses"),
+        ("/rerank", "/rerank"),
+        ("", ""),
+    ],
+)
+def test_a_url_without_its_version_means_the_same(url: str, long: str) -> None:
+    assert long_form(url) == long
 
 
 @pytest.mark.parametrize("body", [None, "{}", [], 5])

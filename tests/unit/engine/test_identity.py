@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from builders import KEY, shard
 
@@ -7,12 +9,15 @@ from airflow_openai_batch.engine.encoding import canonical
 from airflow_openai_batch.engine.identity import (
     child_id,
     digest,
-    file_name,
+    job_hash,
     job_path,
     nonce,
     parse_nonce,
+    parse_upload_name,
+    place_hash,
     shard_id,
     spec_digest,
+    upload_name,
 )
 from airflow_openai_batch.engine.model import JobKey, Spec, State, root_id
 
@@ -92,8 +97,15 @@ def test_children_are_numbered_below_their_root() -> None:
     assert shard(State.PLANNED, child).id == "2-00003.1"
 
 
-def test_uploaded_files_have_the_ending_that_openai_demands() -> None:
-    assert file_name("0-00001.2-ab/c d") == "airflow-openai-batch-0-00001.2-ab-c-d.jsonl"
+def test_uploaded_files_have_the_ending_that_openai_demands_and_say_whose_they_are() -> None:
+    key = JobKey(dag_id="d", run_id="r", task_id="t")
+    name = upload_name(key, "production", "s3://lake/jobs/", "0-00001.2", "ab/c d")
+    assert re.fullmatch(r"airflow-openai-batch-[0-9a-f]{12}-[0-9a-f]{16}-0-00001\.2-ab-c-d\.jsonl", name)
+    parsed = parse_upload_name(name)
+    assert parsed == (place_hash("production", "s3://lake/jobs"), job_hash(key, "production"))
+    assert place_hash("staging", "s3://lake/jobs") != parsed.place != place_hash("production", "s3://lake/other")
+    for other in ("airflow-openai-batch-0-00001-0123456789ab.jsonl", "batch_1_output.jsonl", name[1:], name + "x"):
+        assert parse_upload_name(other) is None
 
 
 def test_spec_digest_tells_specs_apart() -> None:

@@ -159,3 +159,9 @@ def test_random_keys_in_random_texts() -> None:
 )
 def test_of_a_message_what_it_quotes_of_a_row_is_left_out(message: str, values: tuple[str, ...], told: str) -> None:
     assert without_values(message, values) == told
+
+
+def test_names_of_parameters_that_are_known_may_be_quoted() -> None:
+    message = "Unsupported parameter: 'temperature' with 'Ann'."
+    assert without_values(message) == "Unsupported parameter: '…' with '…'."
+    assert without_values(message, names={"temperature"}) == "Unsupported parameter: 'temperature' with '…'."

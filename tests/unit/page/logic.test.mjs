@@ -72,6 +72,8 @@ test("a standing is the phase, seen with the states of the tasks", () => {
   assert.equal(at("waiting", ["submit", "success"], ["wait", "deferred"]), "running");
   assert.equal(at("waiting", ["submit", "success"]), "running", "nothing is known of the sensor yet");
   assert.equal(at("queued", ["wait", "deferred"]), "queued");
+  assert.equal(at("planned", ["submit", "success"]), "planned");
+  assert.equal(at("planned", ["submit", "skipped"]), "planned", "a run that only plans skips its tasks");
   assert.equal(at("waiting", ["submit", "success"], ["wait", "failed"]), "stopped");
   assert.equal(at("waiting", ["submit", "failed"], ["wait", "deferred"]), "running", "somebody still works on it");
   assert.equal(at("waiting", ["wait", "up_for_retry"]), "running");

@@ -12,13 +12,14 @@ from upath import UPath
 
 from airflow_openai_batch.engine.endpoints import Limits
 from airflow_openai_batch.engine.model import Shard
+from airflow_openai_batch.engine.money.tokens import TokenCounter
 from airflow_openai_batch.engine.requests.bodies import bodies_of
-from airflow_openai_batch.engine.requests.lines import BYTES_PER_TOKEN
 from airflow_openai_batch.engine.requests.sharding import Built, build
 from airflow_openai_batch.engine.requests.sources import source_of
 from airflow_openai_batch.engine.store.index import read_index
 from airflow_openai_batch.engine.store.job_store import JobStore
 
+COUNTER = TokenCounter(EMBEDDINGS)
 BODY = {"model": "{m}", "input": "{v!json}"}
 row = st.fixed_dictionaries(
     {
@@ -47,14 +48,13 @@ def lines(store: JobStore, shard: Shard) -> list[bytes]:
 
 
 def weight(found: list[bytes]) -> tuple[int, int, int, int]:
-    """Requests, bytes, inputs and estimated tokens of some request lines."""
+    """Requests, bytes, inputs and tokens of some request lines."""
     bodies = [json.loads(text)["body"] for text in found]
-    sizes = [len(text) - text.index(b'"body":') - len(b'"body":}\n') for text in found]
     return (
         len(found),
         sum(map(len, found)),
         sum(len(body["input"]) for body in bodies),
-        sum(size // BYTES_PER_TOKEN + 1 for size in sizes),
+        sum(map(COUNTER.count, bodies)),
     )
 
 

@@ -165,7 +165,7 @@ def test_files_that_are_absent_or_empty_prove_nothing_of_the_rows(
 ) -> None:
     with pytest.raises(Unproven, match="4 of 4 rows have no line"):
         fetch(world, *files, counted=counted)
-    assert world.store._list("e0/outcomes") == []
+    assert world.store.names_in("e0/outcomes") == []
 
 
 def test_rows_that_openai_counts_as_failed_and_does_not_list_are_asked_again(world: World) -> None:
@@ -207,7 +207,7 @@ def test_a_download_that_stays_broken_leaves_no_part(world: World, error: Except
     world.api.script("download", *[error] * 3)
     with pytest.raises(type(error)):
         fetch(world, text(answer("t0")))
-    assert not [name for name in world.store._list("e0") if name in ("outcomes", "unmatched")]
+    assert not [name for name in world.store.names_in("e0") if name in ("outcomes", "unmatched")]
 
 
 @pytest.mark.parametrize(("many", "expected"), [(False, [1.0, 2.0]), (True, [[1.0, 2.0]])])

@@ -71,6 +71,20 @@ def test_any_other_error_is_not_asked_again(form: str, endpoint: str) -> None:
     assert TEXT in (outcome.error_message or "")
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        in_body({"error": {"code": "content_filter", "message": TEXT, "param": "prompt", "status": 400}}, 400),
+        {"error": {"code": "content_filter", "message": TEXT}},
+    ],
+    ids=["with a status", "without"],
+)
+def test_a_prompt_that_a_content_filter_refused_is_refused(line: dict[str, Any]) -> None:
+    outcome = parse(CHAT, **line)
+    assert (outcome.status, outcome.error_code, outcome.retryable) == (Status.REFUSED, "content_filter", False)
+    assert TEXT in (outcome.error_message or "")
+
+
 @pytest.mark.parametrize("empty", [{}, [], "", None, False])
 def test_an_empty_error_beside_an_answer_is_none(empty: Any) -> None:
     outcome = parse(RESPONSES, error=empty, **in_body(responses_body("good")))

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from airflow_openai_batch.engine import errors
-from airflow_openai_batch.engine.api.batch_json import batch_of, brief_batch_of, file_id_of, is_known_status
+from airflow_openai_batch.engine.api.batch_json import (
+    ListedFile,
+    batch_of,
+    brief_batch_of,
+    file_page_of,
+    is_known_status,
+    uploaded_file_of,
+)
 from airflow_openai_batch.engine.identity import NONCE_KEY
 from airflow_openai_batch.engine.model import LineError
 
@@ -206,11 +213,55 @@ def test_what_could_mean_several_batches_is_unclear(value: Any) -> None:
 
 
 def test_the_id_of_an_upload_is_read() -> None:
-    assert file_id_of(b'{"id": "file-1"}') == file_id_of(b'{"file": {"id": "file-1"}}') == "file-1"
+    assert uploaded_file_of(b'{"id": "file-1"}') == ("file-1", None, False)
+    assert uploaded_file_of(b'{"file": {"id": "file-1", "status": "Pending"}}') == ("file-1", None, True)
     with pytest.raises(errors.Unclear):
-        file_id_of(b'{"object": "file"}')
+        uploaded_file_of(b'{"object": "file"}')
+
+
+def test_a_failed_batch_may_have_its_end_in_completed_at() -> None:
+    """As on Azure."""
+    batch = batch_of(b'{"id": "b", "status": "Failed", "failed_at": null, "completed_at": "2026-11-22T10:00:00Z"}')
+    assert batch.ended_at == 1795341600.0
+
+
+@pytest.mark.parametrize(
+    ("times", "lifetime_s"),
+    [
+        ({"created_at": 1_786_400_000, "expires_at": 1_786_407_200}, 7200.0),
+        ({"created_at": "2026-08-10T00:00:00Z", "expires_at": "2026-08-10T02:00:00Z"}, 7200.0),
+        ({"created_at": 1_786_400_000_000, "expires_at": 1_786_407_200_000}, 7200.0),
+        ({"created_at": 1_786_400_000, "expires_at": None}, None),
+        ({"created_at": 1_786_400_000, "expires_at": 0}, None),
+        ({"created_at": 1_786_400_000, "expires_at": 1_786_400_000}, None),
+        ({"created_at": 1_786_400_000, "expires_at": 5}, None),
+        ({"expires_at": 1_786_407_200}, None),
+        ({"created_at": [], "expires_at": "never"}, None),
+    ],
+)
+def test_how_long_an_upload_lives_is_read_by_the_servers_own_clock(times: Any, lifetime_s: float | None) -> None:
+    assert uploaded_file_of(json.dumps({"id": "file-1", **times}).encode()).lifetime_s == lifetime_s
 
 
 def test_statuses_that_nobody_knows_are_told_apart() -> None:
     assert all(is_known_status(status) for status in ("validating", "cancelling", "completed", "pre_schedule"))
     assert not any(is_known_status(status) for status in ("finished", "ended", "unknown", ""))
+
+
+def test_a_listing_of_files_is_read_in_whatever_form_it_comes() -> None:
+    entries = [
+        {"id": "file-1", "filename": "a.jsonl", "bytes": 5, "created_at": 1_800_000_000},
+        {"id": "file-2", "created_at": "2026-11-01T00:00:00", "bytes": None},
+        {"id": None, "filename": "nameless"},
+        "nonsense",
+    ]
+    page = file_page_of(json.dumps({"data": entries, "has_more": True}).encode())
+    assert page.files == [
+        ListedFile("file-1", "a.jsonl", 5, 1_800_000_000.0),
+        ListedFile("file-2", "", 0, None),  # a time without a zone may be many hours off
+    ]
+    assert page.has_more
+    assert file_page_of(b'{"data": null}').files == []
+    for other in (b"[]", b'{"data": 5}', b"<html>"):
+        with pytest.raises(errors.Unclear):
+            file_page_of(other)

@@ -53,6 +53,7 @@ CALLS: dict[str, Callable[[Api], Any]] = {
     "list": lambda api: list(api.batches(0.0)),
     "cancel": lambda api: api.cancel("batch_1"),
     "download": lambda api: api.download("file-1", io.BytesIO()),
+    "delete_file": lambda api: api.delete_file("file-1"),
 }
 
 
@@ -389,3 +390,53 @@ def test_nothing_is_lost_of_a_client_with_settings_of_its_own() -> None:
     http = httpx2.Client(transport=httpx2.MockTransport(handler), headers={"x-own": "1"}, params={"api-version": "2"})
     Api(OpenAI(base_url="http://openai.test/v1", api_key="k", http_client=http)).retrieve("batch_1")
     assert seen[0].headers["x-own"] == "1" and seen[0].url.params["api-version"] == "2"
+
+
+# -- how long files live -----------------------------------------------------------------------------------------------
+
+
+def test_an_upload_and_a_batch_say_how_long_their_files_live_only_if_they_are_told() -> None:
+    bodies: list[bytes] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        bodies.append(request.read())
+        return httpx2.Response(200, json={**BATCH, "created_at": NOW, "expires_at": NOW + 7200})
+
+    api = api_of(answer)
+    assert api.upload("a.jsonl", io.BytesIO(b"{}\n"), 7200) == ("batch_1", 7200.0, False)
+    assert b'name="expires_after[anchor]"\r\n\r\ncreated_at' in bodies[0]
+    assert b'name="expires_after[seconds]"\r\n\r\n7200' in bodies[0]
+    told = {"endpoint": "/v1/responses", "completion_window": "24h", "metadata": {}, "timeout_s": 30.0}
+    api.create(file_id="f", output_expires_after_s=7200, **told)  # type: ignore[arg-type]
+    assert json.loads(bodies[1])["output_expires_after"] == {"anchor": "created_at", "seconds": 7200}
+    api.upload("a.jsonl", io.BytesIO(b"{}\n"))
+    create(api)
+    assert b"expires" not in bodies[2] + bodies[3]
+
+
+@pytest.mark.parametrize("content", [b'{"id": "file-1", "object": "file", "deleted": true}', b"{}", b"", b" "])
+def test_a_file_is_deleted_whatever_a_server_says_of_it(content: bytes) -> None:
+    """Azure answers 204 without content."""
+    api_of(lambda request: httpx2.Response(200 if content.strip() else 204, content=content)).delete_file("file-1")
+
+
+def test_a_file_that_a_server_keeps_is_not_deleted() -> None:
+    api = api_of(lambda request: httpx2.Response(200, json={"id": "file-1", "deleted": False}))
+    with pytest.raises(errors.Refused, match="did not delete the file file-1"):
+        api.delete_file("file-1")
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_a_file_that_is_not_there_is_told_apart(status: int) -> None:
+    api = api_of(lambda request: httpx2.Response(status, json={"error": {"message": "No such File object."}}))
+    with pytest.raises(errors.NotFound):
+        api.delete_file("file-1")
+
+
+@pytest.mark.parametrize("file_id", ["https://blobs/out.jsonl", "../batches/batch_1", "/etc/passwd"])
+def test_no_call_is_made_for_an_address_in_place_of_a_file(file_id: str) -> None:
+    def unasked(request: httpx2.Request) -> httpx2.Response:
+        raise AssertionError(request.url)
+
+    with pytest.raises(errors.Unfetchable):
+        api_of(unasked).delete_file(file_id)

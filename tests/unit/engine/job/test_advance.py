@@ -120,12 +120,12 @@ def test_a_worker_that_lost_the_race_goes_on_from_the_winners_snapshot(world: Wo
     world.submit(2)
     uploads = world.api.upload
 
-    def slow(name: str, file: object) -> str:
+    def slow(*args: object) -> object:
         world.api.upload = uploads  # type: ignore[method-assign]
         advance(world.worker())
-        return uploads(name, file)  # type: ignore[arg-type]
+        return uploads(*args)  # type: ignore[arg-type]
 
-    world.api.upload = slow  # type: ignore[method-assign]
+    world.api.upload = slow  # type: ignore[assignment, method-assign]
     assert world.waits().batch_ids == ("batch_0",)
     assert len(world.api.made) == 1
 

@@ -163,9 +163,9 @@ def test_only_one_batch_tries_a_full_queue(world: World) -> None:
 def test_a_shard_that_never_fits_says_what_to_set_and_is_cut_anew(world: World) -> None:
     world.submit(20)
     world.waits()
-    small = FULL.replace("2,000,000", "50")
+    small = FULL.replace("2,000,000", "45")
     world.api.change("batch_0", status="failed", errors=(LineError(code="token_limit_exceeded", message=small),))
-    assert "Set max_enqueued_tokens=50" in world.held()
+    assert "Set max_enqueued_tokens=45" in world.held()
     world.submit(20, policy=Policy(max_enqueued_tokens=50))
     for _ in range(20):
         world.waits()

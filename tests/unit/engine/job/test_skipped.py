@@ -9,12 +9,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import BODY, CHAT, EMBEDDINGS, RESPONSES, World, answer, cut, failure, line
+from builders import BODY, CHAT, EMBEDDINGS, RESPONSES, TIMING, World, answer, cut, failure, line
 from upath import UPath
 
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.job.summary import check_thresholds
 from airflow_openai_batch.engine.model import RESULT_COLUMNS, Policy, State, Status
+from airflow_openai_batch.engine.progress.compute import progress_of
+from airflow_openai_batch.engine.progress.shards import shards_of
+from airflow_openai_batch.engine.results.error_counts import skipped_rows
 from airflow_openai_batch.engine.results.sinks import FileSink, ListSink
 from airflow_openai_batch.engine.results.writer import Written, manifest, write_results
 
@@ -59,6 +62,27 @@ def test_counts_add_up_everywhere_and_a_skipped_row_is_no_bad_one(world: World) 
     written: Written = write_results(world.store, world.job, ListSink())
     told = manifest(written)
     assert told["by_status"] == {"skipped": 10, "succeeded": 10} and told["errors"] == [] and told["rows"] == 20
+
+
+def test_skipped_rows_are_no_shard_of_those_that_are_counted_or_shown(world: World) -> None:
+    world.submit(data("a.b."))
+    progress = progress_of(world.job, world.clock(), TIMING)
+    assert (progress.n_shards, progress.n_settled) == (1, 0)
+    shown = shards_of(world.job, world.clock())
+    assert shown["n_shards"] == 1 and [shard["n_rows"] for shard in shown["shards"]] == [2]
+    assert progress.by_status == {"skipped": 2}
+
+
+def test_skipped_rows_are_told_with_their_reason_and_examples(world: World) -> None:
+    world.ended(data=data("." * 5 + "a"))
+    told = skipped_rows(world.store, world.job)
+    assert told is not None and (told.n, told.status, told.code) == (5, "skipped", "null_prompt")
+    assert told.custom_ids == ("t0", "t1", "t2") and "null or blank" in (told.message or "")
+
+
+def test_without_skipped_rows_nothing_is_told_of_them(world: World) -> None:
+    world.ended(data=data("ab"))
+    assert skipped_rows(world.store, world.job) is None
 
 
 def test_the_share_of_bad_rows_is_that_of_the_rows_that_were_asked(world: World) -> None:

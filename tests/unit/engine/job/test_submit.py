@@ -5,14 +5,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from builders import BODY, RESPONSES, SECRET, TIMING, World, cut, has_no_secret, rows
+from builders import BODY, RESPONSES, SECRET, World, cut, has_no_secret, rows
 
 from airflow_openai_batch.engine.errors import InputError, StoreError
-from airflow_openai_batch.engine.job.planner import deadline_at
-from airflow_openai_batch.engine.job.status import Held
-from airflow_openai_batch.engine.job.submit import Request, extend_deadline, submit
+from airflow_openai_batch.engine.job.submit import Request, submit
 from airflow_openai_batch.engine.model import Job, Policy, State
-from airflow_openai_batch.engine.store.job_store import Snapshot
 
 
 def test_the_plan_is_written_and_nothing_is_sent(world: World) -> None:
@@ -59,7 +56,7 @@ def test_a_changed_policy_is_obeyed_without_starting_over(world: World) -> None:
         {"custom_id": "x{id}"},
         {"response_model": {"type": "object", "properties": {}, "required": [], "additionalProperties": False}},
         {"start_over": "please"},
-        {"policy": Policy(max_enqueued_tokens=20)},
+        {"policy": Policy(max_enqueued_tokens=12)},
     ],
 )
 def test_what_changes_the_answers_starts_a_new_epoch(world: World, change: dict[str, Any]) -> None:
@@ -162,111 +159,6 @@ def test_bad_input_is_told_without_its_content(world: World, caplog: pytest.LogC
     with pytest.raises(InputError, match=message) as caught:
         world.submit(data, **args)
     has_no_secret(str(caught.value), caught.value.args, caplog.text)
-
-
-def test_an_extended_deadline_makes_a_late_job_wait_again(world: World) -> None:
-    world.submit(2)
-    world.waits()
-    world.later(80 * 3600)
-    assert "deadline" in world.held()
-    extend_deadline(world.engine)
-    assert world.job.deadline_from == world.clock.now
-    assert deadline_at(world.job, TIMING) > world.clock.now
-    world.waits()
-    assert len(world.api.made) == 1, "nothing is sent again"
-
-
-def test_the_deadline_of_a_job_in_time_is_not_extended(world: World) -> None:
-    world.submit(2)
-    world.waits()
-    world.later(10 * 3600)
-    before = world.store.load()
-    extend_deadline(world.engine)
-    assert world.store.load() == before
-
-
-def test_an_extended_deadline_keeps_a_policy_that_is_not_the_default(world: World) -> None:
-    policy = Policy(deadline_s=3600.0, max_rounds=0, max_bad_rows=1)
-    world.submit(2, policy=policy)
-    world.waits()
-    world.later(40 * 3600)
-    extend_deadline(world.engine)
-    assert world.job.policy == policy
-    assert world.job.deadline_from == world.clock.now
-
-
-HOUR = 3600.0
-
-
-def test_looking_again_does_not_extend_the_deadline_and_a_clear_does(world: World) -> None:
-    """A sensor with mode="reschedule" comes back every few minutes, with the same ``max_tries``."""
-    first = world.submit(2)
-    world.waits()
-    n_hours = 0
-    while not isinstance(world.advance(), Held):
-        world.later(HOUR)
-        n_hours += 1
-        extend_deadline(world.engine, "wait", 3)
-    assert n_hours == 72
-    assert world.job.deadline_from == first.deadline_from
-    extend_deadline(world.engine, "wait", 4)
-    assert world.job.deadline_from == world.clock.now
-    world.waits()
-    world.later(73 * HOUR)
-    for _ in range(3):
-        extend_deadline(world.engine, "wait", 4)
-    assert "deadline" in world.held()
-
-
-def test_looking_again_commits_nothing(world: World) -> None:
-    world.submit(2)
-    extend_deadline(world.engine, "wait", 0)
-    number = world.number
-    for _ in range(5):
-        world.later(HOUR)
-        extend_deadline(world.engine, "wait", 0)
-    assert world.number == number
-
-
-def test_each_task_that_waits_has_its_own_clears(world: World) -> None:
-    world.submit(2)
-    world.waits()
-    for task in ("first", "second"):
-        extend_deadline(world.engine, task, 0)
-    world.later(80 * HOUR)
-    for task in ("first", "second"):
-        extend_deadline(world.engine, task, 0)
-    assert "deadline" in world.held()
-    extend_deadline(world.engine, "second", 1)
-    world.waits()
-
-
-def test_a_retry_of_the_submitting_task_does_not_extend_the_deadline(world: World) -> None:
-    request = Request(rows(2), endpoint=RESPONSES, body=BODY, custom_id="{id}")
-    first = submit(world.engine, request, Policy(), max_tries=2)
-    world.waits()
-    world.later(80 * HOUR)
-    assert submit(world.engine, request, Policy(), max_tries=2).deadline_from == first.deadline_from
-    assert submit(world.engine, request, Policy(), max_tries=3).deadline_from == world.clock.now
-
-
-def test_a_clear_extends_the_deadline_although_another_process_moves_the_job(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world.submit(2)
-    world.waits()
-    world.later(80 * HOUR)
-    commit = world.store.commit
-    rivals: list[Job] = []
-
-    def beaten(number: int, job: Job, now: float) -> Snapshot:
-        if not rivals:
-            rivals.append(commit(number, msgspec.structs.replace(world.job, work_s={"look": 1.0}), now).job)
-        return commit(number, job, now)
-
-    monkeypatch.setattr(world.store, "commit", beaten)
-    extend_deadline(world.engine, "wait", 1)
-    assert (world.job.deadline_from, world.job.work_s) == (world.clock.now, {"look": 1.0})
 
 
 def test_the_connection_of_the_submission_is_in_the_store(world: World) -> None:

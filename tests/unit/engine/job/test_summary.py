@@ -3,8 +3,16 @@ from __future__ import annotations
 import pytest
 from builders import batch, job, shard
 
-from airflow_openai_batch.engine.job.summary import Summary, check_thresholds, progress_line, summarize, whereabouts
-from airflow_openai_batch.engine.model import LineError, Policy, Shard, State, Status, Usage
+from airflow_openai_batch.engine.job.summary import (
+    Summary,
+    check_thresholds,
+    money_of,
+    progress_line,
+    share,
+    summarize,
+    whereabouts,
+)
+from airflow_openai_batch.engine.model import CarriedAnswers, Cost, LineError, Policy, Shard, State, Status, Usage
 
 S = State
 
@@ -140,3 +148,31 @@ def test_rows_without_any_outcome_are_bad() -> None:
 
     lost = msgspec.structs.replace(summary(94), n_rows=100)
     assert check_thresholds(lost, Policy()) is not None
+
+
+@pytest.mark.parametrize(
+    ("n", "n_all", "text"),
+    [
+        (0, 7, "0.0%"),
+        (1, 6, "16.7%"),
+        (1, 3, "33.3%"),
+        (1, 10_000, "<0.1%"),
+        (9_999, 10_000, ">99.9%"),
+        (999, 1000, "99.9%"),
+        (7, 7, "100.0%"),
+    ],
+)
+def test_a_share_is_rounded_and_is_nothing_or_all_only_where_it_is(n: int, n_all: int, text: str) -> None:
+    assert share(n, n_all) == text
+
+
+def test_what_is_told_of_money_has_the_cap_and_what_was_reused() -> None:
+    carried = CarriedAnswers(name="c", n_rows=3, row_index="i", n_reused=2, saved_picodollars=4_200_000_000)
+    cost = Cost(picodollars=250_000_000_000)
+    settled = shard(S.SETTLED, n_rows=5, tally={Status.SUCCEEDED: 2}, carried=carried, cost=cost)
+    found = summarize(job(settled, policy=Policy(max_cost=25_000_000_000_000)))
+    told = {"max_cost": 25.0, "reused_rows": 2, "saved_by_reuse": 0.0042, "cost": 0.25}
+    assert told.items() <= money_of(found).items()
+    assert found.n_succeeded == 5, "reused rows are part of those that succeeded"
+    bare = money_of(summarize(job(shard(S.SETTLED, n_rows=1))))
+    assert (bare["max_cost"], bare["reused_rows"], bare["saved_by_reuse"]) == (None, 0, 0)

@@ -7,11 +7,13 @@ import datetime
 import pytest
 
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.model import Usage
+from airflow_openai_batch.engine.model import Cost, Usage
 from airflow_openai_batch.engine.money.prices import (
     PICODOLLARS,
     Prices,
+    cost_text,
     format_dollars,
+    in_dollars,
     parse_prices,
     shipped,
     shipped_table,
@@ -93,6 +95,29 @@ def test_an_unknown_price_is_unknown(model: str) -> None:
     assert Prices().tariff(None, model) is None
 
 
+def test_a_price_that_a_user_gives_by_the_full_name_goes_first() -> None:
+    name = "ft:gpt-4.1-mini-2025-04-14:acme::x"
+    table = {name: {"input": 9}, "ft:gpt-4.1-mini-2025-04-14": {"input": 5}, "ft:gpt-oss:acme::Abc1": {"input": 7}}
+    prices = Prices(parse_prices(table, "prices"))
+    rates = [prices.tariff(asked) for asked in (name, "ft:gpt-4.1-mini-2025-04-14:acme::y", "ft:gpt-oss:acme::Abc1")]
+    assert [tariff and tariff.rates.input for tariff in rates] == [9 * MILLION, 5 * MILLION, 7 * MILLION]
+    assert prices.tariff("gpt-4.1-mini", name) == prices.tariff(name)
+
+
+def test_an_absurd_price_is_refused() -> None:
+    parse_prices({"m": {"input": 10_000}}, "prices")
+    with pytest.raises(InputError, match="the price of 'm' cannot be used: it is more than 10,000 dollars"):
+        parse_prices({"m": {"input": 1, "standard": {"input": 1e12}}}, "prices")
+    with pytest.raises(InputError, match="more than 10,000 dollars"):
+        parse_prices({"m": {"input": "1e9999999"}}, "prices")
+
+
+def test_what_costs_less_synchronously_saves_nothing_and_no_negative_amount() -> None:
+    cost = Cost(picodollars=MILLION, saved_picodollars=-60 * MILLION)
+    assert "saved" not in cost_text(cost)
+    assert in_dollars(cost)["saved"] == 0
+
+
 def test_a_dated_name_may_have_a_price_of_its_own() -> None:
     prices = Prices()
     assert prices.tariff("gpt-4o", "gpt-4o-2024-05-13") == shipped()["gpt-4o-2024-05-13"].batch
@@ -108,6 +133,26 @@ def test_own_prices_go_first_and_by_what_was_asked() -> None:
     assert prices.tariff("gpt-6-sol") == own["gpt-6-sol"].batch
     assert prices.tariff("gpt-6-sol", tier="standard") is None
     assert prices.tariff("gpt-6-luna") == shipped()["gpt-6-luna"].batch
+
+
+def test_a_deployment_may_cost_what_a_model_costs() -> None:
+    """One of OpenAI's, by any of its names, or one of the same table."""
+    table = {"a": "gpt-6-luna-2026-10-01", "b": "mine", "mine": {"input": 3}}
+    prices = Prices(parse_prices(table, "prices"), has_openais=False)
+    assert prices.tariff("a") == Prices().tariff("gpt-6-luna")
+    assert prices.tariff("a", tier="standard") == Prices().tariff("gpt-6-luna", tier="standard")
+    assert prices.tariff("b") == prices.tariff("mine") is not None
+
+
+@pytest.mark.parametrize("table", [{"a": "gpt-7"}, {"a": "b", "b": "gpt-6-luna"}, {"a": "a"}, {"a": ""}])
+def test_a_model_of_unknown_price_is_no_price(table: dict[str, str]) -> None:
+    with pytest.raises(InputError, match=r"prices: 'a' is to cost what .* costs, which is not known"):
+        parse_prices(table, "prices")
+
+
+def test_openais_prices_are_not_those_of_deployments_with_the_same_names() -> None:
+    prices = Prices(has_openais=False)
+    assert prices.tariff("gpt-6-luna") is prices.tariff("labels", "gpt-6-luna") is None
 
 
 def test_a_price_holds_every_kind_and_tier() -> None:
@@ -174,6 +219,7 @@ def test_the_shipped_table_says_when_and_of_what_it_was_made() -> None:
         ("0.0000131", "$0.000013"),
         ("0.000000000001", "$0.000000000001"),
         ("0.01005", "$0.01"),
+        ("0.0999", "$0.10"),
         ("0.999", "$1.00"),
         ("1234.5", "$1,234.50"),
     ],

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from builders import SNAPSHOT_V1, TIMING, batch, job, shard
 
+from airflow_openai_batch.engine.job.spans import EarlierDurations, JobRecord, Span
 from airflow_openai_batch.engine.model import Backoff, Batch, LineError, Shard, Spec, State, Status, Usage
 from airflow_openai_batch.engine.progress.compute import look_after, progress_of, with_batches
 from airflow_openai_batch.engine.progress.model import (
@@ -330,3 +331,30 @@ def test_no_content_of_rows_is_in_it() -> None:
         usage=Usage(input_tokens=1),
     )
     assert "secret" not in json.dumps(encoded(progress_of(job(refused, spec=spec), NOW, TIMING)))
+
+
+def test_a_forecast_goes_with_a_job_that_waits_and_stays_true_while_the_trigger_looks() -> None:
+    span = Span(started_at=NOW - 86_400, seconds=3600)
+    record = JobRecord(endpoint="/v1/responses", models=("gpt-6-luna",), n_requests=100, span=span)
+    longer = [
+        msgspec.structs.replace(record, span=Span(started_at=NOW - 86_400 * k, seconds=3600.0 * k))
+        for k in range(1, 20)
+    ]
+    earlier = EarlierDurations(jobs=tuple(longer))
+    waiting = msgspec.structs.replace(running("a", 5, created_at=NOW), model="gpt-6-luna")
+    made = progress_of(job(waiting), NOW, TIMING, earlier=earlier)
+    assert made.forecast is not None and made.forecast.p50_at == NOW + 10 * 3600
+    assert decoded_progress(encoded(made)) == made
+    later = with_batches(made, {}, NOW + 9.5 * 3600, None)
+    assert later.forecast is not None and later.forecast.p50_at == NOW + 15 * 3600 and later.forecast.n_shorter == 9
+    for phase in (Phase.HELD, Phase.DONE, Phase.WRITTEN, Phase.PLANNED):
+        assert progress_of(job(waiting), NOW, TIMING, earlier=earlier, phase=phase).forecast is None
+    assert progress_of(job(waiting), NOW, TIMING).forecast is None
+
+
+def test_the_moment_of_finish_by_is_told_once_jobs_have_one() -> None:
+    assert of(running("a", 5)).finish_at is None
+
+
+def test_a_batch_that_runs_tells_when_it_began_to() -> None:
+    assert of(running("a", 5, in_progress_at=NOW - 60)).batches[0].in_progress_at == NOW - 60

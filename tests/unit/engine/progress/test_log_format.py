@@ -8,6 +8,7 @@ from builders import TIMING, batch, job, shard
 
 from airflow_openai_batch.engine.model import Cost, Shard, State, Status, Usage
 from airflow_openai_batch.engine.progress.compute import progress_of
+from airflow_openai_batch.engine.progress.forecast import Forecast, as_of
 from airflow_openai_batch.engine.progress.log_format import duration, is_worth_logging, line, logged_as, table, why
 from airflow_openai_batch.engine.progress.model import Failed, Look, Phase, Progress
 
@@ -31,21 +32,36 @@ def test_one_line_says_how_far_how_fast_and_what_waits() -> None:
     made = of(*ended, running("c", 2000, 6250), running("d", 340, 6250), waits)
     made = msgspec.structs.replace(made, rate_per_h=9800.4, eta_at=NOW + 3.84 * 3600)
     assert line(made) == (
-        "12,340 of 50,000 rows (24.6%), 9,800/h, about 3 h 50 min left; 2 of 4 batches ended, 2 in_progress; "
-        "1 shard waits for room; round 0; 10,000 succeeded"
+        "12,340 of 50,000 rows (24.7%), 9,800/h, about 3 h 50 min left; 2 of 4 batches ended, 2 in_progress; "
+        "1 shard waits to be sent; round 0; 10,000 succeeded"
     )
+
+
+def test_the_line_says_what_the_rest_waits_for_and_what_all_will_cost() -> None:
+    made = of(running("a", 5, 10), shard(S.UPLOADED, "b", n_rows=2), limit="cap")
+    assert "; 1 shard waits for a higher max_cost; round 0" in line(made)
+    assert "; 1 shard waits for the pilot; " in line(msgspec.structs.replace(made, limit="pilot"))
+    told = msgspec.structs.replace(made, cost=3.1, expected_cost=12.4, upper_cost=20.0, estimate_basis="own")
+    assert "; $3.10 spent, $12.40 expected, at most $20.00; round 0" in line(told)
+    assert "; $3.10 spent, at most $20.00; " in line(msgspec.structs.replace(told, estimate_basis="bound"))
+    assert "spent" not in line(msgspec.structs.replace(told, phase=Phase.DONE)), "what it cost is known"
 
 
 def test_what_is_not_known_is_not_said() -> None:
     assert line(of(running("a", 0, 1))) == "0 of 1 row (0%); 0 of 1 batch ended, 1 in_progress; round 0"
     assert line(of(shard(S.PLANNED, n_rows=2), shard(S.PLANNED, "b", n_rows=2))) == (
-        "0 of 4 rows (0%); 0 of 0 batches ended; 2 shards wait for room; round 0"
+        "0 of 4 rows (0%); 0 of 0 batches ended; 2 shards wait to be sent; round 0"
     )
 
 
 def test_all_but_one_row_is_not_a_hundred_percent() -> None:
     assert "(99.9%)" in line(of(running("a", 49_999, 50_000)))
     assert "(100%)" in line(of(running("a", 50_000, 50_000)))
+
+
+@pytest.mark.parametrize(("n", "n_all", "text"), [(1, 6, "16.7%"), (2, 3, "66.7%"), (1, 50_000, "0.1%"), (0, 6, "0%")])
+def test_shares_of_rows_are_rounded(n: int, n_all: int, text: str) -> None:
+    assert f"({text})" in line(of(running("a", n, n_all)))
 
 
 @pytest.mark.parametrize(
@@ -126,6 +142,12 @@ def test_the_cost_is_told_with_what_bad_rows_cost_and_what_was_saved(cost: Cost,
     assert f"cost       {text}" in table(results(cost)).splitlines()
 
 
+def test_the_table_tells_the_cap_and_what_was_reused() -> None:
+    reused = {"max_cost": 25.0, "reused_rows": 900, "saved_by_reuse": 0.0042}
+    told = "cost       $1.24; max_cost is $25.00; 900 answers reused, which saved $0.0042"
+    assert told in table(msgspec.structs.replace(results(), **reused)).splitlines()
+
+
 def test_the_table_says_what_became_of_every_row_what_went_wrong_and_what_it_took() -> None:
     assert table(results()).splitlines() == [
         "50,000 rows, written to s3://lake/labels.parquet",
@@ -133,7 +155,7 @@ def test_the_table_says_what_became_of_every_row_what_went_wrong_and_what_it_too
         "outcome               rows    share",
         "succeeded           49,500    99.0%",
         "failed                 490     1.0%",
-        "expired                 10   < 0.1%",
+        "expired                 10    <0.1%",
         "",
         "error                             rows  for example",
         "failed rate_limit_exceeded         490  t-1, t-2, t-3",
@@ -168,3 +190,14 @@ def test_a_table_without_errors_has_no_empty_part() -> None:
     text = table(results(errors=(), output=None))
     assert "error" not in text and "\n\n\n" not in text
     assert text.startswith("50,000 rows, returned through XCom\n")
+
+
+def test_a_forecast_is_in_the_line_of_a_job_that_goes_on() -> None:
+    made = of(running("a", 100))
+    steps = tuple((NOW + 600.0 * k, k / 10) for k in range(1, 10))
+    forecast = as_of(Forecast(basis="jobs", n_earlier=9, steps=steps), NOW)
+    told = msgspec.structs.replace(made, forecast=forecast)
+    assert "rows (0.8%), probably over at 14:36 UTC, nine of ten before 15:16; 0 of 1 batch" in line(told)
+    late = msgspec.structs.replace(made, forecast=as_of(forecast, NOW + 6000))
+    assert "rows (0.8%), takes longer than 9 of 9 earlier runs; 0 of" in line(late)
+    assert "probably" not in line(msgspec.structs.replace(told, phase=Phase.WRITTEN))

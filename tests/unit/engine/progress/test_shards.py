@@ -22,6 +22,8 @@ def test_a_shard_is_shown_with_its_batch_and_nothing_is_left_out() -> None:
         "status": "in_progress",
         "created_at": None,
         "expires_at": None,
+        "in_progress_at": None,
+        "finalizing_at": None,
         "ended_at": None,
         "n_total": 7,
         "n_completed": 0,

@@ -17,6 +17,7 @@ from upath import UPath
 
 from airflow_openai_batch.engine.errors import InputError, StoreError
 from airflow_openai_batch.engine.requests.arrow import json_column
+from airflow_openai_batch.engine.requests.values import decimal_text, json_rows
 from airflow_openai_batch.engine.results.sinks import FileSink, ListSink
 
 ROWS: list[dict[str, Any]] = [
@@ -262,3 +263,24 @@ def test_other_formats_have_texts_as_they_are(tmp_path: Path) -> None:
         sink.write(batch)
         sink.finish()
     assert json.loads(path.read_bytes()) == {"text": "=1"}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("0E-12", "0"),
+        ("1.00000E-7", "0.000000100000"),
+        ("0.000004250000", "0.000004250000"),
+        ("1.20", "1.20"),
+        ("0.00", "0.00"),
+        ("1E+3", "1000"),
+    ],
+)
+def test_decimals_are_written_as_people_write_them(value: str, text: str) -> None:
+    assert decimal_text(decimal.Decimal(value)) == text
+
+
+def test_costs_of_nothing_and_of_next_to_nothing_are_plain_in_every_text_format() -> None:
+    costs = pa.array([decimal.Decimal("0"), decimal.Decimal("0.0000001"), None], pa.decimal128(18, 12))
+    rows = list(json_rows(pa.RecordBatch.from_arrays([costs], ["cost"])))
+    assert rows == [b'{"cost":"0"}', b'{"cost":"0.000000100000"}', b'{"cost":null}']

@@ -52,6 +52,8 @@ def test_rows_come_back_in_input_order_with_all_their_columns(world: World) -> N
         "batch_id": "batch_1",
         "request_id": "req_1",
         "round": 0,
+        "via": "batch",
+        "reused_from": None,
     }
 
 
@@ -222,6 +224,7 @@ def test_the_manifest_is_small_and_tells_the_cost(world: World, tmp_path: Path) 
     # gpt-6-luna in batches: 6 tokens of input at $0.05 a million, 4 cached ones at $0.005, 5 of output at $0.25.
     assert found["cost"] == found["saved"] == pytest.approx(4 * (6 * 0.05 + 4 * 0.005 + 5 * 0.25) / 1e6)
     assert (found["cost_of_bad_rows"], found["rows_without_price"]) == (0, 0)
+    assert (found["max_cost"], found["reused_rows"], found["saved_by_reuse"]) == (None, 0, 0)
     assert found["batches"] == ["batch_0", "batch_1", "batch_2"] and found["rounds"] == 0
     assert found["errors"][0]["code"] == "bad" and "ticket" not in json.dumps(found)
 

