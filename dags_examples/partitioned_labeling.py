@@ -122,11 +122,15 @@ def write_files(folder: str, rows_per_file: int = 50) -> int:
 
     path = ObjectStoragePath(folder)
     path.mkdir(parents=True, exist_ok=True)
+    texts = pa.list_(pa.string())
+    # Given, not guessed from each file's rows: a file whose lists are all empty would have other types than the rest.
+    types = dict.fromkeys(("name", "summary", "description"), pa.string())
+    schema = pa.schema([*types.items(), ("topics", texts), ("frameworks", texts)])
     rows = package_rows()
     n_files = 0
     while some := list(islice(rows, rows_per_file)):
         with (path / f"packages-{n_files:05}.parquet").open("wb") as file:
-            pq.write_table(pa.Table.from_pylist(some), file)
+            pq.write_table(pa.Table.from_pylist(some, schema), file)
         n_files += 1
     return n_files
 
