@@ -79,9 +79,11 @@ pictures: setup ## The same, and its screenshots into docs/images
 test-all: test test-integration ## All tests but the nightly ones
 
 .PHONY: nightly
-nightly: setup setup-oldest ## What need not run with each change: Airflow itself, all benchmarks, the page and the jobs on Airflow 3.1
+nightly: setup setup-oldest ## What need not run with each change: Airflow itself, all benchmarks, page and jobs on Airflow 3.1, the package
 	pytest -q -m nightly tests
 	$(OLDEST)/bin/python -m pytest -q tests/integration/browser tests/integration/test_jobs.py
+	python .ci/package.py
+	python .ci/package.py --airflow 3.1.8
 
 .PHONY: demo
 demo: setup ## Nightly labeling in a real Airflow against the emulator: no key, no cost
@@ -103,6 +105,26 @@ bench: setup ## The benchmarks of docs/performance.md: two hours or more, 30 GB 
 prices: setup ## Make the table of prices anew from two sources on PyPI, and print where they differ
 	python .ci/update_prices.py
 
+.PHONY: docs
+docs: setup ## Build the documentation into site/; a broken link fails it
+	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict
+
+.PHONY: docs-serve
+docs-serve: setup ## Show the documentation at http://127.0.0.1:8000, and anew with each change
+	NO_MKDOCS_2_WARNING=1 mkdocs serve
+
+.PHONY: licences
+licences: setup ## Write the page of dependencies and licences anew
+	python .ci/licences.py
+
+.PHONY: package
+package: setup ## Build wheel and sdist, install the wheel into an empty environment and look for everything; AIRFLOW=3.1.8
+	python .ci/package.py $(if $(AIRFLOW),--airflow $(AIRFLOW))
+
+.PHONY: release
+release: setup ## Write VERSION=1.2.0 into the package and the changelog; nothing is uploaded
+	python .ci/release.py $(VERSION)
+
 .PHONY: clean
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) $(OLDEST) .demo
+	rm -rf $(VENV) $(OLDEST) .demo site

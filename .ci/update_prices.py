@@ -74,7 +74,7 @@ def main() -> int:
 def wheel_of(name: str, folder: Path) -> Path:
     """Download the newest wheel of a package."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-    subprocess.run([*command, "--dest", str(folder), name], check=True)  # noqa: S603
+    subprocess.run([*command, "--dest", str(folder), name], check=True)
     return next(folder.glob(f"{name.replace('-', '_')}-*.whl"))
 
 

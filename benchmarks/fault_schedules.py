@@ -41,6 +41,9 @@ _HAPPENED = (
     ("processes that froze", "freezes"),
     ("batches made past the grace", "late batches"),
     ("rows these cost", "late rows paid"),
+    ("batches made under a cap", "creates under a cap"),
+    ("held by its cap, and raised", "held by its cap"),
+    ("refused: a cap, and no price", "cap without a price"),
     ("held for good, with a true reason", "held for good"),
     ("accepted as missing by a person", "accepted as missing"),
 )

@@ -20,6 +20,7 @@ import workload
 from sample import Case
 
 if TYPE_CHECKING:
+    from airflow_openai_batch.engine.api.batch_json import UploadedFile
     from airflow_openai_batch.engine.job.context import Engine
     from airflow_openai_batch.engine.model import Batch, Job, Shard
     from airflow_openai_batch.engine.store.job_store import JobStore
@@ -28,7 +29,13 @@ Answers = Callable[[int, int], tuple[Path, Path | None]]
 """Returns output file and error file of the batch with n rows from an ordinal on."""
 
 
-class LocalOpenAI:
+class Unasked:
+    """The API of a job that is only planned."""
+
+    has_openais_prices = True
+
+
+class LocalOpenAI(Unasked):
     """Uploads vanish, batches have ended when they are made, downloads are copies.
 
     Args:
@@ -43,11 +50,13 @@ class LocalOpenAI:
         self._first_row = 0
         self._made: dict[str, Batch] = {}
 
-    def upload(self, name: str, file: IO[bytes]) -> str:
+    def upload(self, name: str, file: IO[bytes], expires_after_s: int | None = None) -> UploadedFile:
         """Return an id that says which rows the file holds, from the first id in it and the number of lines."""
         ordinal = int(json.loads(file.readline())["custom_id"].rpartition("-")[2])
         n = 1 + sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 18), b""))
-        return f"file-{ordinal}-{n}"
+        from airflow_openai_batch.engine.api.batch_json import UploadedFile
+
+        return UploadedFile(f"file-{ordinal}-{n}")
 
     def create(self, *, file_id: str, metadata: dict[str, str], **_: Any) -> Batch:
         """Make a batch that has ended."""
@@ -119,7 +128,7 @@ def engine_in(folder: Path, api: Any = None) -> Engine:
     """Return an engine on the job store in a folder, with as many transfers at once as a task has by default."""
     from airflow_openai_batch.engine.job.context import Engine
 
-    return Engine(store=store_in(folder), api=api, parallel=4)
+    return Engine(store=store_in(folder), api=api or Unasked(), parallel=4)  # type: ignore[arg-type]
 
 
 def plan(engine: Engine, rows: Path, body: Any = None, **request: Any) -> Job:

@@ -22,7 +22,22 @@ import summary
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).with_name("results")
 DOCUMENT = ROOT / "docs" / "performance.md"
-ORDER = ("build", "transfer", "parse", "embeddings", "join", "end_to_end", "memory", "imports", "waiting", "triggerer")
+ORDER = (
+    "build",
+    "transfer",
+    "parse",
+    "embeddings",
+    "join",
+    "end_to_end",
+    "ledger",
+    "sql",
+    "vectors",
+    "memory",
+    "imports",
+    "token_counts",
+    "waiting",
+    "triggerer",
+)
 _PART = re.compile(r"(<!-- numbers: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _NONE = "Not measured yet."
 

@@ -28,6 +28,9 @@ PROGRAMS: dict[str, tuple[tuple[str, ...], tuple[str, ...] | None]] = {
     "embeddings": (("--repeat", "5"), QUICK),
     "join": (("--repeat", "5"), QUICK),
     "end_to_end": (("--rows", "1000000", "--repeat", "3"), QUICK),
+    "ledger": (("--repeat", "3"), QUICK),
+    "sql": (("--repeat", "3"), QUICK),
+    "vectors": (("--repeat", "3"), QUICK),
     "memory": (("--repeat", "3"), QUICK),
     "imports": (("--repeat", "7"), QUICK),
     "waiting": (

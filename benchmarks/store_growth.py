@@ -26,6 +26,7 @@ import workload
 from local_openai import store_in
 
 if TYPE_CHECKING:
+    from airflow_openai_batch.engine.api.batch_json import UploadedFile
     from airflow_openai_batch.engine.model import Batch
 
 ROWS_PER_SHARD = 2
@@ -35,6 +36,7 @@ class Waiting:
     """An OpenAI whose batches are a little further at each look, and end when they are told to."""
 
     host = "localhost"
+    has_openais_prices = True
 
     def __init__(self) -> None:
         self.has_ended = False
@@ -42,11 +44,13 @@ class Waiting:
         self._files: dict[str, list[str]] = {}
         self._made: dict[str, Batch] = {}
 
-    def upload(self, name: str, file: IO[bytes]) -> str:
+    def upload(self, name: str, file: IO[bytes], expires_after_s: int | None = None) -> UploadedFile:
         """Keep the custom_ids of a file."""
         file_id = f"file-{next(self._numbers):022d}"
         self._files[file_id] = [json.loads(line)["custom_id"] for line in file]
-        return file_id
+        from airflow_openai_batch.engine.api.batch_json import UploadedFile
+
+        return UploadedFile(file_id)
 
     def create(self, *, file_id: str, metadata: dict[str, str], **_: Any) -> Batch:
         """Make a batch that runs."""
