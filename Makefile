@@ -72,8 +72,9 @@ test-browser: setup ## Of these, only the page in a real browser
 	pytest -q tests/integration/browser
 
 .PHONY: pictures
-pictures: setup ## The same, and its screenshots into docs/images
+pictures: setup ## The same, and its screenshots and an animation of them into docs/images
 	SCREENSHOTS=docs/images pytest -q tests/integration/browser
+	python docs/_build/film.py docs/images
 
 .PHONY: test-all
 test-all: test test-integration ## All tests but the nightly ones
@@ -100,6 +101,10 @@ chaos: setup ## 200,000 rows on a real Airflow while everything around it breaks
 .PHONY: bench
 bench: setup ## The benchmarks of docs/performance.md: two hours or more, 30 GB of disk
 	python benchmarks/run_all.py
+
+.PHONY: bench-quick
+bench-quick: setup ## Their main ratios in under ten minutes, beside those of the last run
+	python benchmarks/bench_quick.py
 
 .PHONY: prices
 prices: setup ## Make the table of prices anew from two sources on PyPI, and print where they differ

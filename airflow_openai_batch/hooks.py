@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import weakref
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook, ObjectStoragePath, conf
@@ -167,11 +168,19 @@ def storage_root(storage: str | None = None) -> Any:
         storage: A URI or local path; None for the option.
 
     Raises:
-        StoreError: The default is this machine's disk, and the executor runs tasks on several machines.
+        StoreError: The default is this machine's disk, and the executor runs tasks on several machines; the option is
+            a relative path, or has a scheme that this installation cannot open.
     """
     _quiet_http()
-    configured = storage or settings.STORAGE.get()
-    if configured:
+    if storage:
+        return as_path(storage)
+    if configured := settings.STORAGE.get().strip():
+        if "://" not in configured and not os.path.isabs(os.path.expanduser(configured)):
+            raise StoreError(
+                f"The option [openai_batch] storage is {configured!r}, a relative path: each of Airflow's processes "
+                "would look in another folder, and pay again for what it does not find. Nothing was sent to OpenAI. "
+                "Give an absolute path, or a URI such as s3://conn@bucket/prefix."
+            )
         return as_path(configured)
     executors = [name.strip().rpartition(".")[2] for name in conf.get("core", "executor", fallback="").split(",")]
     if any(name.rpartition(":")[2] not in _LOCAL_EXECUTORS for name in executors if name):
@@ -185,8 +194,32 @@ def storage_root(storage: str | None = None) -> Any:
 
 
 def as_path(text: str) -> Any:
-    """Return a URI or a local path as an ``ObjectStoragePath``. ``s3://conn@bucket/key`` names a connection."""
-    return ObjectStoragePath(text if "://" in text else f"file://{os.path.abspath(os.path.expanduser(text))}")
+    """Return a URI or a local path as an ``ObjectStoragePath``. ``s3://conn@bucket/key`` names a connection.
+
+    Raises:
+        StoreError: The URI's scheme is not known, or the library that opens it is not installed.
+    """
+    scheme, mark, _ = text.partition("://")
+    if not mark:
+        return ObjectStoragePath(f"file://{os.path.abspath(os.path.expanduser(text))}")
+    module, extra = _LIBRARIES.get(scheme, ("fsspec", ""))
+    if find_spec(module) is None:
+        raise StoreError(
+            f"{scheme}:// needs a library that is not installed ({module}). Install it on all workers, the triggerer "
+            f"and the API server: pip install 'airflow-openai-batch[{extra}]'."
+        )
+    try:
+        return ObjectStoragePath(text)
+    except ValueError as error:
+        raise StoreError(f"{without_connection(text)!r} cannot be opened: {error}.") from error
+
+
+_LIBRARIES = {
+    **dict.fromkeys(("s3", "s3a"), ("s3fs", "s3")),
+    **dict.fromkeys(("gs", "gcs"), ("gcsfs", "gcs")),
+    **dict.fromkeys(("abfs", "abfss", "az", "adl"), ("adlfs", "azure")),
+}
+"""The module that opens a scheme, and the package's extra that installs it."""
 
 
 def without_connection(place: str) -> str:

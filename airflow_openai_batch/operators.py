@@ -40,6 +40,7 @@ from airflow_openai_batch.task.parse_checks import (
     check_poll_interval,
     check_request,
     check_settings,
+    told_by,
 )
 from airflow_openai_batch.task.plan import PLANS_ONLY, make_plan, skip_in_plan_only_run, tell_plan
 from airflow_openai_batch.task.rows import Rows, context_of, is_shown, rendered_output, rendered_rows, upstream_of
@@ -138,9 +139,10 @@ class _Submitting(WithLineage, JobMaker):
         self.metadata = metadata
         self.files_expire_after = files_expire_after
         self.delete_files = delete_files
-        check_request(rows=rows, endpoint=endpoint, body=body, response_model=response_model, custom_id=custom_id)
-        check_finish_by(self.finish_by, endpoint)
-        check_settings(self._policy, self._settings, max_requests_per_batch)
+        with told_by(self.task_id):
+            check_request(rows=rows, endpoint=endpoint, body=body, response_model=response_model, custom_id=custom_id)
+            check_finish_by(self.finish_by, endpoint)
+            check_settings(self._policy, self._settings, max_requests_per_batch)
 
     def _do_render_template_fields(self, *args: Any, **kwargs: Any) -> None:
         """Render, the ledger's name too, then hide rows that came through XCom from the stored rendered fields."""
@@ -306,8 +308,9 @@ class OpenAIBatchResultsOperator(WithLineage, BaseOperator):
         self.job = job
         self.output_uri = output  # `output` is the task's own XComArg in every operator
         self.drop_columns = _names(drop_columns)
-        check_job(job)
-        check_constant_output(output)
+        with told_by(self.task_id):
+            check_job(job)
+            check_constant_output(output)
 
     def _do_render_template_fields(self, *args: Any, **kwargs: Any) -> None:
         """Render, what stands in a table's name too."""
@@ -358,8 +361,9 @@ class OpenAIBatchOperator(_Submitting):
         self.drop_columns = _names(drop_columns)
         self.deferrable = deferrable
         self.poll_interval = poll_interval
-        check_constant_output(output)
-        check_poll_interval(poll_interval)
+        with told_by(self.task_id):
+            check_constant_output(output)
+            check_poll_interval(poll_interval)
 
     def _do_render_template_fields(self, *args: Any, **kwargs: Any) -> None:
         """Render, what stands in a table's name too."""

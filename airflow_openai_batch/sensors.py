@@ -28,7 +28,7 @@ from airflow_openai_batch.task.job import (
     poll_interval,
     trigger_for,
 )
-from airflow_openai_batch.task.parse_checks import check_job, check_poll_interval
+from airflow_openai_batch.task.parse_checks import check_job, check_poll_interval, told_by
 from airflow_openai_batch.task.plan import skip_in_plan_only_run
 
 if TYPE_CHECKING:
@@ -67,8 +67,9 @@ class OpenAIBatchSensor(BaseSensorOperator):
         self.job = job
         self.deferrable = deferrable
         self.poll_interval = poll_interval
-        check_job(job)
-        check_poll_interval(poll_interval)
+        with told_by(self.task_id):
+            check_job(job)
+            check_poll_interval(poll_interval)
         self._look: Look | None = None
 
     def poke(self, context: Any) -> PokeReturnValue:

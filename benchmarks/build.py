@@ -31,7 +31,9 @@ from summary import Goal, over_base, ratio
 SHARD_ROWS = 50_000
 
 GOALS: tuple[Goal, ...] = (
-    ratio("Build: time of copying all that it stores", "build", "ours", "copy", 1.25),
+    ratio(
+        "Build: time of decoding rows, writing them as Parquet and copying the rest", "build", "ours", "rewrite", 1.25
+    ),
     Goal(
         "Build: times as fast as pandas iterrows",
         lambda m: m("build", "iterrows", "seconds") / m("build", "ours", "seconds"),

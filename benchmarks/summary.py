@@ -144,7 +144,7 @@ def finish(report: dict[str, Any], goals: tuple[Goal, ...]) -> None:
         is_met = value >= goal.limit if goal.at_least else value <= goal.limit
         sign = "≥" if goal.at_least else "≤"
         report["goals"].append(
-            {"title": goal.title, "value": value, "goal": f"{sign} {_n(goal.limit)} {goal.unit}", "unit": goal.unit}
+            {"title": goal.title, "value": value, "goal": f"{sign} {number(goal.limit)} {goal.unit}", "unit": goal.unit}
             | {"is_met": is_met, "by_cpu": by_cpu if by_cpu != value else None}
         )
     report["load_after"] = round(os.getloadavg()[0], 2)
@@ -169,10 +169,15 @@ def table(group: dict[str, Any]) -> str:
     first = group["methods"][0]["median"]["seconds"]
     for method in group["methods"]:
         median, seconds = method["median"], [s["seconds"] for s in method["samples"]]
-        line = [method["title"], str(len(seconds)), _n(median["seconds"]), f"{_n(min(seconds))} to {_n(max(seconds))}"]
-        line += [_n(median["cpu_s"]), *([f"{group['rows'] / median['seconds']:,.0f}"] if unit else [])]
-        line += [_n(median["seconds"] / first)] if group["is_compared"] else []
-        lines.append(line + [_n(median.get(key)) for key in ("base_mb", "peak_mb", *notes)])
+        line = [
+            method["title"],
+            str(len(seconds)),
+            number(median["seconds"]),
+            f"{number(min(seconds))} to {number(max(seconds))}",
+        ]
+        line += [number(median["cpu_s"]), *([f"{group['rows'] / median['seconds']:,.0f}"] if unit else [])]
+        line += [number(median["seconds"] / first)] if group["is_compared"] else []
+        lines.append(line + [number(median.get(key)) for key in ("base_mb", "peak_mb", *notes)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -181,14 +186,14 @@ def goal_table(goals: list[dict[str, Any]]) -> str:
     lines = ["| goal | limit | measured | met | by CPU time |", "| --- | --: | --: | :-: | --: |"]
     for goal in goals:
         measured = [
-            f"{_n(goal[key])} {goal['unit']}" if goal.get(key) is not None else "" for key in ("value", "by_cpu")
+            f"{number(goal[key])} {goal['unit']}" if goal.get(key) is not None else "" for key in ("value", "by_cpu")
         ]
         met = "yes" if goal["is_met"] else "**no**"
         lines.append(f"| {goal['title']} | {goal['goal']} | {measured[0]} | {met} | {measured[1]} |")
     return "\n".join(lines)
 
 
-def _n(value: float | None) -> str:
+def number(value: float | None) -> str:
     """Write a number with three digits that count."""
     if value is None:
         return ""

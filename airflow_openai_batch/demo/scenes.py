@@ -14,6 +14,8 @@ FAILING_ROWS = (7, 31, 64, 98)
 _QUEUE_TOKENS = 13_000
 """Room for three batches of summaries, or for one of them and the slogans."""
 
+_SAME_QUEUE = ("package_summaries", "package_slogans")
+
 BUSY_NIGHT = {
     "package_summaries": "many small batches, some at a time",
     "package_facts": "bad rows, more than are allowed: red at the end",
@@ -39,7 +41,9 @@ def busy_night(batch_s: float) -> Scene:
             *(_rows_of("package_facts", fault, 0.02) for fault in ("invalid", "refusal")),
             _rows_of("package_facts", _error(400, "context_length_exceeded", "The input is too long."), 0.02),
             _rows_of("nightly_labeling", _error(500, "server_error", "The server had an error."), 0.03),
-            *(_queue_of(dag_id) for dag_id in ("package_summaries", "package_slogans")),
+            *(_queue_of(dag_id) for dag_id in _SAME_QUEUE),
+            # Else their batches could be over before the other's begin, where Airflow is slow to start tasks.
+            *(_slow(dag_id, 4 * batch_s) for dag_id in _SAME_QUEUE),
         ],
         dags=[Path(__file__).parent / "dags" / "busy_night.py", *files],
     )
@@ -55,3 +59,11 @@ def _error(status: int, code: str, message: str) -> dict[str, Any]:
 
 def _queue_of(dag_id: str) -> dict[str, Any]:
     return {"on": "batch", "match": {"metadata": {"dag_id": dag_id}}, "do": {"queue_limit": _QUEUE_TOKENS}}
+
+
+def _slow(dag_id: str, seconds: float) -> dict[str, Any]:
+    return {
+        "on": "batch",
+        "match": {"metadata": {"dag_id": dag_id}},
+        "do": {"stuck": {"seconds": seconds, "state": "in_progress"}},
+    }

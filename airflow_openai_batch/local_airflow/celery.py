@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from airflow_openai_batch.local_airflow.processes import SessionProcess, StackError, free_ports
+from airflow_openai_batch.local_airflow.processes import PATIENCE_S, SessionProcess, StackError, free_ports
 from airflow_openai_batch.local_airflow.stack import AirflowStack
 
 _WORKER_SLOTS = 2
@@ -60,7 +60,7 @@ class CeleryStack(AirflowStack):
         self.processes["redis"] = SessionProcess("redis", command, {"PATH": os.defpath}, self.logs / "redis.log")
         self._machines = Path(tempfile.mkdtemp(prefix="airflow-machines-"))
 
-    def start(self, timeout: float = 180) -> None:
+    def start(self, timeout: float = PATIENCE_S) -> None:
         """Start everything but the workers."""
         self.processes["redis"].start()
         self.wait_until(self._redis_answers, "Redis to answer", 20)
@@ -72,7 +72,7 @@ class CeleryStack(AirflowStack):
         shutil.rmtree(self._machines, ignore_errors=True)
 
     def start_machine(
-        self, name: str, *, queue: str = "default", env: Mapping[str, str] | None = None, timeout: float = 90
+        self, name: str, *, queue: str = "default", env: Mapping[str, str] | None = None, timeout: float = PATIENCE_S
     ) -> None:
         """Start a worker with an AIRFLOW_HOME and a disk of its own, and wait until it takes tasks.
 

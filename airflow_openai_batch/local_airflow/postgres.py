@@ -11,7 +11,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from airflow_openai_batch.local_airflow.processes import SessionProcess, StackError, free_ports, run, stop_all
+from airflow_openai_batch.local_airflow.processes import (
+    PATIENCE_S,
+    SessionProcess,
+    StackError,
+    free_ports,
+    run,
+    stop_all,
+)
 
 _NAME = "airflow"
 """Of the database and of its user."""
@@ -84,7 +91,7 @@ class Postgres:
         self.wait_ready()
         self._run("createdb", *self._server, _NAME)
 
-    def wait_ready(self, timeout: float = 30) -> None:
+    def wait_ready(self, timeout: float = PATIENCE_S) -> None:
         """Wait until the server answers.
 
         Raises:

@@ -15,6 +15,9 @@ import psutil
 
 _KILL_S = 10.0
 
+PATIENCE_S = 300.0
+"""How long something is waited for. It only ends what hangs: a wait is over as soon as it is there."""
+
 
 class StackError(RuntimeError):
     """A process died or did not get ready; the message ends with the end of its log."""
@@ -29,7 +32,7 @@ def free_ports(n: int) -> list[int]:
         return [candidate.getsockname()[1] for candidate in sockets]
 
 
-def run(command: Sequence[str], env: Mapping[str, str], timeout: float = 180, user: str | None = None) -> str:
+def run(command: Sequence[str], env: Mapping[str, str], timeout: float = PATIENCE_S, user: str | None = None) -> str:
     """Run a command to its end and return its standard output.
 
     Args:

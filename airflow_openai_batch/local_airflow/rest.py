@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from airflow_openai_batch.local_airflow.processes import StackError
+from airflow_openai_batch.local_airflow.processes import PATIENCE_S, StackError
 
 T = TypeVar("T")
 POLL_S = 0.2
@@ -84,7 +84,7 @@ class AirflowRest:
 
     # --- Dags and runs
 
-    def unpause(self, dag_id: str, timeout: float = 60) -> None:
+    def unpause(self, dag_id: str, timeout: float = PATIENCE_S) -> None:
         """Wait until the Dag has been parsed, then let its runs start.
 
         Raises:
@@ -151,7 +151,9 @@ class AirflowRest:
         """Delete a run; Airflow refuses (409) while it is running."""
         self.call("DELETE", f"/dags/{dag_id}/dagRuns/{run_id}")
 
-    def wait_for_run(self, dag_id: str, run_id: str, state: str = "success", timeout: float = 60) -> dict[str, Any]:
+    def wait_for_run(
+        self, dag_id: str, run_id: str, state: str = "success", timeout: float = PATIENCE_S
+    ) -> dict[str, Any]:
         """Wait until the run has reached the state, and return the run.
 
         Args:
@@ -226,7 +228,7 @@ class AirflowRest:
         run_id: str,
         task_id: str,
         state: str,
-        timeout: float = 60,
+        timeout: float = PATIENCE_S,
         *,
         map_index: int = -1,
         try_number: int = 0,
@@ -304,7 +306,7 @@ class AirflowRest:
     # --- waiting
 
     def wait_until(
-        self, probe: Callable[[], T | None], what: str, timeout: float = 60, more: Callable[[], str] = str
+        self, probe: Callable[[], T | None], what: str, timeout: float = PATIENCE_S, more: Callable[[], str] = str
     ) -> T:
         """Poll until the probe returns something true, and return that.
 

@@ -20,7 +20,7 @@ import psutil
 
 from airflow_openai_batch.local_airflow import settings
 from airflow_openai_batch.local_airflow.postgres import Postgres
-from airflow_openai_batch.local_airflow.processes import SessionProcess, free_ports, run, stop_all
+from airflow_openai_batch.local_airflow.processes import PATIENCE_S, SessionProcess, free_ports, run, stop_all
 from airflow_openai_batch.local_airflow.rest import AirflowRest
 
 COMPONENTS: dict[str, tuple[str, ...]] = {
@@ -83,7 +83,7 @@ class AirflowStack:
 
     # --- life
 
-    def start(self, timeout: float = 180) -> None:
+    def start(self, timeout: float = PATIENCE_S) -> None:
         """Start everything and return once the health page finds nothing wrong.
 
         Raises:
@@ -142,7 +142,7 @@ class AirflowStack:
         self.processes[name] = SessionProcess(name, command, {**self.env, **(env or {})}, self.logs / f"{name}.log")
         return self.processes[name]
 
-    def start_triggerer(self, name: str, timeout: float = 60) -> None:
+    def start_triggerer(self, name: str, timeout: float = PATIENCE_S) -> None:
         """Start one more triggerer under a name of its own and wait for its heartbeat."""
         self.declare(name, "-m", "airflow", *COMPONENTS["triggerer"])
         self._start_and_wait(name, timeout)
@@ -168,7 +168,7 @@ class AirflowStack:
         """Let a frozen component go on."""
         self.kill(name, signal.SIGCONT)
 
-    def restart(self, name: str, timeout: float = 60) -> None:
+    def restart(self, name: str, timeout: float = PATIENCE_S) -> None:
         """Start a component again, ending it first if it still runs, and wait until it works."""
         stop_all([self.processes[name]], 10)
         self._start_and_wait(name, timeout)
@@ -210,7 +210,7 @@ class AirflowStack:
         return [worker for worker in workers if worker.task_instance_id in ids]
 
     def wait_until_parked(
-        self, dag_id: str, run_id: str, task_id: str, timeout: float = 60, map_index: int = -1
+        self, dag_id: str, run_id: str, task_id: str, timeout: float = PATIENCE_S, map_index: int = -1
     ) -> None:
         """Wait until the task is deferred and its worker is gone.
 
@@ -247,7 +247,7 @@ class AirflowStack:
         """Run an `airflow` command; see `run`."""
         return self.run("-m", "airflow", *arguments)
 
-    def wait_until(self, probe: Callable[[], Any], what: str, timeout: float = 60) -> Any:
+    def wait_until(self, probe: Callable[[], Any], what: str, timeout: float = PATIENCE_S) -> Any:
         """Poll until the probe returns something true; see ``AirflowRest.wait_until``.
 
         Args:

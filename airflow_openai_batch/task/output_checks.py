@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_openai_batch.engine.errors import InputError
+from airflow_openai_batch.engine.errors import InputError, StoreError
 from airflow_openai_batch.exceptions import OpenAIBatchFailure, airflow_errors
 from airflow_openai_batch.hooks import as_path, without_connection
 from airflow_openai_batch.sql import SqlTable
@@ -43,7 +43,7 @@ def check_output(output: str | SqlTable | None) -> None:
         )
     try:
         FileSink(as_path(output))
-    except InputError as error:
+    except (InputError, StoreError) as error:
         raise OpenAIBatchFailure(str(error)) from error
 
 

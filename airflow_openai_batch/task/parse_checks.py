@@ -49,6 +49,19 @@ def _is_reference(value: Any) -> bool:
 
 
 @contextmanager
+def told_by(task_id: str) -> Iterator[None]:
+    """Say in a failure's message which task of the Dag file is meant: many may be made in one loop.
+
+    Args:
+        task_id: The task.
+    """
+    try:
+        yield
+    except OpenAIBatchFailure as failure:
+        raise OpenAIBatchFailure(f"Task {task_id!r}: {failure}") from None
+
+
+@contextmanager
 def _failures() -> Iterator[None]:
     try:
         yield

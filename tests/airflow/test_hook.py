@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import pytest
 
 from airflow_openai_batch.emulator import Rule
-from airflow_openai_batch.hooks import OpenAIBatchHook, storage_root
+from airflow_openai_batch.engine.errors import StoreError
+from airflow_openai_batch.hooks import OpenAIBatchHook, as_path, storage_root
 
 
 def test_a_connection_is_tested_without_a_listing(emulator) -> None:
@@ -56,6 +58,43 @@ def test_libraries_that_log_each_request_are_quiet_unless_the_user_wants_them(tm
     finally:
         azure.setLevel(before[0])
         urllib3.setLevel(before[1])
+
+
+@pytest.mark.parametrize("place", ["openai_batch", "./jobs", "../shared/jobs"])
+def test_an_option_that_names_another_folder_in_each_process_is_refused(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__OPENAI_BATCH__STORAGE", place)
+    with pytest.raises(StoreError, match=r"\[openai_batch\] storage is .* a relative path.*Nothing was sent"):
+        storage_root()
+
+
+@pytest.mark.parametrize("place", ["/shared/jobs", "~/jobs", " /shared/jobs", "file:///shared/jobs"])
+def test_an_option_that_names_the_same_folder_everywhere_is_taken(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__OPENAI_BATCH__STORAGE", place)
+    assert str(storage_root()).endswith("/jobs")
+
+
+@pytest.mark.parametrize(
+    ("place", "module", "command"),
+    [
+        ("s3://conn@bucket/jobs", "s3fs", "pip install 'airflow-openai-batch[s3]'"),
+        ("gs://bucket/jobs", "gcsfs", "pip install 'airflow-openai-batch[gcs]'"),
+        ("abfss://container@account.dfs.core.windows.net/jobs", "adlfs", "pip install 'airflow-openai-batch[azure]'"),
+    ],
+)
+def test_a_library_that_is_not_installed_is_named_with_the_command_that_installs_it(
+    place: str, module: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_openai_batch.hooks.find_spec", lambda name: None if name == module else True)
+    with pytest.raises(StoreError, match=re.escape(command)) as raised:
+        as_path(place)
+    assert f"({module})" in str(raised.value)
+
+
+def test_a_scheme_that_nobody_knows_is_told() -> None:
+    with pytest.raises(StoreError, match=r"'s4://bucket/jobs' cannot be opened: Unsupported"):
+        as_path("s4://conn@bucket/jobs")
 
 
 def test_organization_project_and_headers_of_the_connection_are_on_the_wire(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,27 @@ def test_a_refused_prompt_does_not_keep_a_cap_from_being_kept(azure):
     assert len(w.batches) > 1
 
 
+def test_a_batch_that_is_refused_whole_counts_with_the_most_that_it_may_cost(azure):
+    def answer(endpoint, body):
+        return Filtered(of_prompt=True) if "ticket 0" in json.dumps(body) else "good"
+
+    def start(max_cost):
+        w = azure(answer=answer)
+        rows = w.rows(40, text="ticket {}")
+        for i, row in enumerate(rows):
+            row["text"] = f"ticket {i // 10} of the night"
+        policy = Policy(max_cost=max_cost, prices=PRICES, max_bad_ratio=0.5, max_enqueued_tokens=400)
+        w.submit(rows, endpoint=CHAT, body={**BODY, "max_completion_tokens": 100}, per_shard=10, policy=policy)
+        return w
+
+    w = start(PICODOLLARS)
+    assert w.done().by_status == {"succeeded": 30, "refused": 10}
+    # Ten requests of some 20 tokens, and ten answers of at most 100, for $0.05 and $0.25 a million.
+    few = start(int(10 * (20 * 0.05 + 100 * 0.25) / 1e6 * PICODOLLARS * 1.2))
+    assert "are spent, what runs costs" in few.held(), "and nothing of prices, which are known"
+    assert len(few.batches) == 1
+
+
 def test_a_row_that_is_asked_first_and_filtered_holds_nothing_back(azure):
     w = azure(answer=lambda endpoint, body: Filtered(of_prompt=True) if "ticket 0" in json.dumps(body) else "good")
     w.submit(5, endpoint=CHAT, body=BODY, policy=Policy(probe=True, max_bad_ratio=0.5))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from airflow_openai_batch.emulator import Emulator, Rule
+from airflow_openai_batch.local_airflow.processes import PATIENCE_S
 from airflow_openai_batch.local_airflow.stack import AirflowStack
 
 pytestmark = pytest.mark.slow
@@ -29,7 +30,7 @@ def told(stack_env: dict[str, str]) -> Callable[[str], list[str]]:
 
 
 def wait_for(stack: AirflowStack, texts: Callable[[], list[str]]) -> str:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_S
     while not texts():
         assert time.monotonic() < deadline, stack.tails()
         time.sleep(0.5)
@@ -49,7 +50,7 @@ def test_a_night_that_is_late_is_told_while_its_task_still_waits(
     assert f"{airflow_stack.url}/openai-batch/?dag_id={DAG_ID}&run_id=" in text
     assert airflow_stack.api.task_instance(DAG_ID, run_id, TASK_ID)["state"] == "deferred", "the alert ends nothing"
     emulator.complete_all()
-    airflow_stack.api.wait_for_run(DAG_ID, run_id, "success", timeout=120)
+    airflow_stack.api.wait_for_run(DAG_ID, run_id, "success")
 
 
 @pytest.mark.oldest
@@ -62,7 +63,7 @@ def test_a_task_that_failed_is_told_with_its_reason(
     run_id = airflow_stack.api.trigger(DAG_ID)
     airflow_stack.wait_until_parked(DAG_ID, run_id, TASK_ID, 120)
     emulator.complete_all()
-    airflow_stack.api.wait_for_run(DAG_ID, run_id, "failed", timeout=120)
+    airflow_stack.api.wait_for_run(DAG_ID, run_id, "failed")
     text = wait_for(airflow_stack, lambda: told(f"too many rows without a good answer (run {run_id})"))
     assert "20 refused" in text and f"{airflow_stack.url}/openai-batch/?dag_id={DAG_ID}" in text
     emulator.reset()

@@ -138,6 +138,7 @@ class Run:
 def start(stack: CeleryStack, openai: Emulator, s3: Any) -> Iterator[Callable[[str], Run]]:
     openai.reset()
     yield lambda date: Run(stack, openai, s3, date)
+    stack.api.fail_unfinished_runs(DAG_ID)  # that of a test that failed would keep the next one waiting
     for name in MACHINES:
         if not stack.is_running(name):
             stack.start_machine(name)
@@ -158,19 +159,19 @@ def test_machines_are_lost_while_they_pay_and_while_they_fetch_and_each_row_is_p
     )
     run = start("2026-11-23")
     # A machine dies between a paid call and knowing of it, with whatever else it runs.
-    stack.wait_until(lambda: n_fired(openai, "POST /v1/batches") and openai.batches, "a paid call", 120)
+    stack.wait_until(lambda: n_fired(openai, "POST /v1/batches") and openai.batches, "a paid call")
     (unheard, *_) = openai.batches.values()
     lost = run.machine_of("partition.submit", run.index_of(unheard))
     stack.lose_machine(lost)
     n_partitions = len(run.states("partition.submit"))
     assert n_partitions > 3
-    stack.wait_until(lambda: run.states("partition.wait") == ["deferred"] * n_partitions, "all to wait", 150)
+    stack.wait_until(lambda: run.states("partition.wait") == ["deferred"] * n_partitions, "all to wait")
     stack.start_machine(lost)
     # A machine dies while it fetches results.
     openai.faults.add(Rule(on="GET /v1/files/*/content", do={"delay": 30}, times=1))
     openai.clock.advance(120)
     (_, early, *_) = openai.batches.values()
-    stack.wait_until(lambda: n_fired(openai, "GET /v1/files/*/content"), "the harvest", 60)
+    stack.wait_until(lambda: n_fired(openai, "GET /v1/files/*/content"), "the harvest")
     lost_again = run.machine_of("partition.wait", run.index_of(early))
     stack.lose_machine(lost_again)
     stack.start_machine(lost_again)
@@ -225,7 +226,7 @@ def test_a_machine_that_keeps_jobs_on_its_own_disk_sends_nothing(stack: CelerySt
     stack.start_machine("machine-3", queue="default_storage", env=env)
     stack.api.unpause("batch_default_storage")
     run_id = stack.api.trigger("batch_default_storage")
-    stack.api.wait_for_run("batch_default_storage", run_id, "failed", timeout=60)
+    stack.api.wait_for_run("batch_default_storage", run_id, "failed")
     assert openai.ledger.calls == []
     log = stack.api.task_log("batch_default_storage", run_id, "submit")
     assert "runs tasks on several machines" in log

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from airflow_openai_batch.demo.scenes import BUSY_NIGHT
+from airflow_openai_batch.local_airflow.processes import PATIENCE_S
 from airflow_openai_batch.local_airflow.rest import AirflowRest
 
 pytestmark = pytest.mark.slow
@@ -35,8 +36,8 @@ class Shown:
     def log(self) -> str:
         return self._log.read_text()
 
-    def wait_until(self, is_so: Callable[[], Any], what: str, seconds: float) -> Any:
-        deadline = time.monotonic() + seconds
+    def wait_until(self, is_so: Callable[[], Any], what: str) -> Any:
+        deadline = time.monotonic() + PATIENCE_S
         while not (found := is_so()):
             assert self.process.poll() is None, self.log()
             assert time.monotonic() < deadline, f"{what}\n{self.log()}"
@@ -44,7 +45,7 @@ class Shown:
         return found
 
     def find_airflow(self) -> None:
-        found = self.wait_until(lambda: re.search(r"  Airflow +(http://\S+)", self.log()), "an address", 150)
+        found = self.wait_until(lambda: re.search(r"  Airflow +(http://\S+)", self.log()), "an address")
         self.api = AirflowRest(found[1])
 
     def phases(self) -> dict[str, set[str]]:
@@ -77,29 +78,30 @@ def shown(tmp_path: Path) -> Iterator[Shown]:
     yield shown
     if shown.process.poll() is None:
         shown.process.send_signal(signal.SIGTERM)
-        shown.process.wait(30)
+        shown.process.wait(PATIENCE_S)
 
 
+@pytest.mark.timeout(6 * PATIENCE_S)
 def test_jobs_in_all_states_are_there_to_look_at_and_nothing_is_left_writing(shown: Shown) -> None:
     shown.find_airflow()
-    shown.wait_until(lambda: shown.phases().keys() == BUSY_NIGHT.keys(), "a job of each Dag", 240)
-    shown.wait_until(lambda: "bad" in shown.phases()["package_facts"], "bad rows", 240)
-    shown.wait_until(lambda: "written" in shown.phases()["nightly_labeling"], "a good end", 240)
+    shown.wait_until(lambda: shown.phases().keys() == BUSY_NIGHT.keys(), "a job of each Dag")
+    shown.wait_until(lambda: "bad" in shown.phases()["package_facts"], "bad rows")
+    shown.wait_until(lambda: "written" in shown.phases()["nightly_labeling"], "a good end")
     both = ("package_slogans", "package_summaries")
-    shown.wait_until(lambda: "queued" in set.union(*(shown.phases()[dag_id] for dag_id in both)), "a full queue", 500)
+    shown.wait_until(lambda: "queued" in set.union(*(shown.phases()[dag_id] for dag_id in both)), "a full queue")
     assert re.search(r"page of batches +http://\S+/plugin/openai-batches", shown.log())
     started = shown.processes()
     assert len(started) >= 4
     shown.process.send_signal(signal.SIGTERM)
-    assert shown.process.wait(30) == 130
+    assert shown.process.wait(PATIENCE_S) == 130
     assert "Stopped." in shown.log()
     assert shown.processes() == []
 
 
 def test_what_was_started_ends_if_one_of_it_does(shown: Shown) -> None:
-    shown.wait_until(lambda: "starting Airflow" in shown.log(), "Airflow to be started", 150)
+    shown.wait_until(lambda: "starting Airflow" in shown.log(), "Airflow to be started")
     victim = next(process for process in shown.processes() if "airflow_openai_batch.emulator" in process.cmdline())
     os.kill(victim.pid, signal.SIGKILL)
-    assert shown.process.wait(60) == 1
+    assert shown.process.wait(PATIENCE_S) == 1
     assert "emulator ended by itself" in shown.log()
     assert shown.processes() == []

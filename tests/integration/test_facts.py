@@ -12,6 +12,7 @@ from outlets import Outlets
 from statsd_listener import StatsdListener
 
 from airflow_openai_batch.emulator import Emulator, Rule
+from airflow_openai_batch.local_airflow.processes import PATIENCE_S
 from airflow_openai_batch.local_airflow.stack import AirflowStack
 
 pytestmark = pytest.mark.slow
@@ -26,16 +27,16 @@ def run_id(airflow_stack: AirflowStack, emulator: Emulator, outlets: Outlets) ->
     outlets.collector.spans.clear()
     airflow_stack.api.unpause(DAG_ID)
     run_id = airflow_stack.api.trigger(DAG_ID)
-    airflow_stack.wait_until_parked(DAG_ID, run_id, "wait", timeout=180)
+    airflow_stack.wait_until_parked(DAG_ID, run_id, "wait")
     emulator.faults.add(Rule("GET /v1/batches/*", {"status": 503}, times=1))
-    outlets.statsd.wait_until(lambda: polls(outlets.statsd)["openai_batch.poll_errors"], 60)
-    deadline = time.monotonic() + 120
+    outlets.statsd.wait_until(lambda: polls(outlets.statsd)["openai_batch.poll_errors"], PATIENCE_S)
+    deadline = time.monotonic() + PATIENCE_S
     while airflow_stack.api.run_state(DAG_ID, run_id) in ("queued", "running"):
         assert time.monotonic() < deadline, airflow_stack.tails()
         emulator.complete_all()
         time.sleep(0.5)
     is_exported = lambda: "openai_batch.results" in outlets.collector.parents(LAST_TASK)  # noqa: E731
-    airflow_stack.wait_until(is_exported, "the last span", 30)
+    airflow_stack.wait_until(is_exported, "the last span")
     return run_id
 
 

@@ -33,7 +33,7 @@ class Job:
         self.stack.wait_until_parked(self.dag_id, self.run_id, self.task_id, **where)
 
     def wait_for_run(self, state: str = "success") -> None:
-        self.api.wait_for_run(self.dag_id, self.run_id, state, timeout=90)
+        self.api.wait_for_run(self.dag_id, self.run_id, state)
 
     def wait_for_task(self, state: str, **which: Any) -> None:
         self.api.wait_for_task(self.dag_id, self.run_id, self.task_id, state, **which)
@@ -69,7 +69,7 @@ class Job:
             self.emulator.clock.advance(1)
             return self.statuses() == list(statuses)
 
-        self.stack.wait_until(reached, f"batches to be {statuses}, they are {self.statuses()}", timeout=40)
+        self.stack.wait_until(reached, f"batches to be {statuses}, they are {self.statuses()}")
 
     def log(self, try_number: int = 1) -> str:
         return self.api.task_log(self.dag_id, self.run_id, self.task_id, try_number)

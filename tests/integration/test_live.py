@@ -41,7 +41,7 @@ class Deferred:
 
         for _ in range(n_times):
             self.emulator.clock.advance(step_s)  # type: ignore[attr-defined]
-            self.stack.wait_until(has_grown, f"more rows to be done than {shown}", timeout=60)
+            self.stack.wait_until(has_grown, f"more rows to be done than {shown}")
             shown.append(self.progress(map_index)["n_done"])
         return shown
 
@@ -50,7 +50,7 @@ class Deferred:
             self.emulator.complete_all()
             return bool(self.api.run_state(self.dag_id, self.run_id) not in ("queued", "running"))
 
-        self.stack.wait_until(has_ended, "the run to end", timeout=150)
+        self.stack.wait_until(has_ended, "the run to end")
         self.api.wait_for_run(self.dag_id, self.run_id)
 
 
@@ -61,7 +61,7 @@ def test_the_progress_of_a_deferred_task_grows_and_its_log_tells(
     airflow_stack: AirflowStack, emulator: Emulator, dag_id: str, task_id: str, owner_id: str
 ) -> None:
     job = Deferred(airflow_stack, emulator, dag_id, task_id, owner_id)
-    airflow_stack.wait_until_parked(dag_id, job.run_id, task_id, timeout=120)
+    airflow_stack.wait_until_parked(dag_id, job.run_id, task_id)
     before = job.progress()
     assert (before["phase"], before["live"], before["n_rows"], before["n_done"]) == ("waiting", True, 30, 0)
     assert job.growing(5, 8)[-1] < 30
@@ -87,7 +87,7 @@ def test_the_progress_of_a_deferred_task_grows_and_its_log_tells(
 def test_mapped_tasks_are_told_apart(airflow_stack: AirflowStack, emulator: Emulator) -> None:
     job = Deferred(airflow_stack, emulator, "batch_mapped", "one", "one")
     for index in (0, 1):
-        airflow_stack.wait_until_parked("batch_mapped", job.run_id, "one", timeout=120, map_index=index)
+        airflow_stack.wait_until_parked("batch_mapped", job.run_id, "one", map_index=index)
     job.growing(2, 14, map_index=1)
     values = [job.progress(index) for index in (0, 1)]
     assert [(value["n_rows"], value["job"]["map_index"]) for value in values] == [(10, 0), (20, 1)]

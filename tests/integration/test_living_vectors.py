@@ -49,7 +49,7 @@ def night(stack: AirflowStack, emulator: Emulator) -> int:
         return state if state in FINAL_RUN_STATES else None
 
     # An API server that has just begun may not answer for a while.
-    assert stack.wait_until(ended, "the night to end", timeout=240) == "success", stack.tails()
+    assert stack.wait_until(ended, "the night to end") == "success", stack.tails()
     return emulator.ledger.n_rows() - before
 
 

@@ -109,6 +109,16 @@ def _is_of_server(error: Exception) -> bool:
     return isinstance(error, openai.APIStatusError)
 
 
+def _address(error: Exception) -> str:
+    """Return where a request went, as `` at host:port`` without its path and what it is signed with; else nothing."""
+    import openai
+
+    if not isinstance(error, openai.APIConnectionError):
+        return ""
+    url = error.request.url
+    return f" at {url.host}" + (f":{url.port}" if url.port else "")
+
+
 def translate(error: Exception) -> errors.ApiError | None:
     """Return the engine's exception for one of the SDK or its HTTP library; None for any other.
 
@@ -124,7 +134,7 @@ def translate(error: Exception) -> errors.ApiError | None:
     if isinstance(cause, errors.ApiError):  # raised inside the HTTP library, by the bounds of a call
         return cause
     if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout):
-        return errors.Unavailable(f"No connection to OpenAI: {clean(repr(cause), MAX_MESSAGE)}")
+        return errors.Unavailable(f"No connection to OpenAI{_address(error)}: {clean(repr(cause), MAX_MESSAGE)}")
     if _is_bad_header(cause):
         return errors.Denied(BAD_KEY)
     if isinstance(error, openai.APIConnectionError | openai.APIResponseValidationError | httpx2.HTTPError):

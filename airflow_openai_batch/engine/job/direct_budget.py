@@ -9,7 +9,7 @@ import msgspec
 
 from airflow_openai_batch.engine.direct.lines import DirectRequest
 from airflow_openai_batch.engine.model import Cost, Job, ServiceTier, Shard, Usage
-from airflow_openai_batch.engine.money.estimate import Estimator, Unpriced, at_most, spent_by
+from airflow_openai_batch.engine.money.estimate import Estimator, Unpriced, at_most
 from airflow_openai_batch.engine.money.prices import format_dollars, prices_of, tier_of
 from airflow_openai_batch.engine.money.tokens import most_output_tokens
 
@@ -57,7 +57,8 @@ class Budget:
             self.mean_picodollars = (estimate.upper or estimate.expected or 0) // n_left
         try:
             self._unpriced = None
-            self._others = spent_by(msgspec.structs.replace(job, shards=others), self.prices) + estimator.running
+            spent = Estimator(msgspec.structs.replace(job, shards=others), self.prices).spent
+            self._others = spent + estimator.running
         except Unpriced as unpriced:
             self._unpriced = str(unpriced)
 

@@ -6,7 +6,7 @@ This is the one place that decides both; the cap, the plan, logs and the page on
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -102,14 +102,12 @@ class Estimator:
 
     @functools.cached_property
     def spent(self) -> int:
-        """What all answers of the job cost so far, in picodollars.
-
-        Answers that had no price when they came are counted by their tokens and the price of today.
+        """What a cap has to count of all answers so far, in picodollars; see ``spent_by``.
 
         Raises:
             Unpriced: That is not known of some.
         """
-        return spent_by(self.job, self._prices)
+        return spent_by(self.job, self._prices, most_of=self._most_of)
 
     @functools.cached_property
     def running(self) -> int:
@@ -150,14 +148,24 @@ class Estimator:
             shard: The shard, which need not be sent yet.
         """
         shard = _rest_of(shard)
-        measure, used = self.job.measure, self._answers.input_of(shard)
-        bound = shard.max_output_tokens
-        if bound is None and measure is not None and shard.id not in self._earlier:
-            bound = measure.max_output_tokens
-        most = bound * shard.n_requests if bound is not None else None
+        used, most = self._answers.input_of(shard), self._most_output(shard)
         output, basis = self._expected_output(shard, most)
         expected, upper, unknown = self._costs(shard, used, output, most, basis)
         return ShardEstimate(used.input_tokens, output, most, expected, upper, basis, unknown)
+
+    def _most_output(self, shard: Shard) -> int | None:
+        """Return how many tokens the answers of a shard may have at most; None if its bodies set no bound."""
+        bound, measure = shard.max_output_tokens, self.job.measure
+        if bound is None and measure is not None and shard.id not in self._earlier:
+            bound = measure.max_output_tokens
+        return bound * shard.n_requests if bound is not None else None
+
+    def _most_of(self, shard: Shard) -> int | None:
+        """Return what the answers of a shard cost at most; None if that is not known."""
+        tariff = self._prices.tariff(shard.model, tier=_tier_of(shard))
+        if tariff is None or not shard.n_requests:
+            return None
+        return at_most(tariff, Usage(input_tokens=shard.n_tokens), self._most_output(shard), shard.n_requests)
 
     def _expected_output(self, shard: Shard, most: int | None) -> tuple[int | None, Basis]:
         measure, answers = self.job.measure, self._answers.for_shard(shard)
@@ -231,35 +239,34 @@ def at_most(tariff: Tariff, used: Usage, most: int | None, n_requests: int) -> i
     return max(known) if (known := [cost for cost in costs if cost is not None]) else None
 
 
-def spent_by(job: Job, prices: Prices) -> int:
-    """Return what all answers of a job cost so far, in picodollars; see ``Estimator.spent``.
+def spent_by(job: Job, prices: Prices, most_of: Callable[[Shard], int | None] = lambda shard: None) -> int:
+    """Return what all answers of a job cost so far, in picodollars.
+
+    Answers that had no price when they came are counted by their tokens and the price of today.
+
+    Args:
+        job: The job.
+        prices: What models cost.
+        most_of: Returns what counts of a shard whose cost is not known otherwise, as its tokens were not counted:
+            Azure's content filter refuses prompts, which are charged, without saying what they used. None: it stays
+            unknown.
 
     Raises:
         Unpriced: It is not known of some.
     """
-    parts: list[_Part] = [
-        (shard.cost, shard.usage, [shard.model], _n_billed(shard), _tier_of(shard)) for shard in job.all_shards
-    ]
+    amounts: list[tuple[Cost, int | None]] = []
+    for shard in job.all_shards:
+        amount = _amount(prices, shard.cost, shard.usage, [shard.model], _n_billed(shard), _tier_of(shard))
+        amounts.append((shard.cost, amount if amount is not None else most_of(shard)))
     models: list[str | None] = list({shard.model: None for shard in job.all_shards if shard.model is not None})
     # Of what is remembered no more, nobody knows the model: the dearest counts.
-    parts.append((job.dropped_cost, job.dropped_usage, models, job.dropped_cost.n_unknown, "batch"))
+    dropped = job.dropped_cost
+    amounts.append((dropped, _amount(prices, dropped, job.dropped_usage, models, dropped.n_unknown, "batch")))
     if job.probe is not None:
-        parts.append((job.probe.cost, job.probe.usage, models, 1, "standard"))
-    total = n_unknown = 0
-    for part in parts:
-        cost = part[0]
-        picodollars = _priced_anew(prices, *part) if cost.n_unknown else cost.picodollars
-        if picodollars is None:
-            n_unknown += cost.n_unknown
-        else:
-            total += picodollars
-    if n_unknown:
+        amounts.append((job.probe.cost, _amount(prices, job.probe.cost, job.probe.usage, models, 1, "standard")))
+    if n_unknown := sum(cost.n_unknown for cost, amount in amounts if amount is None):
         raise Unpriced(f"the cost of {n_unknown:,} answers is not known. Give the model's price (`prices`).")
-    return total
-
-
-_Part = tuple[Cost, Usage, Sequence[str | None], int, Tier]
-"""What answers cost and used, the models that were asked, how many answers they are, and by which way."""
+    return sum(amount for _, amount in amounts if amount is not None)
 
 
 def _tier_of(shard: Shard) -> Tier:
@@ -270,10 +277,21 @@ def _n_billed(shard: Shard) -> int:
     return sum(shard.tally.get(status, 0) for status in BILLED)
 
 
-def _priced_anew(
+def _amount(
     prices: Prices, cost: Cost, usage: Usage, models: Sequence[str | None], n_answers: int, tier: Tier
 ) -> int | None:
-    """Return what answers cost of which some had no price when they came, by all their tokens; None if unknown."""
+    """Return what answers cost; None if that is not known.
+
+    Args:
+        prices: What models cost today. If some answers had no price when they came, all are priced by their tokens.
+        cost: What was known when they came.
+        usage: Their tokens.
+        models: The models that were asked.
+        n_answers: How many they are.
+        tier: How they were asked.
+    """
+    if not cost.n_unknown:
+        return cost.picodollars
     tariffs = [prices.tariff(model, tier=tier) for model in models]
     costs = [tariff.cost(usage, max(1, n_answers)) if tariff is not None else None for tariff in tariffs]
     known = [picodollars for picodollars in costs if picodollars is not None]
@@ -304,7 +322,7 @@ def estimate_of(job: Job, prices: Prices) -> Estimate:
     unknown = next((part.unknown for part in parts if part.unknown), None)
     spent: int | None = None
     try:
-        spent = estimator.spent
+        spent = spent_by(job, prices)
     except Unpriced as unpriced:
         unknown = str(unpriced)
     basis: Basis = max((part.basis for part in parts), key=_BASES.index, default="own")

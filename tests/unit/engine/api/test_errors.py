@@ -145,6 +145,21 @@ def test_only_a_connection_that_was_never_made_is_sure_to_have_had_no_effect(
     assert type(translate(cause)) is kind  # streaming raises the HTTP library's own
 
 
+@pytest.mark.parametrize(
+    ("url", "server"),
+    [
+        ("https://api.openai.com/v1/files", "OpenAI at api.openai.com: "),
+        ("http://127.0.0.1:8080/v1/batches", "OpenAI at 127.0.0.1:8080: "),
+        ("https://user:sk-SECRET@gateway.example/v1?key=sk-SECRET", "OpenAI at gateway.example: "),
+    ],
+)
+def test_a_server_that_is_not_there_is_named(url: str, server: str) -> None:
+    error = openai.APIConnectionError(request=httpx2.Request("GET", url))
+    error.__cause__ = httpx2.ConnectError("refused")
+    assert str(translate(error)).startswith(f"No connection to {server}")
+    assert "SECRET" not in str(translate(error))
+
+
 @pytest.mark.parametrize("content", [b"<html>", b"", b"[]", b"{}", b'{"id":""}', b'{"id":[1]}', b"[" * 100_000])
 def test_an_answer_without_a_batch_may_have_had_an_effect(content: bytes) -> None:
     with pytest.raises(errors.Unclear), translated():

@@ -187,6 +187,26 @@ def test_answers_that_had_no_price_count_with_the_price_of_today(changes: dict, 
     assert told.expected_picodollars == spent
 
 
+@pytest.mark.parametrize(
+    ("model", "measure", "spent"),
+    [
+        ("small", MEASURE, 1001 * INPUT + 100 * 50 * OUTPUT),
+        ("small", None, None),  # no bound of the answers
+        ("mine", MEASURE, None),  # no price
+    ],
+)
+def test_for_a_cap_answers_without_tokens_count_with_the_most_that_they_may_cost(
+    model: str, measure: Measure | None, spent: int | None
+) -> None:
+    filtered = waiting(model=model, state=State.SETTLED, tally={Status.REFUSED: 100}, cost=Cost(n_unknown=100))
+    estimator = Estimator(make.job(filtered, measure=measure), PRICES)
+    if spent is None:
+        with pytest.raises(Unpriced, match="100 answers"):
+            _ = estimator.spent
+    else:
+        assert estimator.spent == spent
+
+
 def test_what_is_remembered_no_more_counts_with_the_dearest_price_of_today() -> None:
     usage = Usage(input_tokens=800, output_tokens=2000)
     dropped = {"dropped_usage": usage, "dropped_cost": Cost(n_unknown=100)}
