@@ -14,7 +14,6 @@ from airflow.providers.common.compat.sdk import BaseHook, ObjectStoragePath, con
 from airflow_openai_batch import settings
 from airflow_openai_batch.engine.endpoints import ENDPOINTS_EXTRA, REQUIRED
 from airflow_openai_batch.engine.errors import InputError, StoreError
-from airflow_openai_batch.entra import EXTRA, async_token_provider, token_provider
 
 if TYPE_CHECKING:
     from airflow.providers.openai.hooks.openai import OpenAIHook
@@ -127,6 +126,7 @@ def _openai_hook() -> type[OpenAIHook]:
 
     import airflow_openai_batch.engine.answers.harvest
     import airflow_openai_batch.engine.api.client  # noqa: F401
+    from airflow_openai_batch.entra import EXTRA, async_token_provider, token_provider
 
     class Hook(OpenAIHook):
         """The owner's hook, whose clients sign in with Entra if the connection says so."""

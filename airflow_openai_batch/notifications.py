@@ -104,7 +104,7 @@ def _quoted(field: str) -> str:
 
 
 def _figures(progress: Progress) -> list[str]:
-    from airflow_openai_batch.engine.money.prices import PICODOLLARS, format_dollars
+    from airflow_openai_batch.engine.money.dollars import PICODOLLARS, format_dollars
     from airflow_openai_batch.engine.progress.log_format import line
 
     cost = [] if progress.cost is None else [f"Cost so far: {format_dollars(round(progress.cost * PICODOLLARS))}"]

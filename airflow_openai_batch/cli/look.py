@@ -26,8 +26,9 @@ from airflow_openai_batch.engine.job.summary import (
     summarize,
 )
 from airflow_openai_batch.engine.model import ENDED_STATUSES, Batch, Job, Shard, State, Timing, Usage
+from airflow_openai_batch.engine.money.dollars import short_cost_text
 from airflow_openai_batch.engine.money.estimate import estimate_in_dollars, estimate_of, estimate_text
-from airflow_openai_batch.engine.money.prices import prices_of, short_cost_text
+from airflow_openai_batch.engine.money.prices import prices_of
 from airflow_openai_batch.engine.progress.log_format import duration
 
 _MAX_LOOKS = 100

@@ -24,7 +24,7 @@ from airflow_openai_batch.engine.job.submit import submit
 from airflow_openai_batch.engine.job.summary import check_thresholds
 from airflow_openai_batch.engine.job.waiting import begin_waiting
 from airflow_openai_batch.engine.model import Job, JobKey, Policy
-from airflow_openai_batch.engine.money.budget import parse_dollars
+from airflow_openai_batch.engine.money.dollars import parse_dollars
 from airflow_openai_batch.engine.progress.compute import look_after, progress_of
 from airflow_openai_batch.engine.progress.model import Look, Phase, Progress
 from airflow_openai_batch.engine.results.sinks import FileSink

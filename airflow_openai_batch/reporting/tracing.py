@@ -20,7 +20,7 @@ from airflow_openai_batch.engine.job.state_machine import Fact
 from airflow_openai_batch.engine.job.status import Done, Held, Wait
 from airflow_openai_batch.engine.job.summary import check_thresholds, summarize
 from airflow_openai_batch.engine.model import Job, Shard, State, Status, model_of
-from airflow_openai_batch.engine.money.prices import PICODOLLARS
+from airflow_openai_batch.engine.money.dollars import PICODOLLARS
 from airflow_openai_batch.reporting.metrics import count, took
 
 if TYPE_CHECKING:

@@ -219,7 +219,7 @@ def with_options(policy: Policy) -> Policy:
     Raises:
         OpenAIBatchFailure: An option has a value that cannot be used, or the file of prices cannot be read.
     """
-    from airflow_openai_batch.engine.money.budget import parse_dollars
+    from airflow_openai_batch.engine.money.dollars import parse_dollars
     from airflow_openai_batch.engine.money.prices import parse_prices
 
     cap, place = settings.MAX_COST.get().strip(), settings.PRICES.get().strip()

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from airflow_openai_batch.chunking import Chunks
 from airflow_openai_batch.engine.errors import InputError
+from airflow_openai_batch.engine.requests.chunks import Chunks
 from airflow_openai_batch.exceptions import OpenAIBatchFailure
 from airflow_openai_batch.sql import SqlQuery, SqlTable
 

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from typing import Any
 
-from airflow_openai_batch.chunking import Chunks
+from airflow_openai_batch.engine.requests.chunks import Chunks
 from airflow_openai_batch.engine.requests.files import lists_files
 from airflow_openai_batch.exceptions import OpenAIBatchFailure
 from airflow_openai_batch.options import CsvFile

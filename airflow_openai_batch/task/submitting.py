@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
-from airflow_openai_batch.chunking import Chunks
 from airflow_openai_batch.engine.errors import InputError
+from airflow_openai_batch.engine.requests.chunks import Chunks
 from airflow_openai_batch.engine.requests.files import lists_files
 from airflow_openai_batch.exceptions import OpenAIBatchFailure, airflow_errors
 from airflow_openai_batch.hooks import OpenAIBatchHook, as_path
@@ -189,7 +189,7 @@ class JobMaker(BaseOperator):
 
     def _policy(self, finish_by: FinishBy | None = None, timezone: datetime.tzinfo = datetime.UTC) -> Policy:
         from airflow_openai_batch.engine.model import Policy, Status
-        from airflow_openai_batch.engine.money.budget import parse_dollars
+        from airflow_openai_batch.engine.money.dollars import parse_dollars
 
         statuses = [status.value for status in Status]
         unknown = [name for name in self.retry_on if name not in statuses]

@@ -12,7 +12,7 @@ from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.job.plan import plan_of
 from airflow_openai_batch.engine.job.submit import submit
 from airflow_openai_batch.engine.model import JobKey, Policy, State
-from airflow_openai_batch.engine.money.prices import PICODOLLARS
+from airflow_openai_batch.engine.money.dollars import PICODOLLARS
 
 BODY = {"model": "gpt-6-luna", "input": "Label: {text}", "max_output_tokens": 20}
 LONG = {"model": "gpt-6-luna", "input": "LONG essay: {text}", "max_output_tokens": 4000}

@@ -12,8 +12,9 @@ from airflow_openai_batch.engine.job.probe import refusal
 from airflow_openai_batch.engine.job.summary import check_thresholds, counted, summarize
 from airflow_openai_batch.engine.model import UNSENT, Cost, Job, Limit, Shard, State, root_id
 from airflow_openai_batch.engine.money.budget import over_budget, warning_before
+from airflow_openai_batch.engine.money.dollars import cost_text, format_dollars
 from airflow_openai_batch.engine.money.estimate import Estimator, Unpriced
-from airflow_openai_batch.engine.money.prices import cost_text, format_dollars, prices_of
+from airflow_openai_batch.engine.money.prices import prices_of
 
 
 def held_back(job: Job, actions: Sequence[Action]) -> dict[str, Limit]:

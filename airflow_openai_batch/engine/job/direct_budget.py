@@ -9,8 +9,9 @@ import msgspec
 
 from airflow_openai_batch.engine.direct.lines import DirectRequest
 from airflow_openai_batch.engine.model import Cost, Job, ServiceTier, Shard, Usage
+from airflow_openai_batch.engine.money.dollars import format_dollars
 from airflow_openai_batch.engine.money.estimate import Estimator, Unpriced, at_most
-from airflow_openai_batch.engine.money.prices import format_dollars, prices_of, tier_of
+from airflow_openai_batch.engine.money.prices import prices_of, tier_of
 from airflow_openai_batch.engine.money.tokens import most_output_tokens
 
 _MARGIN = 1.1

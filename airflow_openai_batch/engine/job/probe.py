@@ -17,8 +17,9 @@ from airflow_openai_batch.engine.errors import ApiError, CommitRefused, Denied, 
 from airflow_openai_batch.engine.job.context import Engine
 from airflow_openai_batch.engine.job.failures import denied, problem_of
 from airflow_openai_batch.engine.model import BILLED, Cost, Job, Outcome, Probe, Shard, Status, Usage
+from airflow_openai_batch.engine.money.dollars import cost_text, format_dollars
 from airflow_openai_batch.engine.money.estimate import Estimator, Unpriced
-from airflow_openai_batch.engine.money.prices import cost_text, format_dollars, prices_of
+from airflow_openai_batch.engine.money.prices import prices_of
 from airflow_openai_batch.engine.money.tokens import most_output_tokens
 from airflow_openai_batch.engine.redaction import without_values
 from airflow_openai_batch.engine.schema.validation import ResponseSchema

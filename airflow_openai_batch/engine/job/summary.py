@@ -18,7 +18,7 @@ from airflow_openai_batch.engine.model import (
     Usage,
     Value,
 )
-from airflow_openai_batch.engine.money.prices import PICODOLLARS, cost_text, format_dollars, in_dollars
+from airflow_openai_batch.engine.money.dollars import PICODOLLARS, cost_text, format_dollars, in_dollars
 from airflow_openai_batch.engine.redaction import without_values
 
 _MAX_MESSAGE = 300

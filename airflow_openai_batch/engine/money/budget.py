@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.model import Shard
+from airflow_openai_batch.engine.money.dollars import format_dollars
 from airflow_openai_batch.engine.money.estimate import Estimator, ShardEstimate, Unpriced
-from airflow_openai_batch.engine.money.prices import PICODOLLARS, format_dollars
 
 _GROWTH = 4
 """How many requests may run at once for each answer that tells what they cost, where at most they cost too much."""
-
-_MOST_DOLLARS = 9_000_000
-"""The largest cap: picodollars are stored as 64-bit integers."""
 
 
 def over_budget(estimator: Estimator, shard: Shard) -> str | None:
@@ -76,26 +72,3 @@ def warning_before(estimator: Estimator, shard: Shard) -> str | None:
         f"answers are as long as the {estimator.n_answers(shard):,} so far. If they and all that run are as long as "
         f"the bodies allow, the job {at_most}, more than max_cost ({format_dollars(cap)})."
     )
-
-
-def parse_dollars(amount: object, where: str) -> int:
-    """Return an amount of dollars in picodollars.
-
-    Args:
-        amount: A number, or a text of one.
-        where: The setting, for the error message.
-
-    Raises:
-        InputError: It is no amount.
-    """
-    from decimal import Decimal, InvalidOperation
-
-    try:
-        dollars = Decimal(str(amount))
-    except InvalidOperation:
-        dollars = Decimal("nan")
-    if not dollars.is_finite() or dollars < 0 or isinstance(amount, bool):
-        raise InputError(f"{where} must be an amount of US dollars, for example 25 or 0.5, not {amount!r}.")
-    if dollars > _MOST_DOLLARS:
-        raise InputError(f"{where} may be at most {_MOST_DOLLARS:,} US dollars, is {amount}. None is no cap.")
-    return int(dollars * PICODOLLARS)

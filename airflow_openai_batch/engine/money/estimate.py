@@ -12,8 +12,9 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from airflow_openai_batch.engine.model import AT_OPENAI, BILLED, UNSENT, Cost, Job, Shard, State, Usage, Value
+from airflow_openai_batch.engine.money.dollars import PICODOLLARS, format_dollars
 from airflow_openai_batch.engine.money.own_answers import OwnAnswers
-from airflow_openai_batch.engine.money.prices import PICODOLLARS, Prices, Tariff, Tier, format_dollars, tier_of
+from airflow_openai_batch.engine.money.prices import Prices, Tariff, Tier, tier_of
 
 Basis = Literal["own", "earlier", "bound", ""]
 """What the expected length of answers is known by: the job's own answers, those of an earlier job of the same task,

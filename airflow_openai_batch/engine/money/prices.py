@@ -20,10 +20,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.model import Cost, Policy, ServiceTier, Usage
-
-PICODOLLARS = 10**12
-"""Picodollars in a dollar."""
+from airflow_openai_batch.engine.model import Policy, ServiceTier, Usage
 
 Tier = Literal["batch", "flex", "standard"]
 """By which way a request is asked: in a batch, or synchronously in one of OpenAI's service tiers."""
@@ -253,55 +250,3 @@ def shipped_table() -> ShippedTable:
 def shipped() -> dict[str, ModelPrices]:
     """Return the prices that the package ships."""
     return parse_prices(shipped_table().models, "prices.json")
-
-
-def in_dollars(cost: Cost) -> dict[str, float | int | None]:
-    """Return what is told of a cost: ``cost``, ``cost_of_bad_rows``, ``saved`` in dollars, ``rows_without_price``.
-
-    Args:
-        cost: The sums. A cost of which no part is known is None.
-    """
-    is_known = cost.picodollars or not cost.n_unknown
-    return {
-        "cost": cost.picodollars / PICODOLLARS if is_known else None,
-        "cost_of_bad_rows": cost.bad_picodollars / PICODOLLARS,
-        "saved": max(0, cost.saved_picodollars) / PICODOLLARS,
-        "rows_without_price": cost.n_unknown,
-    }
-
-
-def cost_text(cost: Cost) -> str:
-    """Return a cost for a person: ``$12.40 ($0.31 for bad rows), $12.40 saved``.
-
-    Args:
-        cost: The sums.
-    """
-    if cost.n_unknown and not cost.picodollars:
-        return "not known: no price for the model; see [openai_batch] prices"
-    bad = f" ({format_dollars(cost.bad_picodollars)} for bad rows)" if cost.bad_picodollars else ""
-    texts = [format_dollars(cost.picodollars) + bad]
-    if cost.saved_picodollars > 0:
-        texts.append(f"{format_dollars(cost.saved_picodollars)} saved")
-    if cost.n_unknown:
-        texts.append(f"without {cost.n_unknown:,} row{'s' * (cost.n_unknown != 1)} of unknown price")
-    return ", ".join(texts)
-
-
-def short_cost_text(cost: Cost) -> str:
-    """Return a cost for a column of a list: its sum, or that it is not known."""
-    return "not known" if cost.n_unknown and not cost.picodollars else format_dollars(cost.picodollars)
-
-
-def format_dollars(picodollars: int) -> str:
-    """Return an amount with as many digits as it needs: ``$1,234.50``, ``$0.25``, ``$0.0042``.
-
-    Args:
-        picodollars: The amount.
-    """
-    sign, dollars = "-" if picodollars < 0 else "", Decimal(abs(picodollars)) / PICODOLLARS
-    n_digits = 2 if not dollars or dollars >= 1 else max(2, 1 - dollars.adjusted())
-    text = f"{dollars:,.{n_digits}f}"
-    if n_digits > 2:
-        whole, _, decimals = text.partition(".")
-        text = f"{whole}.{decimals.rstrip('0'):0<2}"
-    return f"{sign}${text}"

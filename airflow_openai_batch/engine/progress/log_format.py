@@ -6,7 +6,7 @@ from collections import Counter
 
 from airflow_openai_batch.engine.job.summary import counted, money_text, share
 from airflow_openai_batch.engine.model import Cost, Status
-from airflow_openai_batch.engine.money.prices import PICODOLLARS, format_dollars
+from airflow_openai_batch.engine.money.dollars import PICODOLLARS, format_dollars
 from airflow_openai_batch.engine.progress.forecast import forecast_text
 from airflow_openai_batch.engine.progress.model import OVER, Failed, Logged, Progress, Tokens
 

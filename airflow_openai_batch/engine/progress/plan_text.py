@@ -6,8 +6,8 @@ from typing import Any
 
 from airflow_openai_batch.engine.job.plan import CapVerdict, Plan
 from airflow_openai_batch.engine.job.summary import counted
+from airflow_openai_batch.engine.money.dollars import PICODOLLARS, format_dollars
 from airflow_openai_batch.engine.money.estimate import Estimate, format_count, uncounted_text
-from airflow_openai_batch.engine.money.prices import PICODOLLARS, format_dollars
 from airflow_openai_batch.engine.progress.forecast import Forecast, forecast_text
 
 _BASES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow_openai_batch.engine.model import AT_OPENAI, Batch, Job, Shard, State
-from airflow_openai_batch.engine.money.prices import in_dollars
+from airflow_openai_batch.engine.money.dollars import in_dollars
 from airflow_openai_batch.engine.progress.model import MAX_PROBLEM, VERSION
 
 MAX_SHARDS = 200

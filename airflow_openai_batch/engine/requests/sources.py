@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from airflow_openai_batch.engine.concurrency import prefetch
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.requests.arrow import BATCH_ROWS, empty_batch, with_columns
-from airflow_openai_batch.engine.requests.chunks import Chunks, ChunkSource
+from airflow_openai_batch.engine.requests.chunk_source import ChunkSource
+from airflow_openai_batch.engine.requests.chunks import Chunks
 from airflow_openai_batch.engine.requests.csv_files import CsvFile, read_csv
 from airflow_openai_batch.engine.requests.files import (
     FilesSource,

@@ -12,8 +12,9 @@ from builders import World
 
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.model import Job, Measure, Policy
+from airflow_openai_batch.engine.money.dollars import PICODOLLARS
 from airflow_openai_batch.engine.money.estimate import estimate_of
-from airflow_openai_batch.engine.money.prices import PICODOLLARS, Prices
+from airflow_openai_batch.engine.money.prices import Prices
 
 BODY = {"model": "gpt-6-luna", "input": "{text}", "max_output_tokens": 100}
 

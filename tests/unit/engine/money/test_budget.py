@@ -9,9 +9,10 @@ import pytest
 
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.model import Cost, Job, Measure, Policy, Shard, State, Status, Usage
-from airflow_openai_batch.engine.money.budget import over_budget, parse_dollars, warning_before
+from airflow_openai_batch.engine.money.budget import over_budget, warning_before
+from airflow_openai_batch.engine.money.dollars import PICODOLLARS, parse_dollars
 from airflow_openai_batch.engine.money.estimate import Estimator
-from airflow_openai_batch.engine.money.prices import PICODOLLARS, Prices, parse_prices
+from airflow_openai_batch.engine.money.prices import Prices, parse_prices
 
 PRICES = Prices(
     parse_prices({"cheap": {"input": 1, "output": 10}, "dear": {"input": 10, "output": 100}, "free": {"input": 0}}, "p")

@@ -10,7 +10,8 @@ import pytest
 
 from airflow_openai_batch.engine.model import Cost, Usage
 from airflow_openai_batch.engine.money.costs import Costs, TokenCounts, costs_of, total_cost
-from airflow_openai_batch.engine.money.prices import PICODOLLARS, Prices, parse_prices
+from airflow_openai_batch.engine.money.dollars import PICODOLLARS
+from airflow_openai_batch.engine.money.prices import Prices, parse_prices
 
 MODELS = ["gpt-6-luna", "gpt-4o-2024-05-13", "my-model", None]
 

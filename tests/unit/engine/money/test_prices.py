@@ -8,16 +8,8 @@ import pytest
 
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.model import Cost, Usage
-from airflow_openai_batch.engine.money.prices import (
-    PICODOLLARS,
-    Prices,
-    cost_text,
-    format_dollars,
-    in_dollars,
-    parse_prices,
-    shipped,
-    shipped_table,
-)
+from airflow_openai_batch.engine.money.dollars import PICODOLLARS, cost_text, format_dollars, in_dollars
+from airflow_openai_batch.engine.money.prices import Prices, parse_prices, shipped, shipped_table
 
 MILLION = 1_000_000
 
