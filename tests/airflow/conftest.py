@@ -9,8 +9,8 @@ import functools
 import importlib.util
 import json
 import os
-import shutil
 import sqlite3
+import sys
 import tempfile
 import textwrap
 import uuid
@@ -20,6 +20,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+# pytest's importlib mode does not put the tests' folder on the path.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import rest
 
 _HOME = Path(tempfile.mkdtemp(prefix="airflow-test-"))
 _DAGS = _HOME / "dags"
@@ -31,6 +35,8 @@ os.environ.update(
     AIRFLOW__CORE__LOAD_EXAMPLES="False",
     AIRFLOW__CORE__DAGS_FOLDER=str(_DAGS),
     AIRFLOW__CORE__EXECUTOR="LocalExecutor",
+    AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS="True",
+    AIRFLOW__API_AUTH__JWT_SECRET="for these tests alone" * 4,
     AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{_DATABASE}",
     AIRFLOW__OPENAI_BATCH__FIRST_POLL_DELAY="0.05",
     AIRFLOW__OPENAI_BATCH__POLL_INTERVAL="0.2",
@@ -45,14 +51,19 @@ def airflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with made.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if made.exists():
-            shutil.copy(made, _DATABASE)
+            _copy(made, _DATABASE)
             return made
         from airflow.utils import db
 
         db.initdb()
-        with contextlib.closing(sqlite3.connect(_DATABASE)) as ours, contextlib.closing(sqlite3.connect(made)) as copy:
-            ours.backup(copy)
+        _copy(_DATABASE, made)
     return made
+
+
+def _copy(database: Path, to: Path) -> None:
+    """Copy a database as SQLite does it: a test may have opened the other one already."""
+    with contextlib.closing(sqlite3.connect(database)) as one, contextlib.closing(sqlite3.connect(to)) as other:
+        one.backup(other)
 
 
 @pytest.fixture(scope="session")
@@ -94,18 +105,10 @@ class Run:
     run_id: str
 
     def xcom(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
-        found = self.text(task_id, key, map_index)
-        return json.loads(found) if isinstance(found, str) and found else found
+        return rest.xcom(self.dag.dag_id, self.run_id, task_id, key, map_index)
 
-    def text(self, task_id: str, key: str, map_index: int = -1) -> Any:
-        from airflow.models.xcom import XComModel
-        from airflow.utils.session import create_session
-
-        with create_session() as session:
-            query = XComModel.get_many(
-                run_id=self.run_id, key=key, task_ids=[task_id], dag_ids=[self.dag.dag_id], map_indexes=map_index
-            )
-            return session.execute(query.with_only_columns(XComModel.value)).scalars().first()
+    def rendered_fields(self, task_id: str) -> dict[str, Any]:
+        return rest.rendered_fields(self.dag.dag_id, self.run_id, task_id)
 
     def execute(self, task: Any, *, try_number: int = 1, max_tries: int = 0) -> Any:
         """Execute a task as this run's task instance once more, without a scheduler."""
@@ -139,7 +142,7 @@ def run_dag(_airflow_db: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         dag_run = module.dag.test(run_conf=conf)
-        states = {ti.task_id: str(ti.state) for ti in dag_run.get_task_instances()}
+        states = rest.states(dag_id, dag_run.run_id)
         return Run(state=str(dag_run.state), states=states, dag=module.dag, run_id=dag_run.run_id)
 
     return run

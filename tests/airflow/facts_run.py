@@ -14,8 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import rest
+
 ROOT = Path(sys.argv[1])
 FROM = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+RUN_IDS: dict[str, str] = {}
 
 
 def tracing() -> Any:
@@ -56,27 +59,13 @@ def run(name: str) -> dict[str, str]:
     spec.loader.exec_module(module)
     with trace.get_tracer("test").start_as_current_span(f"run {name}"):
         finished = module.dag.test(run_after=FROM, logical_date=FROM)
-    return {ti.task_id: str(ti.state) for ti in finished.get_task_instances()}
+    RUN_IDS[name] = finished.run_id
+    return rest.states(name, finished.run_id)
 
 
 def asset_events() -> list[dict[str, Any]]:
-    from airflow.models.asset import AssetEvent
-    from airflow.utils.session import create_session
-
-    with create_session() as session:
-        return [
-            {"uri": e.asset.uri, "name": e.asset.name, "extra": e.extra, "task_id": e.source_task_id}
-            for e in session.query(AssetEvent).order_by(AssetEvent.id)
-        ]
-
-
-def xcom(dag_id: str, task_id: str) -> Any:
-    from airflow.models.xcom import XComModel
-    from airflow.utils.session import create_session
-
-    with create_session() as session:
-        found = session.query(XComModel.value).filter_by(dag_id=dag_id, task_id=task_id, key="return_value").scalar()
-    return json.loads(found) if isinstance(found, str) else found
+    found = rest.asset_events()
+    return [{key: e[key] for key in ("uri", "name", "extra")} | {"task_id": e["source_task_id"]} for e in found]
 
 
 def main() -> None:
@@ -102,7 +91,7 @@ def main() -> None:
         "states": states,
         "spans": [told(span) for span in exporter.get_finished_spans()],
         "assets": asset_events(),
-        "seen": xcom("good", "consumer"),
+        "seen": rest.xcom("good", RUN_IDS["good"], "consumer"),
     }
     (ROOT / "facts.json").write_text(json.dumps(facts))
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import rest
 
 EXAMPLE = Path(__file__).parents[2] / "dags_examples" / "approved_labeling.py"
 
@@ -54,7 +55,7 @@ def run(_airflow_db: None, emulator: Any, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def states(made: Any) -> dict[str, str]:
-    return {ti.task_id: str(ti.state) for ti in made.get_task_instances()}
+    return rest.states(made.dag_id, made.run_id)
 
 
 def test_what_is_approved_is_sent(run, emulator, tmp_path):

@@ -35,13 +35,9 @@ def test_chunks_of_whatever_rows_may_be(run_dag: Any, emulator: Any, rows: str) 
     assert {row.custom_id for row in emulator.ledger.rows()} == {"7#1", "7#2", "8#1"}
     upstream = run.dag.get_task("one").upstream_task_ids
     assert upstream == ({rows.removesuffix("()")} if rows in ("documents()", "path()") else set())
-    from airflow.models.renderedtifields import RenderedTaskInstanceFields
-    from airflow.utils.session import create_session
-
-    with create_session() as session:
-        fields = session.query(RenderedTaskInstanceFields).filter_by(run_id=run.run_id, task_id="one").one()
-    assert fields.rendered_fields["rows"].startswith("chunks of ")
-    assert "secret" not in str(fields.rendered_fields)
+    fields = run.rendered_fields("one")
+    assert fields["rows"].startswith("chunks of ")
+    assert "secret" not in str(fields)
 
 
 def test_a_templated_path_and_a_retry(run_dag: Any, emulator: Any, tmp_path: Path) -> None:

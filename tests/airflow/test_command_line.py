@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import rest
 from openai import OpenAI
 from upath import UPath
 
@@ -136,13 +137,9 @@ def test_without_the_connection_it_says_who_cancels_and_the_next_task_does(
 
 @pytest.mark.usefixtures("_airflow_db")
 def test_a_connection_in_airflows_database_is_found(job: Cancellable, monkeypatch: pytest.MonkeyPatch) -> None:
-    from airflow.models import Connection
-    from airflow.utils.session import create_session
-
     monkeypatch.delenv("AIRFLOW_CONN_OPENAI_DEFAULT")
     connection = {"conn_type": "openai", "host": job.emulator.base_url, "password": "sk-emulator"}
-    with create_session() as session:
-        session.add(Connection(conn_id="in_the_database", **connection))
+    rest.call("POST", "/connections", {"connection_id": "in_the_database", **connection})
     assert main([*job.arguments("cancel"), "--conn-id", "in_the_database"]) == 0
     assert is_cancelled(job)
 

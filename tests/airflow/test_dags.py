@@ -103,13 +103,9 @@ def test_rows_may_be_the_output_of_a_task_and_do_not_show_in_the_rendered_fields
         OpenAIBatchOperator(task_id="one", rows=rows(), **CHAT)
     """)
     assert run.state == "success"
-    from airflow.models.renderedtifields import RenderedTaskInstanceFields
-    from airflow.utils.session import create_session
-
-    with create_session() as session:
-        fields = session.query(RenderedTaskInstanceFields).filter_by(run_id=run.run_id, task_id="one").one()
-    assert fields.rendered_fields["rows"] == "(1 rows, not shown)"
-    assert "secret text" not in str(fields.rendered_fields)
+    fields = run.rendered_fields("one")
+    assert fields["rows"] == "(1 rows, not shown)"
+    assert "secret text" not in str(fields)
 
 
 def test_rows_as_a_templated_path_and_jinja_in_the_body(run_dag, emulator, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 import pytest
+import rest
 
 from airflow_openai_batch.demo import labeler
 from airflow_openai_batch.emulator import Raw, Text
@@ -52,9 +53,7 @@ def example(
     monkeypatch.setenv("LABELING_DATABASE", "packages_db")
 
     def run(name: str) -> Example:
-        from airflow.models.xcom import XComModel
         from airflow.sdk import timezone
-        from airflow.utils.session import create_session
 
         file = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"]) / f"{name}.py"
         shutil.copyfile(EXAMPLES / file.name, file)
@@ -65,12 +64,9 @@ def example(
         made = getattr(module, name)().test(logical_date=timezone.parse(DS))
 
         def xcom(task_id: str) -> Any:
-            with create_session() as session:
-                query = XComModel.get_many(run_id=made.run_id, key="return_value", task_ids=[task_id], dag_ids=[name])
-                found = session.execute(query.with_only_columns(XComModel.value)).scalars().first()
-            return json.loads(found) if isinstance(found, str) else found
+            return rest.xcom(name, made.run_id, task_id)
 
-        states = {ti.task_id: str(ti.state) for ti in made.get_task_instances()}
+        states = rest.states(name, made.run_id)
         return Example(str(made.state), states, tmp_path / "lake", xcom)
 
     return run

@@ -119,6 +119,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory, airflow_database: Path) -> I
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__DAGS_FOLDER": str(folder / "dags"),
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{folder}/airflow.db",
             "AIRFLOW__OPENAI_BATCH__FIRST_POLL_DELAY": "0.05",
             "AIRFLOW__OPENAI_BATCH__POLL_INTERVAL": "0.2",

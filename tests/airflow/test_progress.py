@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rest
 
 from airflow_openai_batch.emulator import HttpError, Rule, Text
 
@@ -247,8 +248,8 @@ def test_links_are_there_as_soon_as_what_they_lead_to_and_for_mapped_tasks_too(r
         assert run.xcom("wait", "openai_file_links", map_index=index) == answered
         names = {"OpenAIInputFileLink": "input", "OpenAIOutputFileLink": "output", "OpenAIErrorFileLink": "error"}
         for link, kind in names.items():
-            assert run.text("wait", f"_link_{link}", index) == answered.get(f"OpenAI {kind} file", "")
-        assert run.text("wait", "_link_OpenAIBatchLink", index).endswith(f"/batches/{batch.id}")
+            assert run.xcom("wait", f"_link_{link}", index) == answered.get(f"OpenAI {kind} file", "")
+        assert run.xcom("wait", "_link_OpenAIBatchLink", index).endswith(f"/batches/{batch.id}")
 
 
 def test_a_job_is_shown_while_a_worker_still_sends_it(run_dag, emulator, monkeypatch, capfd) -> None:
@@ -263,9 +264,6 @@ def test_a_job_is_shown_while_a_worker_still_sends_it(run_dag, emulator, monkeyp
 def test_why_rows_are_bad_is_told_in_log_exception_and_xcom_without_what_is_quoted_of_them(
     run_dag, emulator, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from airflow.models.xcom import XComModel
-    from airflow.utils.session import create_session
-
     from airflow_openai_batch.exceptions import OpenAIBatchFailure
 
     quoting = "Invalid value: 'ticket 7' is no 'max_tokens'; got ticket 7, sent with sk-emulator"
@@ -286,8 +284,7 @@ def test_why_rows_are_bad_is_told_in_log_exception_and_xcom_without_what_is_quot
     told = str(caught.value)
     assert "2 failed invalid_value: Invalid value: '…'" in told and "t-7, t-8" in told
     assert all(part in told for part in ("dead_letter.jsonl", "replay", "max_bad_ratio"))
-    with create_session() as session:
-        xcoms = [str(value) for (value,) in session.query(XComModel.value).filter(XComModel.run_id == run.run_id)]
+    xcoms = [json.dumps(value) for value in rest.xcoms(run.dag.dag_id, run.run_id)]
     assert len(xcoms) > 10
     assert not [text for text in xcoms if "ticket 7" in text or "sk-emulator" in text]
     assert max(map(len, xcoms)) < 8000
