@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from airflow_openai_batch.demo.packages import package_rows
 from airflow_openai_batch.demo.stack import Scene
 from airflow_openai_batch.examples import examples_folder
 
 FAILING_ROWS = (7, 31, 64, 98)
 """Rows of the first batch that are answered with an error 500, once, so that a second round is seen."""
-
-_QUEUE_TOKENS = 13_000
-"""Room for three batches of summaries, or for one of them and the slogans."""
 
 _SAME_QUEUE = ("package_summaries", "package_slogans")
 
@@ -34,6 +32,7 @@ def nightly_labeling(batch_s: float) -> Scene:
 
 def busy_night(batch_s: float) -> Scene:
     """Return several Dags with jobs in all states."""
+    n_packages = sum(1 for _ in package_rows())
     files = [examples_folder() / f"{name}.py" for name in ("nightly_labeling", "partitioned_labeling")]
     return Scene(
         batch_s=batch_s,
@@ -41,7 +40,7 @@ def busy_night(batch_s: float) -> Scene:
             *(_rows_of("package_facts", fault, 0.02) for fault in ("invalid", "refusal")),
             _rows_of("package_facts", _error(400, "context_length_exceeded", "The input is too long."), 0.02),
             _rows_of("nightly_labeling", _error(500, "server_error", "The server had an error."), 0.03),
-            *(_queue_of(dag_id) for dag_id in _SAME_QUEUE),
+            *(_queue_of(dag_id, n_packages + 5) for dag_id in _SAME_QUEUE),
             # Else their batches could be over before the other's begin, where Airflow is slow to start tasks.
             *(_slow(dag_id, 4 * batch_s) for dag_id in _SAME_QUEUE),
         ],
@@ -57,8 +56,10 @@ def _error(status: int, code: str, message: str) -> dict[str, Any]:
     return {"http_error": {"status": status, "code": code, "message": message}}
 
 
-def _queue_of(dag_id: str) -> dict[str, Any]:
-    return {"on": "batch", "match": {"metadata": {"dag_id": dag_id}}, "do": {"queue_limit": _QUEUE_TOKENS}}
+def _queue_of(dag_id: str, n_requests: int) -> dict[str, Any]:
+    """Return a queue that has room for the slogans, or for summaries, and for none of the others beside them."""
+    limit = {"queue_limit": {"requests": n_requests}}
+    return {"on": "batch", "match": {"metadata": {"dag_id": dag_id}}, "do": limit}
 
 
 def _slow(dag_id: str, seconds: float) -> dict[str, Any]:

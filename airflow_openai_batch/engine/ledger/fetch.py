@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
     from airflow_openai_batch.engine.ledger.segments import Digests, Numbers
 
-_CHUNK_ROWS = 1_000_000
+_CHUNK_ROWS = 500_000
+"""Rows that are looked up together. Each chunk reads all digests of the ledger, and each row takes some 50 bytes."""
 _BUCKET_BYTES = 16 * 1024 * 1024
 _WAITING_BYTES = 8 * 1024 * 1024
 _MAX_LOOKUPS = 4
