@@ -122,7 +122,10 @@ def _password_in(basic: str) -> str:
 
 def has_secret(text: str) -> bool:
     """Return whether an id holds a whole secret. Cheaper than ``scrubbed``."""
-    return any(form in text for form in _forms.long)
+    for form in _forms.long:  # noqa: SIM110 - thousands of ids are looked at on an event loop: twice as fast as any()
+        if form in text:
+            return True
+    return False
 
 
 def scrubbed(text: str) -> str:

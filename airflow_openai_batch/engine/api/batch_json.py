@@ -15,7 +15,7 @@ import msgspec
 from airflow_openai_batch.engine import errors
 from airflow_openai_batch.engine.api.text import count_of, decoded, id_text_of, number_of, text_of
 from airflow_openai_batch.engine.identity import NONCE_KEY
-from airflow_openai_batch.engine.model import Batch, LineError
+from airflow_openai_batch.engine.model import ENDED_STATUSES, Batch, LineError
 
 _STATUS_NAMES = {"canceled": "cancelled", "success": "completed", "succeeded": "completed", "done": "completed"}
 """Names that compatible servers use for OpenAI's statuses."""
@@ -144,7 +144,7 @@ def _parse(value: Mapping[str, Any]) -> Batch:
         expires_at=_epoch(value.get("expires_at")),
         in_progress_at=_epoch(value.get("in_progress_at")),
         finalizing_at=_epoch(value.get("finalizing_at")),
-        ended_at=_epoch(value.get(f"{status}_at") or (value.get("completed_at") if status == "failed" else None)),
+        ended_at=_ended_at(value, status),
         input_file_id=id_text_of(value.get("input_file_id")),
         output_file_id=id_text_of(value.get("output_file_id")),
         error_file_id=id_text_of(value.get("error_file_id")),
@@ -155,6 +155,12 @@ def _parse(value: Mapping[str, Any]) -> Batch:
         errors=_errors(value.get("errors") or value.get("error")),
         is_local_time=_is_local(value.get("created_at")),
     )
+
+
+def _ended_at(value: Mapping[str, Any], status: str) -> float | None:
+    if status not in ENDED_STATUSES:
+        return None
+    return _epoch(value.get(f"{status}_at") or (value.get("completed_at") if status == "failed" else None))
 
 
 def page_of(content: bytes) -> Page:
@@ -217,61 +223,6 @@ def is_of_another(content: bytes) -> bool:
         return isinstance(json_object(content).get("data"), list)
     except errors.Unclear:
         return False
-
-
-class _Brief(msgspec.Struct, gc=False):
-    """The fields of a batch object that polling needs. All others are skipped, which is ten times faster."""
-
-    id: Any = None
-    status: Any = None
-    created_at: Any = None
-    expires_at: Any = None
-    in_progress_at: Any = None
-    finalizing_at: Any = None
-    completed_at: Any = None
-    failed_at: Any = None
-    expired_at: Any = None
-    cancelled_at: Any = None
-    input_file_id: Any = None
-    output_file_id: Any = None
-    error_file_id: Any = None
-    request_counts: Any = None
-
-
-class _BriefPage(msgspec.Struct, gc=False):
-    data: list[_Brief]
-    has_more: Any = None
-
-
-_BRIEF = msgspec.json.Decoder(_Brief)
-
-_BRIEF_PAGE = msgspec.json.Decoder(_BriefPage)
-
-
-def brief_batch_of(content: bytes) -> Batch:
-    """Decode a batch object without its errors and metadata, of which there may be tens of thousands.
-
-    Raises:
-        Unclear: It is not a JSON object, or has no id.
-    """
-    try:
-        return parse_batch(msgspec.structs.asdict(_BRIEF.decode(content)))
-    except (msgspec.MsgspecError, ValueError, RecursionError, errors.Unclear):
-        return batch_of(content)  # in another form
-
-
-def brief_page_of(content: bytes) -> Page:
-    """Decode a page of the listing without the errors and metadata of its batches.
-
-    Raises:
-        Unclear: It cannot be read as a listing.
-    """
-    try:
-        page = _BRIEF_PAGE.decode(content)
-        batches = [parse_batch(msgspec.structs.asdict(brief)) for brief in page.data]
-    except (msgspec.MsgspecError, ValueError, RecursionError, errors.Unclear):
-        return page_of(content)  # in another form
-    return Page(batches, bool(page.has_more))
 
 
 def _unwrapped(value: Mapping[str, Any], names: tuple[str, ...], id_name: str) -> dict[str, Any] | None:

@@ -18,8 +18,6 @@ from airflow_openai_batch.engine.api.batch_json import (
     Page,
     UploadedFile,
     batch_of,
-    brief_batch_of,
-    brief_page_of,
     file_page_of,
     is_of_another,
     json_object,
@@ -27,6 +25,7 @@ from airflow_openai_batch.engine.api.batch_json import (
     uploaded_file_of,
 )
 from airflow_openai_batch.engine.api.bounds import OBJECT_BYTES, PAGE_BYTES, bounds_of_call, within
+from airflow_openai_batch.engine.api.brief_json import brief_batch_of, brief_page_of
 from airflow_openai_batch.engine.api.errors import translated
 from airflow_openai_batch.engine.api.rate_limits import RateLimits, rate_limits_of
 from airflow_openai_batch.engine.api.text import clean, number_of, text_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -12,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_openai_batch.engine import errors
-from airflow_openai_batch.engine.api.batch_json import batch_of, brief_batch_of, brief_page_of, page_of
+from airflow_openai_batch.engine.api.batch_json import batch_of, page_of
+from airflow_openai_batch.engine.api.brief_json import brief_batch_of, brief_page_of
 from airflow_openai_batch.engine.api.errors import translate, translated
 from airflow_openai_batch.engine.identity import NONCE_KEY
 from airflow_openai_batch.engine.model import Batch
@@ -74,6 +76,38 @@ def test_any_json_is_a_batch_or_an_error(value: Any) -> None:
             msgspec.json.encode(str(error))
         else:
             assert_stored(batch)
+
+
+plain_ids = st.from_regex(r"[A-Za-z0-9_.:-]{1,40}", fullmatch=True) | st.sampled_from(["file-1", "", "é", "a b", KEY])
+times = st.none() | st.integers(-2, 2**35) | st.sampled_from([0, 10**12, 1.5, "1790000000", "2026-11-01T00:00:00"])
+own_form = st.fixed_dictionaries(
+    {
+        "id": plain_ids,
+        "status": st.sampled_from(
+            ["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]
+        )
+        | st.sampled_from(["COMPLETED", "canceled", "queued", None]),
+    },
+    optional={
+        **{f"{name}_at": times for name in ("created", "expires", "in_progress", "finalizing", "completed", "failed")},
+        **{f"{name}_at": times for name in ("expired", "cancelling", "cancelled")},
+        **{f"{name}_file_id": st.none() | plain_ids for name in ("input", "output", "error")},
+        "request_counts": st.none()
+        | st.dictionaries(st.sampled_from(["total", "completed", "failed"]), st.none() | st.integers(-1, 2**60)),
+    },
+)
+
+
+@given(st.lists(own_form, max_size=3), st.booleans())
+def test_a_listing_in_openais_own_form_is_read_alike_with_and_without_types(
+    entries: list[dict[str, Any]], has_more: bool
+) -> None:
+    content = content_of({"object": "list", "data": entries, "has_more": has_more})
+    assert brief_page_of(content) == page_of(content)
+    for entry in entries:
+        if entry["id"]:
+            with contextlib.suppress(errors.Unclear):
+                assert brief_batch_of(content_of(entry)) == batch_of(content_of(entry))
 
 
 @given(st.lists(batches, max_size=3) | batches, anything)

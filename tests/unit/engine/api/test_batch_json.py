@@ -11,11 +11,11 @@ from airflow_openai_batch.engine import errors
 from airflow_openai_batch.engine.api.batch_json import (
     ListedFile,
     batch_of,
-    brief_batch_of,
     file_page_of,
     is_known_status,
     uploaded_file_of,
 )
+from airflow_openai_batch.engine.api.brief_json import brief_batch_of
 from airflow_openai_batch.engine.identity import NONCE_KEY
 from airflow_openai_batch.engine.model import LineError
 
