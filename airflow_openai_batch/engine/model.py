@@ -199,7 +199,7 @@ class Cost(Value, frozen=True, kw_only=True, gc=False):
         return Cost(**{name: getattr(self, name) + getattr(other, name) for name in self.__struct_fields__})
 
 
-class LineError(Value, frozen=True, kw_only=True):
+class LineError(Value, frozen=True, kw_only=True, gc=False):
     """A batch-level error: many lines can share one, so it is kept once with an example."""
 
     code: str
@@ -212,7 +212,7 @@ class LineError(Value, frozen=True, kw_only=True):
     """The custom_id of that line."""
 
 
-class Batch(Value, frozen=True, kw_only=True):
+class Batch(Value, frozen=True, kw_only=True, gc=False):
     """What is known of one batch at OpenAI. Ids are opaque text; an absent id is None, never an empty string."""
 
     id: str

@@ -48,7 +48,7 @@ _MAX_ALLOWANCE = 50.0
 _GRANTED = 0.02
 
 
-class Track(Value, frozen=True, kw_only=True):
+class Track(Value, frozen=True, kw_only=True, gc=False):
     """The status of a batch and how fast it changes. Times are epoch seconds."""
 
     batch: Batch

@@ -255,7 +255,7 @@ def needs_manual_create(shard: Shard) -> bool:
     return shard.state is State.UPLOADED and shard.n_absent >= MAX_ABSENT
 
 
-class Watched(Value, frozen=True, kw_only=True):
+class Watched(Value, frozen=True, kw_only=True, gc=False):
     """What the trigger knows of one batch it watches."""
 
     id: str
