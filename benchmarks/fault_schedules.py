@@ -70,7 +70,13 @@ def main() -> int:
     with Pool(args.processes) as pool:
         if args.each:
             return _run_each(pool, [(name,) for name in new], seeds)
-        reports = list(pool.imap_unordered(one, [(seed, seed % 3 == 2, new) for seed in seeds], chunksize=4))
+        reports = []
+        for report in pool.imap_unordered(one, [(seed, seed % 3 == 2, new) for seed in seeds], chunksize=4):
+            reports.append(report)
+            if report.violation:  # a run takes an hour: what it has found must not be lost
+                print(f"{_named(report)}: {report.violation[:300]}", flush=True)
+            elif len(reports) % 100 == 0:
+                print(f"{len(reports):,} schedules after {time.monotonic() - began:.0f} s", file=sys.stderr)
     took_s = time.monotonic() - began
     n = {is_frozen: _totals(r for r in reports if r.is_frozen is is_frozen) for is_frozen in (False, True)}
     print(f"{'':32}{'patient':>10}{'frozen':>10}")
