@@ -35,7 +35,7 @@ def watch(batch_ids: list[str], **arguments: Any) -> Any:
     return OpenAIBatchTrigger(batch_ids=batch_ids, **{**given, **arguments})
 
 
-def event(trigger: Any, timeout_s: float = 20) -> dict[str, Any]:
+def event(trigger: Any, timeout_s: float = 120) -> dict[str, Any]:
     async def first() -> Any:
         return await asyncio.wait_for(anext(aiter(trigger.run())), timeout_s)
 

@@ -124,5 +124,5 @@ def test_links_lead_to_where_the_site_has_what_they_name(
 def test_the_readme_is_the_first_page_and_its_links_lead_into_the_site(generate: ModuleType) -> None:
     page = generate.pages(REPOSITORY)["index.md"]
     assert "](get-started.md)" in page
-    assert "](images/ui-jobs-light.png)" in page
+    assert "](images/ui-tour.gif)" in page
     assert "](docs/" not in page

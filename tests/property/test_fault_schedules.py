@@ -189,7 +189,7 @@ def test_the_schedules_notice_a_cap_that_is_passed(monkeypatch: pytest.MonkeyPat
     if ignored == "what runs":
         monkeypatch.setattr("airflow_openai_batch.engine.money.estimate.Estimator._committed", [])
     else:
-        monkeypatch.setattr("airflow_openai_batch.engine.money.estimate.spent_by", lambda job, prices: 0)
+        monkeypatch.setattr("airflow_openai_batch.engine.money.estimate.spent_by", lambda *_, **__: 0)
     found = (run(seed, folder=folder, new=("times_odd",)).violation for seed in range(120))
     assert any(violation and "picodollars were billed" in violation for violation in found)
 
