@@ -6,18 +6,19 @@ import re
 import shutil
 import threading
 from collections import Counter
+from typing import Any
 
 import msgspec
 import pytest
 
 from airflow_openai_batch.emulator import Raw
-from airflow_openai_batch.engine.errors import InputError, StoreError
+from airflow_openai_batch.engine.errors import CommitRefused, InputError, StoreError
 from airflow_openai_batch.engine.job.advance import advance
 from airflow_openai_batch.engine.job.commands import cancel, resume
 from airflow_openai_batch.engine.job.status import Done, Held, Wait
 from airflow_openai_batch.engine.job.submit import submit
 from airflow_openai_batch.engine.job.waiting import begin_waiting
-from airflow_openai_batch.engine.model import Policy, State, Status, Timing
+from airflow_openai_batch.engine.model import Job, Policy, State, Status, Timing
 from airflow_openai_batch.engine.progress.compute import progress_of
 from airflow_openai_batch.engine.progress.log_format import line, table
 
@@ -500,6 +501,51 @@ def test_a_batch_that_never_ends_after_its_cancel_is_for_a_person(world) -> None
     assert n_before == 12, "all others are asked"
     assert isinstance(w.advance(), Held)
     assert n_asked(w) == n_before
+    assert n_paid_twice(w) == 0
+
+
+@pytest.mark.parametrize("code", [429, 503, 404])
+def test_a_look_that_fails_when_that_hour_is_over_holds_nothing(world, code: int) -> None:
+    w = world()
+    w.fault("batch", {"stuck": {"state": "cancelling", "seconds": 1800}}, times=1)
+    w.fault("batch", STUCK)
+    start(w)
+    until_the_moment(w)
+    w.advance()
+    n_before = n_asked(w)
+    w.clock.advance(2 * 3600)  # it has ended meanwhile
+    w.fault("GET /v1/batches/*", {"status": {"code": code}}, times=1)
+    assert isinstance(w.advance(), Wait)
+    w.done(step_s=60)
+    assert_all_answered_once(w)
+    assert n_asked(w) > n_before
+    assert n_paid_twice(w) == 0
+
+
+def test_what_was_seen_when_another_worker_was_faster_is_looked_at_again(world) -> None:
+    w = world()
+    w.fault("batch", {"stuck": {"state": "cancelling", "seconds": 5400}}, times=1)
+    w.fault("batch", STUCK)
+    start(w)
+    until_the_moment(w)
+    w.advance()
+    w.clock.advance(3000)
+    w.fault("GET /v1/batches/*", {"status": {"code": 503}}, times=1)  # what it knows of that is to be committed
+    engine = w.engine()
+    real = engine.store.commit
+
+    def overtaken(number: int, job: Job, at: float) -> Any:
+        """Another worker commits first, and this one stands still until the batch has ended."""
+        engine.store.commit = real
+        real(number, msgspec.structs.replace(w.job, waits={"another": 1}), at)
+        w.clock.advance(2 * 3600)
+        raise CommitRefused("another worker was faster")
+
+    engine.store.commit = overtaken
+    assert not isinstance(w.advance(engine), Held)
+    assert engine.store.commit is real
+    w.done(step_s=60)
+    assert_all_answered_once(w)
     assert n_paid_twice(w) == 0
 
 

@@ -360,15 +360,18 @@ class Witness:
             if row_["reused_from"] is not None:
                 if row_["status"] == "succeeded" and (now.bodies[row_["custom_id"]], row_["batch_id"]) not in requests:
                     raise Violation(f"{row_['custom_id']} has the answer to another request: {row_}")
-            elif (
-                row_["via"] == "batch"
-                and row_["status"] == "succeeded"
-                and (row_["custom_id"], row_["batch_id"]) not in answered
-            ):
-                raise Violation(f"{row_['custom_id']} succeeded in {row_['batch_id']}, which never answered it")
+            elif row_["via"] == "batch" and row_["status"] == "succeeded":
+                is_own = (row_["custom_id"], row_["batch_id"]) in answered
+                # Of an earlier epoch, the answer to an equal request counts, whichever row that was of.
+                is_equal = (now.bodies[row_["custom_id"]], row_["batch_id"]) in requests
+                if not is_own and not (is_equal and self._is_earlier(row_["batch_id"], job)):
+                    raise Violation(f"{row_['custom_id']} succeeded in {row_['batch_id']}, which never answered it")
             is_direct = row_["batch_id"] is None
             if row_["status"] == "succeeded" and not is_direct and self._group(row_["batch_id"]) != now.group:
                 raise Violation(f"{row_['custom_id']} has an answer from before a person started over")
+
+    def _is_earlier(self, batch_id: str, job: Job) -> bool:
+        return epoch_of(self._seen[batch_id]) < job.epoch
 
     def _check_direct_results(self, job: Job, rows: list[dict[str, Any]]) -> None:
         """An answer that was paid for synchronously is in the results, and none is older than a wish to start over."""
@@ -378,7 +381,9 @@ class Witness:
         if n_lost > job.n_maybe_paid_twice:
             raise Violation(f"{n_lost} answers that were paid for synchronously are lost")
         for row in rows:
-            is_direct = row["via"] == DIRECT and row["status"] == "succeeded" and row["reused_from"] is None
+            # In later rounds the request says what was wrong with the answer before, and so is another one.
+            is_first = row["round"] == 0 and row["status"] == "succeeded"
+            is_direct = row["via"] == DIRECT and is_first and row["reused_from"] is None
             if is_direct and not self.direct.n_paid[now.bodies[row["custom_id"]], now.group]:
                 raise Violation(f"{row['custom_id']} has a synchronous answer that was never given: {row}")
 
@@ -394,7 +399,9 @@ class Witness:
             return True
         if self._plan.hides and batch.id not in _known_ids(job):
             return True
-        if batch.id in self._accepted or self._is_given_up(batch, job):
+        # A person accepts for the whole job, also where OpenAI never names a file.
+        is_accepted = batch.id in self._accepted or (bool(self._accepted) and batch.quirks.no_output_file)
+        if is_accepted or self._is_given_up(batch, job):
             return row.custom_id not in self._readable_ids(batch)
         return False
 

@@ -88,6 +88,7 @@ def advance(engine: Engine) -> Wait | Done | Held:
                     f"{refusals} commits in a row were refused by {engine.store}; is it read-only?"
                 ) from None
             snapshot = load(engine)
+            fresh.clear()  # what was seen was not kept
             continue
         refusals = 0
         if hold is not None:

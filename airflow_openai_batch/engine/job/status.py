@@ -137,6 +137,8 @@ def _never_cancelled(job: Job, able: Sequence[Shard], now: float, timing: Timing
     waiting = [shard for shard in able if shard.state is not State.SETTLED and shard.id in current]
     late = [shard for shard in waiting if shard.state is State.RUNNING and was_cut_short(job, shard)]
     late = [shard for shard in late if now >= (shard.cancel_asked_at or now) + timing.cancelling_s]
+    # A look that failed says nothing, and will be made again.
+    late = [shard for shard in late if shard.not_before <= now]
     if not late or len(late) < len(waiting):
         return None
     ids = ", ".join(shard.batch.id for shard in late if shard.batch is not None)
