@@ -32,4 +32,5 @@ def test_a_late_job_is_finished_while_its_workers_are_killed(
     run_id, manifest = chaos.run_late(airflow_stack, emulator, seed=7, timeout_s=300, kills=2)
     frame = pd.read_parquet(Path(stack_env["OPENAI_BATCH_TEST_OUTPUT"]) / f"{run_id}.parquet")
     chaos.check_late(emulator, frame, manifest, 400)
-    assert 0 < manifest["maybe_paid_twice"] <= 2 * 16
+    # What was on its way at a kill; on a busy machine that may be nothing.
+    assert manifest["maybe_paid_twice"] <= 2 * 16
