@@ -7,7 +7,7 @@ import logging
 import os
 import weakref
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.providers.common.compat.sdk import BaseHook, ObjectStoragePath, conf
 
@@ -202,24 +202,31 @@ def as_path(text: str) -> Any:
     scheme, mark, _ = text.partition("://")
     if not mark:
         return ObjectStoragePath(f"file://{os.path.abspath(os.path.expanduser(text))}")
-    module, extra = _LIBRARIES.get(scheme, ("fsspec", ""))
-    if find_spec(module) is None:
+    library = _LIBRARIES.get(scheme)
+    if library is not None and find_spec(library.module) is None:
         raise StoreError(
-            f"{scheme}:// needs a library that is not installed ({module}). Install it on all workers, the triggerer "
-            f"and the API server: pip install 'airflow-openai-batch[{extra}]'."
+            f"{scheme}:// needs a library that is not installed ({library.module}). No answer is lost. Install it on "
+            f"all workers, the triggerer and the API server: pip install 'airflow-openai-batch[{library.extra}]'."
         )
     try:
         return ObjectStoragePath(text)
     except ValueError as error:
-        raise StoreError(f"{without_connection(text)!r} cannot be opened: {error}.") from error
+        place = without_connection(text)
+        raise StoreError(f"{place!r} cannot be opened: {error}. Correct it; no answer is lost.") from error
+
+
+class _Library(NamedTuple):
+    module: str
+    extra: str
+    """The package's extra that installs it."""
 
 
 _LIBRARIES = {
-    **dict.fromkeys(("s3", "s3a"), ("s3fs", "s3")),
-    **dict.fromkeys(("gs", "gcs"), ("gcsfs", "gcs")),
-    **dict.fromkeys(("abfs", "abfss", "az", "adl"), ("adlfs", "azure")),
+    **dict.fromkeys(("s3", "s3a"), _Library("s3fs", "s3")),
+    **dict.fromkeys(("gs", "gcs"), _Library("gcsfs", "gcs")),
+    **dict.fromkeys(("abfs", "abfss", "az", "adl"), _Library("adlfs", "azure")),
 }
-"""The module that opens a scheme, and the package's extra that installs it."""
+"""What opens the URIs of a scheme."""
 
 
 def without_connection(place: str) -> str:

@@ -27,6 +27,12 @@ class Label(BaseModel):
     topic: str
 
 
+@pytest.mark.parametrize("operator", [OpenAIBatchSubmitOperator, OpenAIBatchOperator])
+def test_a_mistake_names_its_task_as_many_may_be_made_in_one_loop(operator: Any) -> None:
+    with pytest.raises(OpenAIBatchFailure, match=r"^Task 'label_de': Unknown endpoint 'responses'"):
+        operator(**{**ASKED, "task_id": "label_de", "endpoint": "responses"})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -135,6 +135,18 @@ def test_a_batch_that_is_refused_whole_counts_with_the_most_that_it_may_cost(azu
     assert len(few.batches) == 1
 
 
+def test_a_prompt_that_is_refused_synchronously_does_not_stop_the_others_under_a_cap(azure):
+    w = azure(answer=lambda endpoint, body: Filtered(of_prompt=True) if "ticket 1 " in json.dumps(body) else "good")
+    w.fault("batch", {"expire_at": {"fraction": 0.0}})
+    prices = {"labels": {**PRICES["labels"], "standard": {"input": 0.1, "output": 0.5}}}
+    policy = Policy(max_cost=PICODOLLARS, prices=prices, max_bad_ratio=0.5, finish_by="6 h")
+    rows = w.rows(40, text="ticket {} of the night")
+    request = w.request(rows, endpoint=CHAT, body={**BODY, "max_completion_tokens": 100}, per_shard=20)
+    submit(w.engine(), request, policy, finish_at=lambda now: now + 6 * 3600.0)
+    assert w.done(step_s=600).by_status == {"succeeded": 39, "refused": 1}
+    assert sum(row["via"] == "direct" for row in w.table()) == 40
+
+
 def test_a_row_that_is_asked_first_and_filtered_holds_nothing_back(azure):
     w = azure(answer=lambda endpoint, body: Filtered(of_prompt=True) if "ticket 0" in json.dumps(body) else "good")
     w.submit(5, endpoint=CHAT, body=BODY, policy=Policy(probe=True, max_bad_ratio=0.5))

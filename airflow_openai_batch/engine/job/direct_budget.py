@@ -80,12 +80,14 @@ class Budget:
         if self._cap is None:
             return None
         cap = format_dollars(self._cap)
-        if self._unpriced is not None or cost.n_unknown or most is None:
+        if self._unpriced is not None or most is None:
             reason = self._unpriced or f"what {self._model!r} costs synchronously ({self._tier}) is not known."
             return (
                 f"max_cost is {cap}, and {reason} Nothing more is asked. Give the price and clear the submitting task."
             )
-        spent = self._others + self._lost + cost.picodollars
+        # Answers whose tokens nobody counted, as of prompts that a filter stopped, cost no more than others may.
+        uncounted = cost.n_unknown * max(most, self.mean_picodollars)
+        spent = self._others + self._lost + cost.picodollars + uncounted
         if spent + self._reserved + most <= self._cap:
             return None
         return (
