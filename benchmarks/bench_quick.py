@@ -24,14 +24,14 @@ from run_all import FOLDER
 
 LAST = FOLDER / "results" / "quick" / "last.json"
 PROGRAMS: dict[str, tuple[str, ...]] = {
-    "imports": ("--repeat", "5"),
-    "build": ("--rows", "100000", "--repeat", "3", "--only", "ours", "callable", "iterrows", "rewrite"),
+    "imports": ("--repeat", "5", "--only", "operators", "everything", "bases"),
+    "build": ("--rows", "50000", "--repeat", "3", "--only", "ours", "callable", "iterrows", "rewrite"),
     "transfer": ("--repeat", "3", "--only", "ours", "raw", "curl"),
-    "parse": ("--rows", "100000", "--repeat", "3"),
-    "embeddings": ("--rows", "10000", "--repeat", "2"),
-    "join": ("--rows", "200000", "--repeat", "3", "--only", "fields", "limit"),
-    "end_to_end": ("--rows", "200000", "--repeat", "1"),
-    "ledger": ("--rows", "100000", "--repeat", "1"),
+    "parse": ("--rows", "50000", "--repeat", "3"),
+    "embeddings": ("--rows", "5000", "--repeat", "2"),
+    "join": ("--rows", "100000", "--repeat", "3", "--only", "fields", "limit"),
+    "end_to_end": ("--rows", "100000", "--repeat", "1"),
+    "ledger": ("--rows", "20000", "--repeat", "1"),
     "waiting": ("--n", "5000", "--repeat", "1", "--only", "ours"),
 }
 Goals = dict[str, dict[str, Any]]
@@ -49,8 +49,9 @@ def main() -> int:
     now: Goals = {}
     failed = []
     for name in options.only or PROGRAMS:
-        print(f"== {name}", flush=True)
+        program_began_at = time.monotonic()
         found = measured(name)
+        print(f"{time.monotonic() - program_began_at:6.0f} s  {name}", flush=True)
         now |= found
         failed += [] if found else [name]
     print(f"\n{table(now, last)}\n\n{time.monotonic() - began_at:.0f} s in all, load before {load:.2f}.")

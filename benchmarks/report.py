@@ -26,6 +26,7 @@ ORDER = (
     "build",
     "transfer",
     "parse",
+    "decode",
     "embeddings",
     "join",
     "end_to_end",

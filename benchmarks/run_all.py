@@ -25,6 +25,7 @@ PROGRAMS: dict[str, tuple[tuple[str, ...], tuple[str, ...] | None]] = {
     "build": (("--repeat", "5"), QUICK),
     "transfer": (("--repeat", "5"), QUICK),
     "parse": (("--repeat", "5"), QUICK),
+    "decode": (("--repeat", "5"), QUICK),
     "embeddings": (("--repeat", "5"), QUICK),
     "join": (("--repeat", "5"), QUICK),
     "end_to_end": (("--rows", "1000000", "--repeat", "3"), QUICK),
