@@ -202,17 +202,22 @@ def as_path(text: str) -> Any:
     scheme, mark, _ = text.partition("://")
     if not mark:
         return ObjectStoragePath(f"file://{os.path.abspath(os.path.expanduser(text))}")
+    from airflow.sdk.io import has_fs
+
     library = _LIBRARIES.get(scheme)
-    if library is not None and find_spec(library.module) is None:
+    if library is not None and (find_spec(library.module) is None or not has_fs(scheme)):
         raise StoreError(
-            f"{scheme}:// needs a library that is not installed ({library.module}). No answer is lost. Install it on "
-            f"all workers, the triggerer and the API server: pip install 'airflow-openai-batch[{library.extra}]'."
+            f"{scheme}:// needs a library that is not installed ({library.module}, and Airflow's provider for it). No "
+            "answer is lost. Install both on all workers, the triggerer and the API server: "
+            f"pip install 'airflow-openai-batch[{library.extra}]'."
         )
-    try:
-        return ObjectStoragePath(text)
-    except ValueError as error:
-        place = without_connection(text)
-        raise StoreError(f"{place!r} cannot be opened: {error}. Correct it; no answer is lost.") from error
+    if not has_fs(scheme):
+        raise StoreError(
+            f"{without_connection(text)!r} cannot be opened: no installed provider of Airflow has a file system for "
+            f"{scheme}://. Correct the scheme (file, s3, gs, abfs), or install the provider on all workers, the "
+            "triggerer and the API server; no answer is lost."
+        )
+    return ObjectStoragePath(text)
 
 
 class _Library(NamedTuple):

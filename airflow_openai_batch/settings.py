@@ -35,8 +35,8 @@ class Option(Generic[T]):
 STORAGE = Option(
     "storage",
     "",
-    "Where jobs are kept: a path or URI that every worker reaches, for example s3://conn@bucket/prefix. Empty: "
-    "openai_batch in AIRFLOW_HOME, for executors on one machine.",
+    "Where jobs are kept: an absolute path or a URI that every worker reaches, for example s3://conn@bucket/prefix. "
+    "Empty: openai_batch in AIRFLOW_HOME, for executors on one machine.",
     "s3://aws_default@my-bucket/openai-batch",
 )
 DEPLOYMENT = Option(

@@ -115,8 +115,7 @@ def _address(error: Exception) -> str:
 
     if not isinstance(error, openai.APIConnectionError):
         return ""
-    url = error.request.url
-    return f" at {url.host}" + (f":{url.port}" if url.port else "")
+    return f" at {error.request.url.netloc.decode()}"
 
 
 def translate(error: Exception) -> errors.ApiError | None:

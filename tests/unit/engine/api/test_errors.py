@@ -150,6 +150,7 @@ def test_only_a_connection_that_was_never_made_is_sure_to_have_had_no_effect(
     [
         ("https://api.openai.com/v1/files", "OpenAI at api.openai.com: "),
         ("http://127.0.0.1:8080/v1/batches", "OpenAI at 127.0.0.1:8080: "),
+        ("http://[::1]:8080/v1/batches", "OpenAI at [::1]:8080: "),
         ("https://user:sk-SECRET@gateway.example/v1?key=sk-SECRET", "OpenAI at gateway.example: "),
     ],
 )
