@@ -103,9 +103,7 @@ def test_a_library_without_the_provider_that_registers_it_is_named_too(monkeypat
 def test_a_scheme_that_nobody_knows_is_told(place: str) -> None:
     """Before anything is opened: some versions of universal_pathlib only refuse it at the first read."""
     scheme = place.partition("://")[0]
-    with pytest.raises(
-        StoreError, match=rf"'{scheme}://bucket/jobs' cannot be opened: .*no answer is lost"
-    ):
+    with pytest.raises(StoreError, match=rf"'{scheme}://bucket/jobs' cannot be opened: .*no answer is lost"):
         as_path(place)
 
 
