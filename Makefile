@@ -67,6 +67,11 @@ test-oldest: setup-oldest ## The fast tests and a few on real processes, on Airf
 test-integration: setup ## The tests that start Airflow's own processes, and a browser; needs PostgreSQL, Redis and Chromium
 	pytest -q $(TWO_AIRFLOWS_AT_A_TIME) tests/integration
 
+.PHONY: test-mysql
+test-mysql: setup ## The tests of databases with MariaDB too; needs its server, its client's headers and a compiler
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps apache-airflow-providers-mysql mysqlclient
+	pytest -q tests/airflow/sql
+
 .PHONY: test-browser
 test-browser: setup ## Of these, only the page in a real browser
 	pytest -q tests/integration/browser

@@ -47,7 +47,7 @@ def hook_of(conn_id: str, purpose: str) -> Any:
     except ImportError:
         raise InputError(
             f"{purpose}: databases need the provider of yours, which is not installed: pip install "
-            "'airflow-openai-batch[postgres]' (or [sqlite], [duckdb])."
+            "'airflow-openai-batch[postgres]' (or [mysql], [sqlite], [duckdb])."
         ) from None
     connection = BaseHook.get_connection(conn_id)
     try:

@@ -2,14 +2,54 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_openai_batch.engine.errors import InputError
+from airflow_openai_batch.sql import statements
 from airflow_openai_batch.sql.statements import STAGING, create_staging
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from airflow_openai_batch.sql.table import SqlTable
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What of the results is written, and where.
+
+    Args:
+        table: The table, as the user gave it.
+        columns: The columns that are written, by their names in the table.
+        only_good: Whether rows without a good answer are left out.
+    """
+
+    table: SqlTable
+    columns: tuple[str, ...]
+    only_good: bool
+
+    @property
+    def name(self) -> str:
+        """The table's name, quoted."""
+        return statements.quoted(*self.table.parts)
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The columns that tell rows apart; none where all rows are replaced."""
+        return self.table.keys if self.table.mode != "replace" else ()
+
+    @property
+    def updated(self) -> tuple[str, ...]:
+        """The columns that change in rows which are there."""
+        is_upsert = self.table.mode == "upsert"
+        return tuple(name for name in self.columns if name not in self.key) if is_upsert else ()
+
+    @property
+    def is_deleted_from(self) -> bool:
+        """Whether rows of the table may be deleted."""
+        return self.table.mode == "replace" or self.table.delete_vanished
 
 
 class Loader:
@@ -53,6 +93,13 @@ class Loader:
         n: int = cursor.fetchone()[0]
         return n
 
+    def refuse(self, table: SqlTable) -> None:
+        """Refuse what the database cannot do.
+
+        Raises:
+            InputError: It is asked for.
+        """
+
     def look_at(self, target: str, columns: Sequence[str]) -> None:
         """Refuse a table without one of the columns.
 
@@ -62,6 +109,17 @@ class Loader:
         cursor = self.connection.cursor()
         cursor.execute(f"SELECT * FROM {target} WHERE 1 = 0")  # noqa: S608 - quoted
         check_columns(target, columns, [column[0] for column in cursor.description])
+        cursor.fetchall()  # some clients want every result read
+
+    def check_rights(self, target: Target) -> None:
+        """Refuse a table that could not be written, by statements that write nothing.
+
+        Raises:
+            Exception: The driver's, if there is no unique key or a right is missing.
+        """
+        self.execute(self._insert(target, source=target.name, condition="1 = 0"))
+        if target.is_deleted_from:
+            self.execute(f"DELETE FROM {target.name} WHERE 1 = 0")  # noqa: S608 - quoted
 
     def check_vectors(self, schema: pa.Schema, embeddings: str | None, n: int | None) -> None:
         """Refuse a table whose columns hold no such vectors, as far as it is known before there are any.
@@ -92,6 +150,35 @@ class Loader:
             first_row: The ordinal of the first one, for error messages.
         """
         raise NotImplementedError
+
+    def empty(self, target: Target) -> int:
+        """Remove all rows of the table. Returns how many there were."""
+        return self.execute(f"DELETE FROM {target.name}")  # noqa: S608 - quoted
+
+    def insert(self, target: Target) -> int:
+        """Bring the staged rows into the table. Returns how many were added or changed."""
+        return self.execute(self._insert(target, self.source))
+
+    def _insert(self, target: Target, source: str, condition: str = "1 = 1") -> str:
+        return statements.insert(
+            target.name,
+            target.columns,
+            target.key,
+            updates=bool(target.updated),
+            only_good=target.only_good and source != target.name,
+            as_text=self.not_comparable,
+            source=source,
+            condition=condition,
+        )
+
+    def delete_vanished(self, target: Target) -> int:
+        """Delete what no staged row has the key of. Returns how many rows."""
+        return self.execute(statements.delete_vanished(target.name, target.key))
+
+    def drop_staging(self) -> None:
+        """Drop the staging tables."""
+        for name in self.staging:
+            self.execute(f"DROP TABLE {name}")
 
     def type_of(self, arrow_type: pa.DataType) -> str:
         """Return the type of a column that is created for values of a type in Arrow."""

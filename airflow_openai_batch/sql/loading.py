@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
-import decimal
 import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.requests.arrow import is_json
-from airflow_openai_batch.engine.requests.values import result_json
 from airflow_openai_batch.sql.loader import Loader, check_columns
+from airflow_openai_batch.sql.mysql_loading import DRIVERS, MysqlLoader
 from airflow_openai_batch.sql.statements import STAGING, listed
+from airflow_openai_batch.sql.values import python_values
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,10 +32,12 @@ def loader_of(connection: Any, hook: Any) -> Loader:
             return SqliteLoader(connection, hook)
         case "duckdb" | "_duckdb":
             return DuckdbLoader(connection, hook)
+        case module if module in DRIVERS:
+            return MysqlLoader(connection, hook)
         case module:
             raise InputError(
-                f"output: results can be written to PostgreSQL, SQLite and DuckDB, not through {module}. Write "
-                "them to a .parquet file, and load that with your database's own means."
+                f"output: results can be written to PostgreSQL, MySQL, MariaDB, SQLite and DuckDB, not through "
+                f"{module}. Write them to a .parquet file, and load that with your database's own means."
             )
 
 
@@ -52,7 +53,7 @@ class SqliteLoader(Loader):
 
     def load(self, rows: pa.RecordBatch, first_row: int) -> int:
         """Append rows."""
-        columns = [_python_values(column) for column in rows.columns]
+        columns = [python_values(column, (int, float, bytes)) for column in rows.columns]
         marks = ", ".join("?" * len(columns))
         statement = f"INSERT INTO {STAGING} ({listed(rows.schema.names)}) VALUES ({marks})"  # noqa: S608 - quoted
         try:
@@ -131,19 +132,3 @@ class DuckdbLoader(Loader):
             "SELECT coalesce(path, '') FROM duckdb_databases() WHERE database_name = current_database()"
         ).fetchone()
         return f"duckdb://{path[0] if path else ''}/{'/'.join(parts)}"
-
-
-def _python_values(column: pa.Array) -> list[Any]:
-    """Return values as SQLite can keep them: numbers and bytes as they are, anything else as the text of it."""
-    if is_json(column.type):
-        texts: list[Any] = column.storage.to_pylist()
-        return texts
-    return [_sqlite_value(value) for value in column.to_pylist()]
-
-
-def _sqlite_value(value: Any) -> Any:
-    if value is None or isinstance(value, str | int | float | bytes):
-        return value
-    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
-        return value.isoformat(" ") if isinstance(value, datetime.datetime) else value.isoformat()
-    return str(value) if isinstance(value, decimal.Decimal) else result_json(value).decode()

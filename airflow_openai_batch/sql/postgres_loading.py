@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.requests.arrow import is_json
-from airflow_openai_batch.sql.loader import Loader, check_columns
+from airflow_openai_batch.sql.loader import Loader, Target, check_columns
 from airflow_openai_batch.sql.postgres_csv import csv_column
 from airflow_openai_batch.sql.postgres_vectors import VectorColumn, numbered, vector_columns, wrong_dimensions
 from airflow_openai_batch.sql.statements import STAGING, create_staging, listed, quoted
@@ -116,6 +116,11 @@ class PostgresLoader(Loader):
         pa_csv.write_csv(table, buffer, pa_csv.WriteOptions(include_header=False))
         self._copy(f"COPY {STAGING} ({listed(rows.schema.names)}) FROM STDIN (FORMAT csv)", buffer)
         return n_replaced
+
+    def empty(self, target: Target) -> int:
+        """Remove all rows. Readers go on; another who replaces them waits, and then sees and removes ours."""
+        self.execute(f"LOCK TABLE {target.name} IN SHARE ROW EXCLUSIVE MODE")
+        return super().empty(target)
 
     def type_of(self, arrow_type: pa.DataType) -> str:
         """Return the type of a column."""

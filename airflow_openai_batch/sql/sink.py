@@ -10,7 +10,7 @@ from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.model import Status
 from airflow_openai_batch.sql import statements
 from airflow_openai_batch.sql.connecting import connected, errors_told, hook_of, with_meaning
-from airflow_openai_batch.sql.loader import Loader
+from airflow_openai_batch.sql.loader import Loader, Target
 from airflow_openai_batch.sql.loading import loader_of
 
 if TYPE_CHECKING:
@@ -42,10 +42,8 @@ class SqlSink:
 
     def __init__(self, table: SqlTable, log: Any) -> None:
         self._table, self._log = table, log
-        self._target = statements.quoted(*table.parts)
         self._stack = contextlib.ExitStack()
         self._names: dict[str, str] = {}
-        self._only_good = bool(table.only_good)
         self._n_rows = 0
         self.uri: str | None = None
         self.dead_letter_uri: str | None = None
@@ -80,15 +78,13 @@ class SqlSink:
         with self:
             self._begin(schema)
             self._loader.check_vectors(self._of_table(schema), self._names.get(_OUTPUT), n_dimensions)
-            self._loader.execute(self._insert(source=self._target, condition="1 = 0"))
-            if self._table.mode == "replace" or self._table.delete_vanished:
-                self._loader.execute(f"DELETE FROM {self._target} WHERE 1 = 0")  # noqa: S608 - quoted
+            self._loader.check_rights(self._target)
             self._connection.rollback()
 
     def begin(self, schema: pa.Schema) -> None:
         """Begin the transaction, and make the staging table."""
         self._begin(schema)
-        self._loader.stage(self._target, self._of_table(schema))
+        self._loader.stage(self._target.name, self._of_table(schema))
 
     def _of_table(self, schema: pa.Schema) -> pa.Schema:
         """Return the columns that are written, by their names in the table."""
@@ -104,18 +100,21 @@ class SqlSink:
             )
         if missing := [name for name in self._table.keys if name not in self._names.values()]:
             raise InputError(f"SqlTable: the results have no column {', '.join(missing)}, which is in the key.")
+        only_good = self._table.only_good
+        if only_good is None and self._table.mode != "replace" and _OUTPUT in self._names:
+            only_good = _is_embedding(_OUTPUT, schema.field(_OUTPUT).type)
+        self._target = Target(self._table, tuple(self._names.values()), bool(only_good))
+        self._loader.refuse(self._table)
         self._loader.begin()
         if self._table.create:
             types = {to: self._type_of(name, schema.field(name).type) for name, to in self._names.items()}
-            self._loader.execute(statements.create_table(self._target, types, self._table.keys))
-        self._loader.look_at(self._target, list(self._names.values()))
+            self._loader.execute(statements.create_table(self._target.name, types, self._table.keys))
+        self._loader.look_at(self._target.name, self._target.columns)
         self.uri = self._loader.uri(self._table.parts)
-        if self._table.only_good is None and self._table.mode != "replace" and _OUTPUT in self._names:
-            self._only_good = _is_embedding(_OUTPUT, schema.field(_OUTPUT).type)
 
     def _type_of(self, name: str, arrow_type: pa.DataType) -> str:
         if _is_embedding(name, arrow_type):
-            return self._loader.embedding_type(arrow_type, self._target)
+            return self._loader.embedding_type(arrow_type, self._target.name)
         return self._loader.type_of(arrow_type)
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -141,16 +140,13 @@ class SqlSink:
         """
         table, loader = self._table, self._loader
         self._check_keys()
-        n_removed = 0
         if table.create:
-            loader.finish_table(self._target)
-        if table.mode == "replace":
-            n_removed = loader.execute(f"DELETE FROM {self._target}")  # noqa: S608 - quoted
-        n_changed = loader.execute(self._insert(loader.source))
+            loader.finish_table(self._target.name)
+        n_removed = loader.empty(self._target) if table.mode == "replace" else 0
+        n_changed = loader.insert(self._target)
         if table.delete_vanished:
-            n_removed = loader.execute(statements.delete_vanished(self._target, table.keys))
-        for name in loader.staging:
-            loader.execute(f"DROP TABLE {name}")
+            n_removed = loader.delete_vanished(self._target)
+        loader.drop_staging()
         self._connection.commit()
         self._log.info(
             "%s: %d rows of results; %d added or changed, %d removed.", table, self._n_rows, n_changed, n_removed
@@ -165,38 +161,29 @@ class SqlSink:
             self._log.warning(
                 "%d vectors have NaN, an infinity or numbers too large for their column, which pgvector refuses: %s.",
                 n,
-                "their rows were left out" if self._only_good else "they were written as null",
+                "their rows were left out" if self._target.only_good else "they were written as null",
             )
 
     def _check_keys(self) -> None:
         table = self._table
         if table.delete_vanished and not self._n_rows:
             raise InputError("SqlTable: there are no rows, so delete_vanished would delete all that the table has.")
-        if table.mode != "upsert":
+        if table.mode == "replace":
             return
-        if table.delete_vanished and (n := self._loader.count(statements.null_keys(table.keys))):
+        is_left_out = self._target.only_good and not table.delete_vanished
+        if n := self._loader.count(statements.null_keys(table.keys, only_good=is_left_out)):
             raise InputError(
-                f"SqlTable: {n:,} rows have null in the key ({', '.join(table.keys)}), so delete_vanished cannot tell "
-                "which rows of the table are theirs. Let the key be columns that rows without an answer have too."
+                f"SqlTable: {n:,} rows have null in the key ({', '.join(table.keys)}), so which rows of the table are "
+                "theirs cannot be told, and a retry would write them twice. Let the key be columns that rows without "
+                "an answer have too."
             )
+        if table.mode == "append":
+            return
         if n := self._loader.count(statements.repeated_keys(table.keys)):
             raise InputError(
                 f"SqlTable: {n:,} keys ({', '.join(table.keys)}) are those of several rows each, so which one is meant "
                 "is not known. Let the key have more columns, or let the rows differ."
             )
-
-    def _insert(self, source: str, condition: str = "1 = 1") -> str:
-        table = self._table
-        return statements.insert(
-            self._target,
-            list(self._names.values()),
-            table.keys if table.mode != "replace" else (),
-            updates=table.mode == "upsert",
-            only_good=self._only_good and source != self._target,
-            as_text=self._loader.not_comparable,
-            source=source,
-            condition=condition,
-        )
 
 
 def _is_embedding(name: str, arrow_type: pa.DataType) -> bool:

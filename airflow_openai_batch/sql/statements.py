@@ -1,4 +1,4 @@
-"""The SQL that results are written with, which PostgreSQL, SQLite and DuckDB understand alike. Pure."""
+"""The SQL that results are written with, as PostgreSQL, SQLite and DuckDB have it; MySQL has some of its own. Pure."""
 
 from __future__ import annotations
 
@@ -95,13 +95,19 @@ def delete_vanished(target: str, key: Sequence[str]) -> str:
 
 def repeated_keys(key: Sequence[str]) -> str:
     """Return the query that counts keys which several rows of the staging table have."""
-    return f"SELECT count(*) FROM (SELECT 1 FROM {STAGING} GROUP BY {listed(key)} HAVING count(*) > 1) AS keys"  # noqa: S608
+    return f"SELECT count(*) FROM (SELECT 1 FROM {STAGING} GROUP BY {listed(key)} HAVING count(*) > 1) AS repeated"  # noqa: S608
 
 
-def null_keys(key: Sequence[str]) -> str:
-    """Return the query that counts rows of the staging table without a whole key."""
+def null_keys(key: Sequence[str], *, only_good: bool) -> str:
+    """Return the query that counts rows of the staging table without a whole key.
+
+    Args:
+        key: The columns of the key.
+        only_good: Whether only rows with a good answer count.
+    """
     is_null = " OR ".join(f"{quoted(column)} IS NULL" for column in key)
-    return f"SELECT count(*) FROM {STAGING} WHERE {is_null}"  # noqa: S608 - quoted
+    good = f" AND {IS_GOOD}" if only_good else ""
+    return f"SELECT count(*) FROM {STAGING} WHERE ({is_null}){good}"  # noqa: S608 - quoted
 
 
 def create_table(target: str, types: dict[str, str], key: Sequence[str]) -> str:

@@ -18,7 +18,8 @@ _MODES = ("append", "replace", "upsert")
 class SqlTable:
     """A table for the results, written in one transaction: it has all of them or is as it was.
 
-    A retry or clear of the task writes the same again, and that changes nothing. PostgreSQL, SQLite and DuckDB.
+    A retry or clear of the task writes the same again, and that changes nothing. PostgreSQL, MySQL,
+    MariaDB, SQLite and DuckDB.
 
     Args:
         table: Its name, with its schema if it needs one: ``labels.tickets`` (templated). Parts that hold a point stand
@@ -35,7 +36,7 @@ class SqlTable:
         delete_vanished: Whether ``upsert`` deletes what the results have no row for, good or bad. Never where the
             results have no rows at all.
         create: Whether to create the table, with a unique key, if there is none. Embeddings become a ``vector`` of
-            pgvector in PostgreSQL.
+            pgvector in PostgreSQL. Not in MySQL.
     """
 
     table: str

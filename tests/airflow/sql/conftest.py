@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +34,7 @@ class Database(NamedTuple):
         with contextlib.closing(self.connect()) as connection:
             cursor = connection.cursor()
             cursor.execute(query)
-            return cursor.fetchall()
+            return list(cursor.fetchall())
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +91,56 @@ def postgres(request: Any, postgres_folder: str, monkeypatch: pytest.MonkeyPatch
     return postgres_at(postgres_folder, monkeypatch)
 
 
-@pytest.fixture(params=["postgres", "sqlite", "duckdb"])
+@pytest.fixture(scope="session")
+def mysql_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The socket of a MariaDB."""
+    drivers = pytest.importorskip("MySQLdb")
+    pytest.importorskip("airflow.providers.mysql")
+    server, install = (shutil.which(name, path="/usr/sbin:/usr/bin") for name in ("mariadbd", "mariadb-install-db"))
+    if server is None or install is None:
+        pytest.skip("no MariaDB server on this machine")
+    folder = tmp_path_factory.mktemp("m")
+    here = ("--no-defaults", f"--datadir={folder}/data", *(["--user=root"] if os.geteuid() == 0 else []))
+    subprocess.run([install, *here, "--auth-root-authentication-method=normal"], check=True, capture_output=True)
+    path = folder / "s"
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen([server, *here, f"--socket={path}", "--skip-networking"], stdout=log, stderr=log) as process,
+    ):
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                drivers.connect(unix_socket=str(path), user="root").close()
+                break
+            except drivers.OperationalError:
+                assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
+                time.sleep(0.1)
+        yield path
+        process.terminate()
+
+
+@pytest.fixture
+def mysql(mysql_socket: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """A MariaDB with a database of its own, thrown away and made anew. Names stand in double quotes there."""
+    import MySQLdb
+
+    extra = {"unix_socket": str(mysql_socket), "charset": "utf8mb4"}
+    given = {"conn_type": "mysql", "host": "localhost", "login": "root", "schema": "tests", "extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_MY", json.dumps(given))
+    server = {
+        "unix_socket": str(mysql_socket),
+        "user": "root",
+        "charset": "utf8mb4",
+        "sql_mode": "ANSI_QUOTES",
+        "init_command": "SET time_zone = '+00:00'",
+    }
+    with contextlib.closing(MySQLdb.connect(**server)) as connection:
+        for statement in ("DROP DATABASE IF EXISTS tests", "CREATE DATABASE tests CHARACTER SET utf8mb4"):
+            connection.cursor().execute(statement)
+    return Database("my", lambda: MySQLdb.connect(**server, database="tests"))
+
+
+@pytest.fixture(params=["postgres", "sqlite", "duckdb", "mysql"])
 def database(request: Any, monkeypatch: pytest.MonkeyPatch) -> Database:
     """Each database in turn."""
     if request.param == "postgres":

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import decimal
 import json
 import multiprocessing
 import os
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +21,7 @@ from airflow_openai_batch.engine.requests.arrow import json_column
 from airflow_openai_batch.sql import SqlQuery, SqlTable
 from airflow_openai_batch.sql.sink import SqlSink
 from airflow_openai_batch.sql.source import SqlSource
+from tests.airflow.sql.conftest import postgres_at
 
 
 class Log:
@@ -109,6 +113,56 @@ def test_two_rows_of_one_key_are_refused(database: Any) -> None:
     with pytest.raises(InputError, match=r"1 keys \(id\) are those of several rows.*no answer is lost"):
         write(SqlTable("labels", database.conn_id, key=["id"]), batch(good((1, "a"), (1, "b"), (2, "c"))))
     assert labels(database) == []
+
+
+@pytest.mark.parametrize("mode", ["upsert", "append"])
+def test_a_row_without_a_key_is_refused_for_a_retry_would_write_it_again(database: Any, mode: Any) -> None:
+    database.run("CREATE TABLE labels (id integer UNIQUE, label varchar(20), status varchar(20))")
+    rows = batch([(None, "a", "failed"), *good((1, "b"))])
+    with pytest.raises(InputError, match=r"1 rows have null in the key \(id\).*no answer is lost"):
+        write(SqlTable("labels", database.conn_id, mode=mode, key=["id"]), rows)
+    assert labels(database) == []
+    for _ in range(2):
+        write(SqlTable("labels", database.conn_id, mode=mode, key=["id"], only_good=True), rows)
+        assert labels(database) == [(1, "b")]
+
+
+@pytest.mark.parametrize("server", ["pg", "my"])
+def test_two_workers_that_replace_at_the_same_time_leave_the_rows_once(
+    request: Any, monkeypatch: pytest.MonkeyPatch, server: str
+) -> None:
+    """A frozen worker that wakes up while a retry writes: there need be no unique key."""
+    if server == "pg":
+        database = postgres_at(request.getfixturevalue("postgres_folder"), monkeypatch)
+    else:
+        database = request.getfixturevalue("mysql")
+    database.run(LABELS.replace(" PRIMARY KEY", ""), "INSERT INTO labels VALUES (9, 'old', 's')")
+    table, rows = SqlTable("labels", database.conn_id, mode="replace"), batch(good((1, "a"), (2, "b")))
+    is_written, may_commit = threading.Event(), threading.Event()
+    late = SqlSink(table, LOG)
+
+    def wait() -> None:
+        is_written.set()
+        may_commit.wait(60)
+
+    def write_late() -> None:
+        with late:
+            late.begin(rows.schema)
+            late.write(rows)
+            drop = late._loader.drop_staging
+            late._loader.drop_staging = lambda: (drop(), wait())  # type: ignore[method-assign,assign]
+            late.finish()
+
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(write_late)
+        assert is_written.wait(60)
+        second = threads.submit(write, table, rows)
+        with contextlib.suppress(TimeoutError):
+            second.result(timeout=1)
+        may_commit.set()
+        first.result(60)
+        second.result(60)
+    assert labels(database) == [(1, "a"), (2, "b")]
 
 
 def test_columns_are_chosen_and_named(database: Any) -> None:
@@ -227,8 +281,7 @@ def _killed_before(step: str, table: SqlTable) -> None:
         if step == "keys":
             sink._check_keys = die  # type: ignore[method-assign]
         if step == "commit":
-            run = sink._loader.execute
-            sink._loader.execute = lambda sql: die() if sql.startswith("DROP TABLE") else run(sql)  # type: ignore[method-assign,assign]
+            sink._loader.drop_staging = die  # type: ignore[method-assign]
         sink.finish()
 
 
@@ -384,7 +437,7 @@ def test_a_dag_from_table_to_table(run_dag: Any, emulator: Any, database: Any, c
     assert {row[2] for row in rows} == {"succeeded"}
     assert all(row[1] for row in rows)
     manifest = run.xcom("results")
-    assert manifest["output"].startswith(("postgres://", "sqlite://", "duckdb://"))
+    assert manifest["output"].startswith(("postgres://", "sqlite://", "duckdb://", "mysql://"))
     assert manifest["rows"] == 10
     told = capfd.readouterr()
     assert "private text" not in told.out + told.err
