@@ -135,6 +135,30 @@ def test_a_batch_that_is_refused_whole_counts_with_the_most_that_it_may_cost(azu
     assert len(few.batches) == 1
 
 
+@pytest.mark.parametrize("n_refused", [1, 5, 9])
+def test_what_is_refused_within_a_batch_counts_with_the_most_that_it_may_cost_too(azure, n_refused):
+    def answer(endpoint, body):
+        asked = json.dumps(body)
+        return Filtered(of_prompt=True) if any(f"number {i}!" in asked for i in range(n_refused)) else "good"
+
+    def run(max_cost):
+        w = azure(answer=answer)
+        rows = w.rows(40)
+        for i, row in enumerate(rows):
+            row["text"] = f"ticket {i} of the night, number {i % 10}!"
+        policy = Policy(max_cost=max_cost, prices=PRICES, max_bad_ratio=1.0, max_enqueued_tokens=400)
+        w.submit(rows, endpoint=CHAT, body={**BODY, "max_completion_tokens": 100}, per_shard=10, policy=policy)
+        return w
+
+    w = run(PICODOLLARS)
+    assert w.done().by_status == {"refused": 4 * n_refused, "succeeded": 40 - 4 * n_refused}
+    # Answers of at most 100 tokens, at $0.05 and $0.25 a million.
+    most_of_one = int((w.job.shards[0].n_tokens * 0.05 + 10 * 100 * 0.25) / 1e6 * PICODOLLARS)
+    few = run(most_of_one + most_of_one * n_refused // 10)
+    assert "are spent, what runs costs" in few.held()
+    assert len(few.batches) == 1, "the refused prompts of the first batch count, so the next one is not sent"
+
+
 def test_a_prompt_that_is_refused_synchronously_does_not_stop_the_others_under_a_cap(azure):
     w = azure(answer=lambda endpoint, body: Filtered(of_prompt=True) if "ticket 1 " in json.dumps(body) else "good")
     w.fault("batch", {"expire_at": {"fraction": 0.0}})

@@ -248,9 +248,9 @@ def spent_by(job: Job, prices: Prices, most_of: Callable[[Shard], int | None] = 
     Args:
         job: The job.
         prices: What models cost.
-        most_of: Returns what counts of a shard whose cost is not known otherwise, as its tokens were not counted:
-            Azure's content filter refuses prompts, which are charged, without saying what they used. None: it stays
-            unknown.
+        most_of: Returns what all answers of a shard cost at most, of which some or all have no count of tokens:
+            Azure's content filter refuses prompts, which are charged, without saying what they used. These answers
+            count with their part of it. None: it stays unknown.
 
     Raises:
         Unpriced: It is not known of some.
@@ -258,7 +258,13 @@ def spent_by(job: Job, prices: Prices, most_of: Callable[[Shard], int | None] = 
     amounts: list[tuple[Cost, int | None]] = []
     for shard in job.all_shards:
         amount = _amount(prices, shard.cost, shard.usage, [shard.model], _n_billed(shard), _tier_of(shard))
-        amounts.append((shard.cost, amount if amount is not None else most_of(shard)))
+        most, n_billed = most_of(shard) if shard.cost.n_unknown else None, _n_billed(shard)
+        if amount is None:
+            amount = most
+        elif most is not None and shard.cost.n_unknown < n_billed:
+            # Others of the shard had a price, so what these lack is their tokens, which are in no sum.
+            amount += -(-most * shard.cost.n_unknown // n_billed)
+        amounts.append((shard.cost, amount))
     models: list[str | None] = list({shard.model: None for shard in job.all_shards if shard.model is not None})
     # Of what is remembered no more, nobody knows the model: the dearest counts.
     dropped = job.dropped_cost
