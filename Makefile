@@ -5,9 +5,9 @@ OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Each file of tests stays in one process: its tests share a server or a job.
-TWO_FILES_AT_A_TIME := -n 2 --dist loadfile
+TWO_FILES_AT_A_TIME := -n 2 --dist loadfile --durations=15
 # Two Airflows at a time; which tests share one, tests/integration/conftest.py says.
-TWO_AIRFLOWS_AT_A_TIME := -n 2 --dist loadscope
+TWO_AIRFLOWS_AT_A_TIME := -n 2 --dist loadscope --durations=15
 # Airflow starts many processes; compiled bytecode makes each start three times as fast.
 unexport PYTHONDONTWRITEBYTECODE
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import msgspec
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator, XComArg
 
 from airflow_openai_batch.engine.requests.files import lists_files
@@ -150,7 +150,7 @@ class _Submitting(WithLineage, JobMaker):
         context = context_of(args, kwargs)
         if self.reuse is not None:
             # In no template field, which must be a text or a list or dict of texts.
-            self.reuse = dataclasses.replace(self.reuse, name=str(self.render_template(self.reuse.name, context)))
+            self.reuse = msgspec.structs.replace(self.reuse, name=str(self.render_template(self.reuse.name, context)))
         if isinstance(self.rows, Rows):
             self.rows = Rows(rendered_rows(self, self.rows.value, context))
         if not isinstance(self.rows, str | Rows) and not lists_files(self.rows):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import re
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.requests.csv_files import CsvFile
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["CsvFile", "FinishBy", "Reuse"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Reuse:
+class Reuse(msgspec.Struct, frozen=True):
     """A ledger whose answers are used again, instead of paying for the same requests once more.
 
     Args:
@@ -43,8 +43,7 @@ _FINISH_BY = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class FinishBy:
+class FinishBy(msgspec.Struct, frozen=True):
     """The moment from which rows without an answer are asked synchronously, so that all have one soon after.
 
     Batches that run then are cancelled, and what they have answered is used. Synchronous requests cost more than those

@@ -2,43 +2,36 @@
 
 It can be killed and started again from its arguments at any time. It wakes a worker only when there may be something
 to do; what that is, the worker finds out from the job store. All triggers of a connection in a triggerer share one
-watcher (``watching``), which makes the requests.
+watcher (``polling``), which makes the requests; what one of them waits for is in ``waiting``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_openai_batch import settings
-from airflow_openai_batch.engine.job.planner import Watched, wake
-from airflow_openai_batch.engine.model import ENDED_STATUSES, Timing
 from airflow_openai_batch.hooks import OpenAIBatchHook
-from airflow_openai_batch.polling.subscription import SubscriptionFailed, Update
-from airflow_openai_batch.polling.watcher import watch
-from airflow_openai_batch.reporting.metrics import PollCounts
-from airflow_openai_batch.reporting.trigger_progress import REFRESH_S, Live
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
     from airflow_openai_batch.engine.model import Batch
+    from airflow_openai_batch.waiting import Wait
 
 #: States of our own task instance in which nobody is left to look after its batches.
 _ABANDONED = frozenset({"failed", "success", "skipped", "upstream_failed", "removed", "missing"})
 _CANCEL_TRIES, _CANCEL_PAUSE_S = 3, 2.0
-_WATCHER_TRIES, _WATCHER_PAUSE_S = 3, 30.0
 _is_warm = False
 _unfinished: set[asyncio.Future[None]] = set()
 """Keeps cancels alive whose trigger is gone: the event loop itself holds tasks only weakly."""
 
 
 class OpenAIBatchTrigger(BaseTrigger):
-    """Subscription batches until waking a worker is worth it.
+    """Watches batches until waking a worker is worth it.
 
     Args:
         conn_id: The connection.
@@ -81,8 +74,6 @@ class OpenAIBatchTrigger(BaseTrigger):
         self.look = look
         self.n_earlier = n_earlier
         self.batches: dict[str, Batch] = {}
-        self._ended_at: dict[str, float] = {}
-        self._seen: dict[str, Any] | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and arguments. They are stored in plain text: no key, no prompt."""
@@ -104,90 +95,30 @@ class OpenAIBatchTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield one event when a worker should look."""
         try:
-            reason = await self._watch()
+            # Imported beside the loop, which Airflow loads triggers in: other triggers go on meanwhile.
+            waiting = await asyncio.to_thread(import_module, "airflow_openai_batch.waiting")
+            await self._warm_up()
+            wait: Wait = waiting.Wait(
+                OpenAIBatchHook(self.conn_id),
+                self.batch_ids,
+                self.batches,
+                wake_at=self.wake_at,
+                is_queued=self.is_queued,
+                poll_interval_s=self.poll_interval_s,
+                progress=self.progress,
+                look=self.look,
+                n_earlier=self.n_earlier,
+                task_instance=self.task_instance,
+                log=self.log,
+            )
+            reason = await wait.until_worth_it()
         except asyncio.CancelledError:
             # Airflow before 3.3 knows no on_kill; a cancelled run is all that a trigger learns there.
             if not hasattr(BaseTrigger, "on_kill"):
                 await self.on_kill()
             raise
-        statuses = {batch_id: self._watched(batch_id).status for batch_id in self.batch_ids}
-        seen = {} if self._seen is None else {"seen": self._seen}
-        yield TriggerEvent({"reason": reason, "statuses": statuses, **seen})
-
-    async def _watch(self) -> str:
-        self.log.info("Watching %d batches.", len(self.batch_ids))
-        # An event within the seconds that the deferring worker needs to exit can lose the task to a race in the
-        # scheduler; execute has just looked, so nothing is missed by looking later.
-        delay_s = settings.FIRST_POLL_DELAY.get()
-        for attempt in range(_WATCHER_TRIES):
-            try:
-                return await self._watch_until_worth_it(delay_s + attempt * _WATCHER_PAUSE_S)
-            except SubscriptionFailed as error:
-                self.log.warning("%s Beginning anew; the batches run on.", error)
-        return "watching failed"
-
-    async def _watch_until_worth_it(self, delay_s: float) -> str:
-        connection = OpenAIBatchHook(self.conn_id)
-        polls = PollCounts(self.conn_id)
-        waiting = watch(connection, self.batch_ids, longest_s=self.poll_interval_s, delay_s=delay_s, counted=polls)
-        async with waiting as shared, self._live() as live:
-            await self._warm_up()
-            while True:
-                update = await shared.next_update(self._next_moment())
-                self._record(update)
-                if update.changed:
-                    live.changed()
-                reason = update.refusal or wake(
-                    [self._watched(batch_id) for batch_id in self.batch_ids],
-                    time.time(),
-                    self.wake_at,
-                    is_queued=self.is_queued,
-                    harvest_after_s=Timing().harvest_after_s,
-                )
-                if reason is not None:
-                    self._seen = live.latest()
-                    return reason
-
-    def _live(self) -> Live:
-        return Live(
-            self.progress,
-            self.look,
-            self.batch_ids[self.n_earlier :],
-            self.batches,
-            task_instance=self.task_instance,
-            log=self.log,
-            refresh_s=min(REFRESH_S, max(1.0, self.poll_interval_s)),
-        )
-
-    def _next_moment(self) -> float | None:
-        """Return when there is something to do without an update: ``wake_at``, or to fetch what has ended."""
-        moments = [ended_at + Timing().harvest_after_s for ended_at in self._ended_at.values()]
-        return min(moments if self.wake_at is None else [self.wake_at, *moments], default=None)
-
-    def _record(self, update: Update) -> None:
-        """Record what has changed, and log it for this task."""
-        if update.failure is not None:
-            self.log.warning("Look %d in a row failed, the batches run on: %s", *update.failure)
-        elif update.is_well_again:
-            self.log.info("OpenAI answers again.")
-        for batch in update.changed:
-            before = self.batches.get(batch.id)
-            self.batches[batch.id] = batch
-            if before is None or before.status != batch.status:
-                self._log_status(batch)
-            if batch.status in ENDED_STATUSES:
-                self._ended_at.setdefault(batch.id, time.time())
-
-    def _log_status(self, batch: Batch) -> None:
-        from airflow_openai_batch.engine.model import describe
-
-        self.log.info("%s", describe(batch))
-
-    def _watched(self, batch_id: str) -> Watched:
-        batch = self.batches.get(batch_id)
-        if batch is None:
-            return Watched(id=batch_id)
-        return Watched(id=batch_id, status=batch.status, ended_at=self._ended_at.get(batch_id))
+        seen = {} if wait.seen is None else {"seen": wait.seen}
+        yield TriggerEvent({"reason": reason, "statuses": wait.statuses(), **seen})
 
     async def on_kill(self) -> None:
         """Cancel the batches, if a person has ended the task.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from airflow_openai_batch.engine.errors import InputError
 
 
-@dataclasses.dataclass(frozen=True)
-class SqlQuery:
+class SqlQuery(msgspec.Struct, frozen=True):
     """Rows of a query, read as a stream through a connection of Airflow, and frozen when the job is planned.
 
     A retry reads nothing again. When a person clears the task, another SQL text or other parameters are read anew and

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Literal
+
+import msgspec
 
 from airflow_openai_batch.engine.errors import InputError
 
@@ -14,8 +15,7 @@ _PART = re.compile(r'"(?:[^"]|"")+"|[^".]+')
 _MODES = ("append", "replace", "upsert")
 
 
-@dataclasses.dataclass(frozen=True)
-class SqlTable:
+class SqlTable(msgspec.Struct, frozen=True):
     """A table for the results, written in one transaction: it has all of them or is as it was.
 
     A retry or clear of the task writes the same again, and that changes nothing. PostgreSQL, MySQL,

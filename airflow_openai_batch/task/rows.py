@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
+
+import msgspec
 
 from airflow_openai_batch.engine.requests.chunks import Chunks
 from airflow_openai_batch.engine.requests.files import lists_files
@@ -60,9 +61,9 @@ def rendered_rows(operator: Any, rows: Any, context: Any) -> Any:
     if isinstance(rows, Chunks):
         documents = rows.rows
         render = operator.render_template if is_shown(documents) else functools.partial(rendered_rows, operator)
-        return dataclasses.replace(rows, rows=render(documents, context))
+        return msgspec.structs.replace(rows, rows=render(documents, context))
     if isinstance(rows, CsvFile):
-        return dataclasses.replace(rows, path=operator.render_template(rows.path, context))
+        return msgspec.structs.replace(rows, path=operator.render_template(rows.path, context))
     if not isinstance(rows, SqlQuery):
         return rows
     sql, conn_id, parameters = rows.sql, rows.conn_id, rows.parameters
@@ -84,7 +85,7 @@ def rendered_output(operator: Any, output: Any, context: Any) -> Any:
     if not isinstance(output, SqlTable):
         return output
     table, conn_id = (operator.render_template(text, context) for text in (output.table, output.conn_id))
-    return dataclasses.replace(output, table=table, conn_id=conn_id)
+    return msgspec.structs.replace(output, table=table, conn_id=conn_id)
 
 
 def context_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
 from airflow_openai_batch.engine.errors import InputError
@@ -133,21 +133,21 @@ class JobMaker(BaseOperator):
         finish_by = self.finish_by
         if finish_by is None or not isinstance(finish_by.at, str):
             return finish_by
-        return dataclasses.replace(finish_by, at=self.render_template(finish_by.at, context))
+        return msgspec.structs.replace(finish_by, at=self.render_template(finish_by.at, context))
 
     def _rows(self, context: Any) -> Any:
         return self._source(self.rows.value if isinstance(self.rows, Rows) else self.rows)
 
     def _source(self, rows: Any) -> Any:
         if isinstance(rows, Chunks):
-            return dataclasses.replace(rows, rows=self._source(rows.rows))
+            return msgspec.structs.replace(rows, rows=self._source(rows.rows))
         if isinstance(rows, str) and (rows in ("", "None") or rows[0] in "[{"):
             raise InputError(
                 "rows was rendered to a text that is no path. To pass another task's output, give it as it is "
                 "(rows=other_task.output), not through Jinja."
             )
         if isinstance(rows, CsvFile):
-            return dataclasses.replace(rows, path=self._paths(rows.path))
+            return msgspec.structs.replace(rows, path=self._paths(rows.path))
         if isinstance(rows, SqlQuery):
             from airflow_openai_batch.sql.source import SqlSource
 

@@ -9,6 +9,7 @@ import functools
 import importlib.util
 import json
 import os
+import shutil
 import sqlite3
 import sys
 import tempfile
@@ -41,6 +42,10 @@ os.environ.update(
     AIRFLOW__OPENAI_BATCH__FIRST_POLL_DELAY="0.05",
     AIRFLOW__OPENAI_BATCH__POLL_INTERVAL="0.2",
 )
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_HOME, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -81,17 +81,21 @@ def trigger(batch_ids: list[str], ti: Any = None, **arguments: Any) -> Any:
     return made
 
 
-def run(*triggers: Any, timeout_s: float = 30) -> list[str]:
-    async def reason(of: Any) -> str:
+def events(*triggers: Any, timeout_s: float = 30) -> list[dict[str, Any]]:
+    async def event(of: Any) -> dict[str, Any]:
         async for event in of.run():
-            return str(event.payload["reason"])
+            return dict(event.payload)
         raise AssertionError("no event")
 
-    async def all_of_them() -> list[str]:
+    async def all_of_them() -> list[dict[str, Any]]:
         async with asyncio.timeout(timeout_s):
-            return list(await asyncio.gather(*(reason(of) for of in triggers)))
+            return list(await asyncio.gather(*(event(of) for of in triggers)))
 
     return asyncio.run(all_of_them())
+
+
+def run(*triggers: Any) -> list[str]:
+    return [str(event["reason"]) for event in events(*triggers)]
 
 
 @pytest.fixture
@@ -196,11 +200,12 @@ def test_where_it_cannot_be_written_the_log_is_told_and_the_worker_gets_it(emula
         monkeypatch.delattr(live.XCom, "aset")
     emulator.settings.duration = 5
     of = trigger(make_batches(emulator, 2), None if lack == "task instance" else TI)
-    assert run(of) == ["all ended"]
+    (event,) = events(of)
+    assert event["reason"] == "all ended"
     assert xcoms == [] and of.log.lines("debug") == []
     lines = [text for text in of.log.lines("info") if " of 200 rows (" in text]
     assert lines and len(lines) == len(set(lines)) and "; 0 of 2 batches ended, 2 " in lines[0]
-    seen = decoded_look(of._seen)
+    seen = decoded_look(event["seen"])
     assert seen is not None and seen.n_done == 200 and seen.moments
 
 

@@ -5,10 +5,11 @@ A Dag file imports this.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from airflow_openai_batch.engine.errors import InputError
 
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     from airflow_openai_batch.engine.requests.chunk_text import Chunk
 
 
-@dataclasses.dataclass(frozen=True)
-class Chunks:
+class Chunks(msgspec.Struct, frozen=True):
     """Documents whose texts are cut into chunks: each chunk is a row, asked about by itself.
 
     A chunk has its document's columns, with its own text in place of the whole one, and the columns ``chunk_id``

@@ -8,7 +8,6 @@ right in the other is refused, and so is one that could be either.
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import itertools
 import re
@@ -32,8 +31,7 @@ TYPES = ("text", "int", "float", "bool", "date", "datetime", "json")
 """What a column of a CSV file may be declared to hold."""
 
 
-@dataclasses.dataclass(frozen=True)
-class CsvFile:
+class CsvFile(msgspec.Struct, frozen=True):
     """CSV files that are not plain: another delimiter, escape or encoding, or columns with types.
 
     Args:
@@ -56,7 +54,7 @@ class CsvFile:
     quote: str = '"'
     escape: str | None = None
     encoding: str = "utf-8"
-    types: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    types: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("delimiter", "quote", "escape"):
