@@ -71,31 +71,31 @@ class _Submitting(WithLineage, JobMaker):
         self,
         *,
         rows: Any,
+        on_null: OnNull = "skip",
+        on_empty: OnEmpty = "fail",
+        custom_id: str | None = None,
         endpoint: str,
         body: Any,
         response_model: Any = None,
-        column_prefix: str | None = None,
-        custom_id: str | None = None,
         conn_id: str = OpenAIBatchHook.default_conn_name,
-        storage: str | None = None,
-        on_null: OnNull = "skip",
-        on_empty: OnEmpty = "fail",
+        max_enqueued_tokens: int | None = None,
+        max_requests_per_batch: int | None = None,
+        completion_window: str = "24h",
+        metadata: dict[str, str] | None = None,
+        column_prefix: str | None = None,
         max_rounds: int = 2,
         retry_on: Iterable[str] = (),
         max_bad_ratio: float = 0.05,
         max_bad_rows: int | None = None,
-        deadline: datetime.timedelta = datetime.timedelta(hours=72),
-        max_enqueued_tokens: int | None = None,
-        max_requests_per_batch: int | None = None,
-        cancel_on_kill: bool = True,
-        completion_window: str = "24h",
-        reuse: str | Reuse | None = None,
-        finish_by: str | datetime.datetime | datetime.timedelta | FinishBy | None = None,
-        pilot_rows: int | None = None,
-        probe: bool = False,
         max_cost: float | str | None = None,
         prices: dict[str, Any] | None = None,
-        metadata: dict[str, str] | None = None,
+        reuse: str | Reuse | None = None,
+        probe: bool = False,
+        pilot_rows: int | None = None,
+        deadline: datetime.timedelta = datetime.timedelta(hours=72),
+        finish_by: str | datetime.datetime | datetime.timedelta | FinishBy | None = None,
+        cancel_on_kill: bool = True,
+        storage: str | None = None,
         files_expire_after: datetime.timedelta | float | str | None = None,
         delete_files: bool | None = None,
         **kwargs: Any,
@@ -163,6 +163,8 @@ class OpenAIBatchSubmitOperator(_Submitting):
     An automatic retry goes on with what the first try planned: neither ``rows`` nor ``body`` is looked at again. When a
     person clears the task, what would be sent is compared with what was planned, and only what differs is asked.
 
+    The arguments are, in this order, those about the rows, the request, the results, money, time and custody.
+
     Args:
         rows: A list of dicts, a DataFrame, the output of another task, a callable that returns or yields dicts, or the
             path or URI of ``.parquet``, ``.csv`` or ``.jsonl`` files: of one, a list of them, a directory or a pattern
@@ -170,6 +172,13 @@ class OpenAIBatchSubmitOperator(_Submitting):
             ``options.CsvFile(path, delimiter=";", …)`` for CSV files with another dialect or with types.
             ``sql.SqlQuery(sql, conn_id)`` for rows of a database, ``chunking.Chunks(rows, text=…, key=…, …)`` for parts
             of documents.
+        on_null: What to do with a row of which the prompt has nothing, because every column that it uses is null, blank
+            or an empty list: ``skip`` (it is not sent, costs nothing, comes back with the status ``skipped``, and is no
+            bad row), ``send`` or ``fail``. A body function may return None for a row to be skipped.
+        on_empty: What to do if there are no rows: ``fail``, ``skip`` (the task and those after it are skipped), or
+            ``succeed`` (the results are an empty file with its columns).
+        custom_id: Template of the request ids, unique over the job; by default the row number and a short digest
+            (templated).
         endpoint: ``/v1/responses``, ``/v1/chat/completions``, ``/v1/embeddings``, ``/v1/moderations``, …, or one that
             the connection's extra allows (templated); see docs/servers.md.
         body: The request body that OpenAI documents; in its strings ``{column}`` is the row's value and
@@ -177,44 +186,19 @@ class OpenAIBatchSubmitOperator(_Submitting):
             None when the rows are ready-made request lines.
         response_model: A Pydantic class or a strict JSON Schema: the answers follow it, are checked against it, and
             their fields become columns. What OpenAI's strict mode refuses is refused here, with what to write instead.
+        conn_id: A connection of type ``openai`` (templated).
+        max_enqueued_tokens: Estimated input tokens that the job may have in OpenAI's queue at once.
+        max_requests_per_batch: Cut smaller batches than OpenAI's limit of 50,000: more of them, each done sooner.
+        completion_window: OpenAI and Azure accept ``24h``; compatible servers have others.
+        metadata: Up to 12 pairs of texts for the batches' metadata.
         column_prefix: What stands in front of these columns' names: with ``answer_`` the field ``label`` becomes the
             column ``answer_label``. Needed where a field is called like a column of the rows or like one that all
             results have (``status``, ``output``, ``model``, …): such a clash is an error before anything is sent.
             A column of the rows that is called like one of the latter becomes ``input_<name>``.
-        custom_id: Template of the request ids, unique over the job; by default the row number and a short digest
-            (templated).
-        conn_id: A connection of type ``openai`` (templated).
-        storage: Where the job is kept; by default the option ``[openai_batch] storage`` (templated).
-        on_null: What to do with a row of which the prompt has nothing, because every column that it uses is null, blank
-            or an empty list: ``skip`` (it is not sent, costs nothing, comes back with the status ``skipped``, and is no
-            bad row), ``send`` or ``fail``. A body function may return None for a row to be skipped.
-        on_empty: What to do if there are no rows: ``fail``, ``skip`` (the task and those after it are skipped), or
-            ``succeed`` (the results are an empty file with its columns).
         max_rounds: How often a row that expired, went missing or failed for a passing reason is asked again.
         retry_on: More outcomes to ask again: ``invalid`` (with the validation error added), ``refused``, ``truncated``.
         max_bad_ratio: The largest share of rows without a good answer that is still green.
         max_bad_rows: The largest number of such rows; None for no limit of its own.
-        deadline: How long after submission to wait at most; never less than a running batch's own expiry.
-        max_enqueued_tokens: Estimated input tokens that the job may have in OpenAI's queue at once.
-        max_requests_per_batch: Cut smaller batches than OpenAI's limit of 50,000: more of them, each done sooner.
-        cancel_on_kill: Whether marking the waiting task failed, success or skipped cancels its batches.
-        completion_window: OpenAI and Azure accept ``24h``; compatible servers have others.
-        reuse: The name of a ledger, or ``options.Reuse(name, max_age)``: good answers of earlier jobs that name it, to
-            the very same requests, are used again for nothing, and those of this job are added. Requests that are
-            equal are asked once. Such rows name the job that asked in the column ``reused_from``. To start over
-            asks everything anew. The name is templated.
-        finish_by: The moment by which all rows shall have an answer: ``"06:00"`` (the next after the submission, in the
-            Dag's timezone), a datetime or its ISO text, a timedelta after the submission, or
-            ``options.FinishBy(at, tier="flex", parallel=8)`` (a text is templated). At that moment batches that run are
-            cancelled, what they have answered is used, and the other rows are asked synchronously, within
-            ``max_cost``, at OpenAI's synchronous prices (``default``: twice those of a batch). The column ``via`` says
-            which way a row went; see docs/on-time.md. Not for images and videos.
-        pilot_rows: How many rows to ask first, alone (of each model). The rest is sent only when these rows pass the
-            thresholds and, by what they cost, the rest fits under ``max_cost``; otherwise the task fails with the
-            reason, and has cost no more than them.
-        probe: Whether to ask one row synchronously before anything is uploaded, at twice the price. If OpenAI refuses
-            it (a wrong body, model, key or account), the task fails with OpenAI's message after seconds, not hours; a
-            blip stops nothing. In its batch the row is asked with all others. The key needs the endpoint's scope.
         max_cost: The most that all answers of the job may cost, in US dollars, over all rounds. A batch that would not
             fit any more is not created, and the task fails with the figures; raise it and clear to go on. The body must
             bound its answers (``max_output_tokens``). Of a mapped task, each index has this cap for itself. By default
@@ -223,7 +207,25 @@ class OpenAIBatchSubmitOperator(_Submitting):
             that the package ships, in dollars for a million tokens in a batch, for example
             ``{"my-deployment": {"input": 0.05, "output": 0.25}}``, or the model that costs as much, as in
             ``{"my-deployment": "gpt-6-luna"}`` (templated); see docs/money.md.
-        metadata: Up to 12 pairs of texts for the batches' metadata.
+        reuse: The name of a ledger, or ``options.Reuse(name, max_age)``: good answers of earlier jobs that name it, to
+            the very same requests, are used again for nothing, and those of this job are added. Requests that are
+            equal are asked once. Such rows name the job that asked in the column ``reused_from``. To start over
+            asks everything anew. The name is templated.
+        probe: Whether to ask one row synchronously before anything is uploaded, at twice the price. If OpenAI refuses
+            it (a wrong body, model, key or account), the task fails with OpenAI's message after seconds, not hours; a
+            blip stops nothing. In its batch the row is asked with all others. The key needs the endpoint's scope.
+        pilot_rows: How many rows to ask first, alone (of each model). The rest is sent only when these rows pass the
+            thresholds and, by what they cost, the rest fits under ``max_cost``; otherwise the task fails with the
+            reason, and has cost no more than them.
+        deadline: How long after submission to wait at most; never less than a running batch's own expiry.
+        finish_by: The moment by which all rows shall have an answer: ``"06:00"`` (the next after the submission, in the
+            Dag's timezone), a datetime or its ISO text, a timedelta after the submission, or
+            ``options.FinishBy(at, tier="flex", parallel=8)`` (a text is templated). At that moment batches that run are
+            cancelled, what they have answered is used, and the other rows are asked synchronously, within
+            ``max_cost``, at OpenAI's synchronous prices (``default``: twice those of a batch). The column ``via`` says
+            which way a row went; see docs/on-time.md. Not for images and videos.
+        cancel_on_kill: Whether marking the waiting task failed, success or skipped cancels its batches.
+        storage: Where the job is kept; by default the option ``[openai_batch] storage`` (templated).
         files_expire_after: How long OpenAI keeps each file of the job, input and result, counted from its creation: a
             timedelta, a number of seconds, or a text such as ``"7d"``, up to 30 days (Azure: 14 to 30 days). At least
             2 hours more than ``deadline``, so that no answer is gone before it is fetched. By default the option
