@@ -86,10 +86,16 @@ def errors_told(conn_id: str, purpose: str) -> Iterator[None]:
         if "Error" not in bases:  # PEP 249: every driver's errors have this base
             raise
         code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or ""
-        is_about_sql = code.startswith("42") or bool(bases & _ABOUT_SQL) or _is_about_sql_in_sqlite(error)
+        number = error.args[0] if error.args and isinstance(error.args[0], int) else None
+        is_about_sql = (
+            code.startswith("42")
+            or bool(bases & _ABOUT_SQL)
+            or _is_about_sql_in_sqlite(error)
+            or number in _ABOUT_SQL_IN_MYSQL
+        )
         text = f"{purpose}: the database of the connection {conn_id!r} says: {_message(error, is_about_sql)}"
         text += f" (SQLSTATE {code})" if code else ""
-        if is_about_sql or bases & _WRONG or _READ_ONLY.search(str(error)):
+        if is_about_sql or bases & _WRONG or number in _WRONG_IN_MYSQL or _READ_ONLY.search(str(error)):
             raise InputError(text) from None
         raise DatabaseError(text) from None
 
@@ -116,6 +122,12 @@ _WRONG = frozenset({"ProgrammingError", "DataError", "IntegrityError", "NotSuppo
 
 _ABOUT_SQL = frozenset({"ParserException", "BinderException", "CatalogException"})
 """DuckDB's names of errors that quote the query, and no row."""
+
+_ABOUT_SQL_IN_MYSQL = frozenset({1044, 1049, 1054, 1142, 1143})
+"""MySQL's numbers of unknown databases and columns and of missing rights, which its clients call operational errors."""
+
+_WRONG_IN_MYSQL = frozenset({1265, 1292, 1366, 3140, 4025})
+"""Those of values that do not fit, likewise."""
 
 _READ_ONLY = re.compile(r"(?i)read[- ]?only (transaction|mode|database)")
 """What databases say of a write where rows are read."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_openai_batch.engine.errors import InputError
@@ -66,8 +66,6 @@ class Loader:
     """
 
     boolean = "boolean"
-    not_comparable: Collection[str] = ()
-    """Columns of the table whose types cannot be compared."""
     staging: Sequence[str] = (STAGING,)
     source = STAGING
     n_not_finite = 0
@@ -164,12 +162,19 @@ class Loader:
             target.name,
             target.columns,
             target.key,
-            updates=bool(target.updated),
+            differs=self.differs if target.updated else None,
             only_good=target.only_good and source != target.name,
-            as_text=self.not_comparable,
             source=source,
             condition=condition,
         )
+
+    def differs(self, column: str) -> str:
+        """Return the condition that a column of ``target`` is another than that of ``excluded``, to the last bit.
+
+        Args:
+            column: Its name. Its collation may take texts for equal that are not, such as ``Good`` and ``good``.
+        """
+        return f"target.{statements.quoted(column)} IS DISTINCT FROM excluded.{statements.quoted(column)}"
 
     def delete_vanished(self, target: Target) -> int:
         """Delete what no staged row has the key of. Returns how many rows."""

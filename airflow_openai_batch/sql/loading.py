@@ -10,7 +10,7 @@ from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.requests.arrow import is_json
 from airflow_openai_batch.sql.loader import Loader, check_columns
 from airflow_openai_batch.sql.mysql_loading import DRIVERS, MysqlLoader
-from airflow_openai_batch.sql.statements import STAGING, listed
+from airflow_openai_batch.sql.statements import STAGING, listed, quoted
 from airflow_openai_batch.sql.values import python_values
 
 if TYPE_CHECKING:
@@ -65,6 +65,11 @@ class SqliteLoader(Loader):
             ) from None
         return 0
 
+    def differs(self, column: str) -> str:
+        """Return the condition; for numbers the collation means nothing."""
+        old, new = (f"{table}.{quoted(column)} COLLATE BINARY" for table in ("target", "excluded"))
+        return f"{old} IS DISTINCT FROM {new}"
+
     def type_of(self, arrow_type: pa.DataType) -> str:
         """Return the type of a column."""
         import pyarrow as pa
@@ -99,6 +104,13 @@ class DuckdbLoader(Loader):
         """Refuse a table without one of the columns."""
         there = self.connection.execute(f"SELECT * FROM {target} WHERE 1 = 0").description  # noqa: S608 - quoted
         check_columns(target, columns, [column[0] for column in there])
+        self._texts = frozenset(column[0] for column in there if column[1] == "VARCHAR")
+
+    def differs(self, column: str) -> str:
+        """Return the condition; of texts without their collation."""
+        if column not in self._texts:
+            return super().differs(column)
+        return f"encode(target.{quoted(column)}) IS DISTINCT FROM encode(excluded.{quoted(column)})"
 
     def load(self, rows: pa.RecordBatch, first_row: int) -> int:
         """Append rows."""

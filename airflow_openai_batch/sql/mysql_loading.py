@@ -130,7 +130,7 @@ class MysqlLoader(Loader):
         n_changed = 0
         if target.updated:
             values = ", ".join(f"target.{quoted(name)} = staging.{quoted(name)}" for name in target.updated)
-            differs = " OR ".join(f"NOT target.{quoted(name)} <=> staging.{quoted(name)}" for name in target.updated)
+            differs = " OR ".join(self.differs(name) for name in target.updated)
             n_changed += self.execute(
                 f"UPDATE {target.name} AS target JOIN {STAGING} AS staging ON {_same(target)} SET {values} "  # noqa: S608
                 f"WHERE ({differs}){good}"
@@ -140,6 +140,11 @@ class MysqlLoader(Loader):
             return n_changed + self.execute(f"{new} FROM {STAGING} AS staging WHERE 1 = 1{good}")
         missing = f"NOT EXISTS (SELECT 1 FROM {target.name} AS target WHERE {_same(target)})"  # noqa: S608 - quoted
         return n_changed + self.execute(f"{new} FROM {STAGING} AS staging WHERE {missing}{good}")
+
+    def differs(self, column: str) -> str:
+        """Return the condition; as bytes too, since most collations take ``Good`` and ``good`` for equal."""
+        old, new = f"target.{quoted(column)}", f"staging.{quoted(column)}"
+        return f"NOT {old} <=> {new} OR NOT CAST({old} AS BINARY) <=> CAST({new} AS BINARY)"
 
     def delete_vanished(self, target: Target) -> int:
         """Delete what no staged row has the key of. Returns how many rows."""

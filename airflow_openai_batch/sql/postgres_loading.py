@@ -16,8 +16,8 @@ from airflow_openai_batch.sql.statements import STAGING, create_staging, listed,
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_UNEQUALLED = frozenset({"json", "xml", "point", "line", "lseg", "box", "path", "polygon", "circle"})
-"""Types that have no equality."""
+_UNEQUALLED = frozenset({"json", "xml", "point", "line", "lseg", "box", "path", "polygon", "circle", "citext"})
+"""Types that have no equality, or one that takes different texts for equal."""
 
 _SESSION = "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO, YMD'; SET LOCAL synchronous_commit = on"
 
@@ -34,6 +34,7 @@ class PostgresLoader(Loader):
         super().__init__(connection, hook)
         self._is_psycopg2 = type(connection).__module__.startswith("psycopg2")
         self._types: dict[str, tuple[str, int]] = {}
+        self._compared_as_text: frozenset[str] = frozenset()
         self._vectors: list[VectorColumn] = []
 
     def begin(self) -> None:
@@ -56,16 +57,26 @@ class PostgresLoader(Loader):
         """Learn the types of the table's columns."""
         with self._cursor() as cursor:
             cursor.execute(
-                "SELECT attname::text, typname::text, atttypmod, pg_type_is_visible(pg_type.oid) FROM pg_attribute "
-                "JOIN pg_type ON pg_type.oid = atttypid WHERE attrelid = %s::regclass AND attnum > 0 "
-                "AND NOT attisdropped ORDER BY attnum",
+                "SELECT attname::text, typname::text, atttypmod, pg_type_is_visible(pg_type.oid), "
+                "coalesce(to_jsonb(pg_collation)->>'collisdeterministic', 'true')::boolean FROM pg_attribute "
+                "JOIN pg_type ON pg_type.oid = atttypid LEFT JOIN pg_collation ON pg_collation.oid = attcollation "
+                "WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
                 [target],
             )
             rows = cursor.fetchall()
-        self._types = {name: (type_name, int(modifier)) for name, type_name, modifier, _ in rows}
+        self._types = {name: (type_name, int(modifier)) for name, type_name, modifier, _, _ in rows}
         check_columns(target, columns, list(self._types))
         # An extension's type that the search path does not lead to has its operators where that does not lead either.
-        self.not_comparable = [name for name, type_name, _, seen in rows if type_name in _UNEQUALLED or not seen]
+        self._compared_as_text = frozenset(
+            name for name, type_name, _, seen, is_exact in rows if type_name in _UNEQUALLED or not seen or not is_exact
+        )
+
+    def differs(self, column: str) -> str:
+        """Return the condition; by the texts where the type or its collation does not tell."""
+        if column not in self._compared_as_text:
+            return super().differs(column)
+        old, new = (f'CAST({table}.{quoted(column)} AS text) COLLATE "C"' for table in ("target", "excluded"))
+        return f"{old} IS DISTINCT FROM {new}"
 
     def check_vectors(self, schema: pa.Schema, embeddings: str | None, n: int | None) -> None:
         """Refuse a table whose column for embeddings has another dimension.

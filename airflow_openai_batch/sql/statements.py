@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 
 STAGING = "openai_batch_staging"
 """A temporary table of the transaction, which no other session sees."""
@@ -44,9 +44,8 @@ def insert(
     columns: Sequence[str],
     key: Sequence[str],
     *,
-    updates: bool,
+    differs: Callable[[str], str] | None,
     only_good: bool = False,
-    as_text: Collection[str] = (),
     source: str = STAGING,
     condition: str = "1 = 1",
 ) -> str:
@@ -56,9 +55,9 @@ def insert(
         target: The table, quoted.
         columns: The columns.
         key: Those that tell rows apart; none to insert all.
-        updates: Whether rows that are there are updated where they differ, or left alone.
+        differs: Returns the condition that a column of a row that is there (``target``) is another than the one that
+            comes (``excluded``): it is updated then. None to leave rows alone that are there.
         only_good: Whether only rows with a good answer are taken.
-        as_text: Columns whose types cannot be compared, but for their texts.
         source: Where the rows are.
         condition: Which of them are taken.
     """
@@ -70,18 +69,11 @@ def insert(
     if not key:
         return statement
     rest = [column for column in columns if column not in key]
-    if not updates or not rest:
+    if differs is None or not rest:
         return f"{statement} ON CONFLICT ({listed(key)}) DO NOTHING"
     values = ", ".join(f"{quoted(column)} = excluded.{quoted(column)}" for column in rest)
-    differs = " OR ".join(_differs(column, column in as_text) for column in rest)
-    return f"{statement} ON CONFLICT ({listed(key)}) DO UPDATE SET {values} WHERE {differs}"
-
-
-def _differs(column: str, as_text: bool) -> str:
-    name = quoted(column)
-    if as_text:
-        return f"CAST(target.{name} AS text) IS DISTINCT FROM CAST(excluded.{name} AS text)"
-    return f"target.{name} IS DISTINCT FROM excluded.{name}"
+    condition = " OR ".join(differs(column) for column in rest)
+    return f"{statement} ON CONFLICT ({listed(key)}) DO UPDATE SET {values} WHERE {condition}"
 
 
 def delete_vanished(target: str, key: Sequence[str]) -> str:

@@ -451,14 +451,10 @@ class _Submission:
         before: Job | None = None,
     ) -> Job:
         """Commit a new plan: the given one and the version of its rows, or one of the source as it is now."""
-        began_at = self.began_at
         if plan is None:
             version = self.request.source.version
             plan = self._built(self.request.source, epoch, State.PLANNED), version
         built, version = plan
-        finish_at = self._finish_at(began_at)
-        if built.uncounted is not None:
-            self.engine.log.warning("%s", built.uncounted)
         now = self.engine.clock()
         job = Job(
             format_version=FORMAT_VERSION,
@@ -469,7 +465,7 @@ class _Submission:
             source_version=version,
             sources=self.request.sources,
             created_at=now,
-            finish_at=finish_at,
+            finish_at=self._finish_at(self.began_at),
             **_of_direct(before),
             deadline_from=now,
             shards=built.shards,
@@ -487,11 +483,21 @@ class _Submission:
             compared_at=self.max_tries,
             waits=dict(waits),
             is_plan_only=self.is_plan_only,
-            work_s={"build": round(now - began_at, 3)} if now > began_at else {},
+            work_s={"build": round(now - self.began_at, 3)} if now > self.began_at else {},
         )
         job = with_known_answers(self.engine, with_skipped(self.engine.store, job))
         if (problem := cap_problem(self.engine.store, job)) is not None:
             raise InputError(f"{problem} Nothing was sent.")
+        self._tell(job, built)
+        job = self.engine.store.commit(number, job, now).job
+        if not job.is_plan_only:
+            self.engine.observer.planned(job)
+        return job
+
+    def _tell(self, job: Job, built: Built) -> None:
+        """Log what was planned, and what it will cost."""
+        if built.uncounted is not None:
+            self.engine.log.warning("%s", built.uncounted)
         warn_of_uncounted(self.engine, job)
         self.engine.log.info(
             "Planned %s as %s in %s.",
@@ -508,10 +514,6 @@ class _Submission:
                 f"{n_skipped:,}",
                 counted(built.n_rows, "row"),
             )
-        job = self.engine.store.commit(number, job, now).job
-        if not job.is_plan_only:
-            self.engine.observer.planned(job)
-        return job
 
 
 def _of_direct(before: Job | None) -> dict[str, Any]:

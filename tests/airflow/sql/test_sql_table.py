@@ -13,6 +13,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg2
 import pyarrow as pa
 import pytest
 
@@ -76,6 +77,32 @@ def test_upsert_updates_what_differs_and_adds_the_rest(database: Any) -> None:
     write(table, *rows)
     assert labels(database) == [(1, "new"), (2, "same"), (3, "added"), (9, "kept")]
     assert "3 rows of results; 0 added or changed, 0 removed" in LOG.lines[-1]
+
+
+LAX_TEXTS = {
+    "pg": "varchar(20) COLLATE lax",
+    "lite": "varchar(20) COLLATE NOCASE",
+    "duck": "varchar(20) COLLATE NOCASE",
+    "my": "varchar(20)",
+}
+"""Columns whose collation takes texts for equal that are not."""
+
+
+def test_an_answer_that_only_differs_in_its_case_is_written(database: Any) -> None:
+    if database.conn_id == "pg":
+        try:
+            database.run("CREATE COLLATION lax (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
+        except psycopg2.errors.FeatureNotSupported:
+            pytest.skip("this PostgreSQL was built without ICU")
+    database.run(
+        LABELS.replace("label varchar(20)", f"label {LAX_TEXTS[database.conn_id]}"),
+        "INSERT INTO labels VALUES (1, 'good', 'succeeded'), (2, 'bad', 'succeeded')",
+    )
+    assert database.rows("SELECT id FROM labels WHERE label = 'GOOD'") == [(1,)]
+    table = SqlTable("labels", database.conn_id, key="id")
+    write(table, batch(good((1, "Good"), (2, "bad"))))
+    assert labels(database) == [(1, "Good"), (2, "bad")]
+    assert "2 rows of results; 1 added or changed" in LOG.lines[-1]
 
 
 def test_append_leaves_what_is_there(database: Any) -> None:
