@@ -54,9 +54,9 @@ def main() -> int:
         print(f"{time.monotonic() - program_began_at:6.0f} s  {name}", flush=True)
         now |= found
         failed += [] if found else [name]
+        options.results.parent.mkdir(parents=True, exist_ok=True)
+        options.results.write_text(json.dumps(last | now, indent=1) + "\n")
     print(f"\n{table(now, last)}\n\n{time.monotonic() - began_at:.0f} s in all, load before {load:.2f}.")
-    options.results.parent.mkdir(parents=True, exist_ok=True)
-    options.results.write_text(json.dumps(last | now, indent=1) + "\n")
     if failed:
         print("Failed:", ", ".join(failed))
     return len(failed)
