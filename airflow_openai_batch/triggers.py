@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
     from airflow_openai_batch.engine.model import Batch
-    from airflow_openai_batch.waiting import Wait
 
 #: States of our own task instance in which nobody is left to look after its batches.
 _ABANDONED = frozenset({"failed", "success", "skipped", "upstream_failed", "removed", "missing"})
@@ -94,11 +92,11 @@ class OpenAIBatchTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield one event when a worker should look."""
+        # Who only defers, as a worker does, need not load it.
+        from airflow_openai_batch.waiting import Wait
+
         try:
-            # Imported beside the loop, which Airflow loads triggers in: other triggers go on meanwhile.
-            waiting = await asyncio.to_thread(import_module, "airflow_openai_batch.waiting")
-            await self._warm_up()
-            wait: Wait = waiting.Wait(
+            wait = Wait(
                 OpenAIBatchHook(self.conn_id),
                 self.batch_ids,
                 self.batches,
@@ -111,6 +109,7 @@ class OpenAIBatchTrigger(BaseTrigger):
                 task_instance=self.task_instance,
                 log=self.log,
             )
+            await self._warm_up()
             reason = await wait.until_worth_it()
         except asyncio.CancelledError:
             # Airflow before 3.3 knows no on_kill; a cancelled run is all that a trigger learns there.
