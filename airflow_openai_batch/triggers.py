@@ -8,7 +8,10 @@ watcher (``polling``), which makes the requests; what one of them waits for is i
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -19,13 +22,29 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
     from airflow_openai_batch.engine.model import Batch
+    from airflow_openai_batch.waiting import Wait
 
 #: States of our own task instance in which nobody is left to look after its batches.
 _ABANDONED = frozenset({"failed", "success", "skipped", "upstream_failed", "removed", "missing"})
 _CANCEL_TRIES, _CANCEL_PAUSE_S = 3, 2.0
 _is_warm = False
+_WAITING = "airflow_openai_batch.waiting"
+_loading: dict[asyncio.AbstractEventLoop, asyncio.Future[ModuleType]] = {}
 _unfinished: set[asyncio.Future[None]] = set()
 """Keeps cancels alive whose trigger is gone: the event loop itself holds tasks only weakly."""
+
+
+async def _wait_class() -> type[Wait]:
+    """Load what a wait needs, once and beside the event loop: all triggers of the triggerer wait for the same."""
+    module = sys.modules.get(_WAITING)
+    if not hasattr(module, "Wait"):
+        loop = asyncio.get_running_loop()
+        loading = _loading.get(loop) or _loading.setdefault(loop, loop.run_in_executor(None, import_module, _WAITING))
+        # Shielded: the first trigger may be cancelled while others wait.
+        module = await asyncio.shield(loading)
+        _loading.pop(loop, None)
+    waits: type[Wait] = module.Wait  # type: ignore[union-attr]
+    return waits
 
 
 class OpenAIBatchTrigger(BaseTrigger):
@@ -92,11 +111,8 @@ class OpenAIBatchTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield one event when a worker should look."""
-        # Who only defers, as a worker does, need not load it.
-        from airflow_openai_batch.waiting import Wait
-
         try:
-            wait = Wait(
+            wait = (await _wait_class())(
                 OpenAIBatchHook(self.conn_id),
                 self.batch_ids,
                 self.batches,
