@@ -2,7 +2,7 @@
 
 It can be killed and started again from its arguments at any time. It wakes a worker only when there may be something
 to do; what that is, the worker finds out from the job store. All triggers of a connection in a triggerer share one
-watcher (``polling``), which makes the requests; what one of them waits for is in ``waiting``.
+watcher (``polling``), which makes the requests; how one of them waits is in ``waiter``.
 """
 
 from __future__ import annotations
@@ -22,29 +22,31 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
     from airflow_openai_batch.engine.model import Batch
-    from airflow_openai_batch.waiting import Wait
+    from airflow_openai_batch.waiter import Waiter
 
 #: States of our own task instance in which nobody is left to look after its batches.
 _ABANDONED = frozenset({"failed", "success", "skipped", "upstream_failed", "removed", "missing"})
 _CANCEL_TRIES, _CANCEL_PAUSE_S = 3, 2.0
 _is_warm = False
-_WAITING = "airflow_openai_batch.waiting"
+_WAITER = "airflow_openai_batch.waiter"
 _loading: dict[asyncio.AbstractEventLoop, asyncio.Future[ModuleType]] = {}
+"""The import of it, while it goes on beside an event loop."""
 _unfinished: set[asyncio.Future[None]] = set()
 """Keeps cancels alive whose trigger is gone: the event loop itself holds tasks only weakly."""
 
 
-async def _wait_class() -> type[Wait]:
+async def _waiter_class() -> type[Waiter]:
     """Load what a wait needs, once and beside the event loop: all triggers of the triggerer wait for the same."""
-    module = sys.modules.get(_WAITING)
-    if not hasattr(module, "Wait"):
+    module = sys.modules.get(_WAITER)
+    if not hasattr(module, "Waiter"):
         loop = asyncio.get_running_loop()
-        loading = _loading.get(loop) or _loading.setdefault(loop, loop.run_in_executor(None, import_module, _WAITING))
+        if loop not in _loading:
+            _loading[loop] = loop.run_in_executor(None, import_module, _WAITER)
+            _loading[loop].add_done_callback(lambda _: _loading.pop(loop))
         # Shielded: the first trigger may be cancelled while others wait.
-        module = await asyncio.shield(loading)
-        _loading.pop(loop, None)
-    waits: type[Wait] = module.Wait  # type: ignore[union-attr]
-    return waits
+        module = await asyncio.shield(_loading[loop])
+    waiter_class: type[Waiter] = module.Waiter  # type: ignore[union-attr]
+    return waiter_class
 
 
 class OpenAIBatchTrigger(BaseTrigger):
@@ -112,7 +114,8 @@ class OpenAIBatchTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield one event when a worker should look."""
         try:
-            wait = (await _wait_class())(
+            waiter_class = await _waiter_class()
+            waiter = waiter_class(
                 OpenAIBatchHook(self.conn_id),
                 self.batch_ids,
                 self.batches,
@@ -126,14 +129,14 @@ class OpenAIBatchTrigger(BaseTrigger):
                 log=self.log,
             )
             await self._warm_up()
-            reason = await wait.until_worth_it()
+            reason = await waiter.until_worth_it()
         except asyncio.CancelledError:
             # Airflow before 3.3 knows no on_kill; a cancelled run is all that a trigger learns there.
             if not hasattr(BaseTrigger, "on_kill"):
                 await self.on_kill()
             raise
-        seen = {} if wait.seen is None else {"seen": wait.seen}
-        yield TriggerEvent({"reason": reason, "statuses": wait.statuses(), **seen})
+        seen = {} if waiter.seen is None else {"seen": waiter.seen}
+        yield TriggerEvent({"reason": reason, "statuses": waiter.statuses(), **seen})
 
     async def on_kill(self) -> None:
         """Cancel the batches, if a person has ended the task.

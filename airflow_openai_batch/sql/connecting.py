@@ -86,7 +86,7 @@ def errors_told(conn_id: str, purpose: str) -> Iterator[None]:
         if "Error" not in bases:  # PEP 249: every driver's errors have this base
             raise
         code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or ""
-        number = error.args[0] if error.args and isinstance(error.args[0], int) else None
+        number = error.args[0] if error.args and type(error).__module__.partition(".")[0] in MYSQL_CLIENTS else None
         is_about_sql = (
             code.startswith("42")
             or bool(bases & _ABOUT_SQL)
@@ -122,6 +122,9 @@ _WRONG = frozenset({"ProgrammingError", "DataError", "IntegrityError", "NotSuppo
 
 _ABOUT_SQL = frozenset({"ParserException", "BinderException", "CatalogException"})
 """DuckDB's names of errors that quote the query, and no row."""
+
+MYSQL_CLIENTS = ("MySQLdb", "pymysql", "mysql")
+"""The modules of MySQL's clients, whose errors have a number and a text."""
 
 _ABOUT_SQL_IN_MYSQL = frozenset({1044, 1049, 1054, 1142, 1143})
 """MySQL's numbers of unknown databases and columns and of missing rights, which its clients call operational errors."""

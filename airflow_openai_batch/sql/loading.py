@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.requests.arrow import is_json
+from airflow_openai_batch.sql.connecting import MYSQL_CLIENTS
 from airflow_openai_batch.sql.loader import Loader, check_columns
-from airflow_openai_batch.sql.mysql_loading import DRIVERS, MysqlLoader
+from airflow_openai_batch.sql.mysql_loading import MysqlLoader
 from airflow_openai_batch.sql.statements import STAGING, listed, quoted
 from airflow_openai_batch.sql.values import python_values
 
@@ -32,7 +33,7 @@ def loader_of(connection: Any, hook: Any) -> Loader:
             return SqliteLoader(connection, hook)
         case "duckdb" | "_duckdb":
             return DuckdbLoader(connection, hook)
-        case module if module in DRIVERS:
+        case module if module in MYSQL_CLIENTS:
             return MysqlLoader(connection, hook)
         case module:
             raise InputError(

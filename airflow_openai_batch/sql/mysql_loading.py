@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
     from airflow_openai_batch.sql.table import SqlTable
 
-DRIVERS = ("MySQLdb", "pymysql", "mysql")
-"""The modules of the clients that the provider knows."""
-
 _SESSION = (
     # Names stand in double quotes, and a value that does not fit is refused in place of being cut or replaced.
     "SET SESSION sql_mode = CONCAT(@@sql_mode, ',ANSI_QUOTES,STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE')",

@@ -10,7 +10,7 @@ from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.requests.arrow import BATCH_ROWS, empty_batch
 from airflow_openai_batch.engine.requests.column_types import check_names
 from airflow_openai_batch.engine.requests.tables import from_python, shown
-from airflow_openai_batch.sql.connecting import connected, errors_told, with_meaning
+from airflow_openai_batch.sql.connecting import MYSQL_CLIENTS, connected, errors_told, with_meaning
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -98,7 +98,7 @@ def _read_rows(connection: Any, query: SqlQuery) -> Iterator[pa.RecordBatch]:
 
 _READ_ONLY = {
     "sqlite3": "PRAGMA query_only = ON",
-    **dict.fromkeys(("MySQLdb", "pymysql", "mysql"), "START TRANSACTION READ ONLY"),
+    **dict.fromkeys(MYSQL_CLIENTS, "START TRANSACTION READ ONLY"),
 }
 """What keeps a query from writing, by driver."""
 

@@ -167,21 +167,21 @@ def test_a_dag_file_that_uses_everything_imports_nothing_heavy() -> None:
 def test_what_a_wait_needs_is_loaded_once_for_all_triggers_and_beside_the_loop(monkeypatch, tmp_path) -> None:
     from airflow_openai_batch import triggers
 
-    (tmp_path / "slow_waiting.py").write_text("import time; time.sleep(0.2)\nclass Wait: pass\n")
+    (tmp_path / "slow_waiter.py").write_text("import time; time.sleep(0.2)\nclass Waiter: pass\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(triggers, "_WAITING", "slow_waiting")
+    monkeypatch.setattr(triggers, "_WAITER", "slow_waiter")
 
     async def act() -> None:
         loop = asyncio.get_running_loop()
         run, calls = loop.run_in_executor, []
         monkeypatch.setattr(loop, "run_in_executor", lambda *given: calls.append(given) or run(*given))
-        first, *others = [asyncio.ensure_future(triggers._wait_class()) for _ in range(50)]
+        first, *others = [asyncio.ensure_future(triggers._waiter_class()) for _ in range(50)]
         await asyncio.sleep(0)
         first.cancel()
         classes = await asyncio.gather(*others)
-        assert {made.__name__ for made in classes} == {"Wait"} and len(set(classes)) == 1
+        assert {made.__name__ for made in classes} == {"Waiter"} and len(set(classes)) == 1
         assert len(calls) == 1 and not triggers._loading
-        await triggers._wait_class()
+        await triggers._waiter_class()
         assert len(calls) == 1
 
     asyncio.run(act())

@@ -155,10 +155,10 @@ def test_a_trigger_that_was_cancelled_asks_nothing_more(emulator) -> None:
 
 
 def test_a_watcher_that_dies_is_followed_by_another(emulator, monkeypatch) -> None:
-    from airflow_openai_batch import waiting
+    from airflow_openai_batch import waiter
     from airflow_openai_batch.polling import watcher as watching
 
-    monkeypatch.setattr(waiting, "_WATCHER_PAUSE_S", 0.1)
+    monkeypatch.setattr(waiter, "_WATCHER_PAUSE_S", 0.1)
     n_defects = 1
     right = watching.pause_s
 

@@ -455,6 +455,8 @@ class _Submission:
             version = self.request.source.version
             plan = self._built(self.request.source, epoch, State.PLANNED), version
         built, version = plan
+        if built.uncounted is not None:
+            self.engine.log.warning("%s", built.uncounted)
         now = self.engine.clock()
         job = Job(
             format_version=FORMAT_VERSION,
@@ -496,8 +498,6 @@ class _Submission:
 
     def _tell(self, job: Job, built: Built) -> None:
         """Log what was planned, and what it will cost."""
-        if built.uncounted is not None:
-            self.engine.log.warning("%s", built.uncounted)
         warn_of_uncounted(self.engine, job)
         self.engine.log.info(
             "Planned %s as %s in %s.",

@@ -47,6 +47,23 @@ def postgres_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         os.kill(server.get_pid(), signal.SIGINT)
 
 
+@pytest.fixture(scope="session")
+def system_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of the machine's own PostgreSQL, which has what the one with pgvector is built without: TLS, ICU."""
+    from airflow_openai_batch.local_airflow.postgres import Postgres, find_postgres
+
+    if find_postgres() is None:
+        pytest.skip("no PostgreSQL server on this machine (initdb and postgres)")
+    server = Postgres(tmp_path_factory.mktemp("system") / "log")
+    try:
+        server.create()
+        port = urlsplit(server.url).port
+        assert port is not None
+        yield port
+    finally:
+        server.remove()
+
+
 def postgres_at(folder: str, monkeypatch: pytest.MonkeyPatch) -> Database:
     """A schema of its own in the server, thrown away and made anew."""
     import psycopg2
@@ -140,9 +157,40 @@ def mysql(mysql_socket: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
     return Database("my", lambda: MySQLdb.connect(**server, database="tests"))
 
 
-@pytest.fixture(params=["postgres", "sqlite", "duckdb", "mysql"])
-def database(request: Any, monkeypatch: pytest.MonkeyPatch) -> Database:
+@pytest.fixture
+def plain_postgres(postgres_folder: str, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """PostgreSQL through the driver that Airflow's hook takes by itself."""
+    return postgres_at(postgres_folder, monkeypatch)
+
+
+@pytest.fixture(params=["plain_postgres", "sqlite", "duckdb", "mysql"])
+def database(request: Any) -> Database:
     """Each database in turn."""
-    if request.param == "postgres":
-        return postgres_at(request.getfixturevalue("postgres_folder"), monkeypatch)
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(params=["pg icu", "pg citext", "lite", "duck", "my"])
+def lax(request: Any, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """A table whose texts are equal to those that only differ in their case."""
+    name, _, how = request.param.partition(" ")
+    sql_type = {"icu": "varchar(20) COLLATE lax", "citext": "citext"}.get(how, "varchar(20) COLLATE NOCASE")
+    if name == "pg":
+        port = request.getfixturevalue("system_postgres")
+        given = {"conn_type": "postgres", "host": "127.0.0.1", "port": port, "login": "airflow", "schema": "airflow"}
+        monkeypatch.setenv("AIRFLOW_CONN_PG", json.dumps(given))
+        import psycopg2
+
+        place = {"host": "127.0.0.1", "port": port, "user": "airflow", "dbname": "airflow"}
+        database = Database("pg", lambda: psycopg2.connect(**place))
+        database.run(
+            "DROP TABLE IF EXISTS labels",
+            "CREATE EXTENSION IF NOT EXISTS citext",
+            "DROP COLLATION IF EXISTS lax",
+            "CREATE COLLATION lax (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
+        )
+    elif name == "my":
+        database, sql_type = request.getfixturevalue("mysql"), "varchar(20)"
+    else:
+        database = request.getfixturevalue({"lite": "sqlite", "duck": "duckdb"}[name])
+    database.run(f"CREATE TABLE labels (id integer PRIMARY KEY, label {sql_type}, status varchar(20))")
+    return database

@@ -7,16 +7,14 @@ import datetime
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pytest
 
 from airflow_openai_batch.engine.errors import DatabaseError, InputError
-from airflow_openai_batch.local_airflow.postgres import Postgres, find_postgres
 from airflow_openai_batch.sql import SqlQuery, SqlTable
 from airflow_openai_batch.sql.sink import SqlSink
 from airflow_openai_batch.sql.source import SqlSource
@@ -42,20 +40,11 @@ def certificate() -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
+def encrypted(system_postgres: int, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
     """The port of a PostgreSQL that speaks TLS, and its certificate."""
-    if find_postgres() is None:
-        pytest.skip("no PostgreSQL server with TLS on this machine (initdb and postgres)")
-    folder = tmp_path_factory.mktemp("encrypted")
-    server = Postgres(folder / "log")
-    try:
-        server.create()
-        port = urlsplit(server.url).port
-        assert port is not None
-        (folder / "root.crt").write_text(_with_tls(port))
-        yield port, folder / "root.crt"
-    finally:
-        server.remove()
+    path = tmp_path_factory.mktemp("encrypted") / "root.crt"
+    path.write_text(_with_tls(system_postgres))
+    return system_postgres, path
 
 
 def _with_tls(port: int) -> str:

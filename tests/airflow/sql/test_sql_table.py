@@ -13,7 +13,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import psycopg2
 import pyarrow as pa
 import pytest
 
@@ -22,7 +21,6 @@ from airflow_openai_batch.engine.requests.arrow import json_column
 from airflow_openai_batch.sql import SqlQuery, SqlTable
 from airflow_openai_batch.sql.sink import SqlSink
 from airflow_openai_batch.sql.source import SqlSource
-from tests.airflow.sql.conftest import postgres_at
 
 
 class Log:
@@ -79,30 +77,14 @@ def test_upsert_updates_what_differs_and_adds_the_rest(database: Any) -> None:
     assert "3 rows of results; 0 added or changed, 0 removed" in LOG.lines[-1]
 
 
-LAX_TEXTS = {
-    "pg": "varchar(20) COLLATE lax",
-    "lite": "varchar(20) COLLATE NOCASE",
-    "duck": "varchar(20) COLLATE NOCASE",
-    "my": "varchar(20)",
-}
-"""Columns whose collation takes texts for equal that are not."""
-
-
-def test_an_answer_that_only_differs_in_its_case_is_written(database: Any) -> None:
-    if database.conn_id == "pg":
-        try:
-            database.run("CREATE COLLATION lax (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
-        except psycopg2.errors.FeatureNotSupported:
-            pytest.skip("this PostgreSQL was built without ICU")
-    database.run(
-        LABELS.replace("label varchar(20)", f"label {LAX_TEXTS[database.conn_id]}"),
-        "INSERT INTO labels VALUES (1, 'good', 'succeeded'), (2, 'bad', 'succeeded')",
-    )
-    assert database.rows("SELECT id FROM labels WHERE label = 'GOOD'") == [(1,)]
-    table = SqlTable("labels", database.conn_id, key="id")
-    write(table, batch(good((1, "Good"), (2, "bad"))))
-    assert labels(database) == [(1, "Good"), (2, "bad")]
-    assert "2 rows of results; 1 added or changed" in LOG.lines[-1]
+def test_an_answer_that_only_differs_in_its_case_is_written(lax: Any) -> None:
+    lax.run("INSERT INTO labels VALUES (1, 'good', 'succeeded'), (2, 'bad', 'succeeded')")
+    assert lax.rows("SELECT id FROM labels WHERE label = 'GOOD'") == [(1,)]
+    rows = batch(good((1, "Good"), (2, "bad")))
+    for n_changed in (1, 0):
+        write(SqlTable("labels", lax.conn_id, key="id"), rows)
+        assert labels(lax) == [(1, "Good"), (2, "bad")]
+        assert f"2 rows of results; {n_changed} added or changed" in LOG.lines[-1]
 
 
 def test_append_leaves_what_is_there(database: Any) -> None:
@@ -154,15 +136,10 @@ def test_a_row_without_a_key_is_refused_for_a_retry_would_write_it_again(databas
         assert labels(database) == [(1, "b")]
 
 
-@pytest.mark.parametrize("server", ["pg", "my"])
-def test_two_workers_that_replace_at_the_same_time_leave_the_rows_once(
-    request: Any, monkeypatch: pytest.MonkeyPatch, server: str
-) -> None:
+@pytest.mark.parametrize("server", ["plain_postgres", "mysql"])
+def test_two_workers_that_replace_at_the_same_time_leave_the_rows_once(request: Any, server: str) -> None:
     """A frozen worker that wakes up while a retry writes: there need be no unique key."""
-    if server == "pg":
-        database = postgres_at(request.getfixturevalue("postgres_folder"), monkeypatch)
-    else:
-        database = request.getfixturevalue("mysql")
+    database = request.getfixturevalue(server)
     database.run(LABELS.replace(" PRIMARY KEY", ""), "INSERT INTO labels VALUES (9, 'old', 's')")
     table, rows = SqlTable("labels", database.conn_id, mode="replace"), batch(good((1, "a"), (2, "b")))
     is_written, may_commit = threading.Event(), threading.Event()

@@ -1,4 +1,4 @@
-"""One task's wait for its batches: until waking a worker is worth it.
+"""What waits for a task's batches in the triggerer, until waking a worker is worth it.
 
 It runs on the triggerer's event loop, and all waits of a connection share one watcher (``polling``).
 """
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _WATCHER_TRIES, _WATCHER_PAUSE_S = 3, 30.0
 
 
-class Wait:
-    """The wait of one trigger.
+class Waiter:
+    """Waits for one trigger.
 
     Args:
         hook: The connection.
