@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import weakref
 from collections.abc import AsyncIterator
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -29,22 +29,21 @@ _ABANDONED = frozenset({"failed", "success", "skipped", "upstream_failed", "remo
 _CANCEL_TRIES, _CANCEL_PAUSE_S = 3, 2.0
 _is_warm = False
 _WAITER = "airflow_openai_batch.waiter"
-_loading: dict[asyncio.AbstractEventLoop, asyncio.Future[ModuleType]] = {}
-"""The import of it, while it goes on beside an event loop."""
+_loading: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
 _unfinished: set[asyncio.Future[None]] = set()
 """Keeps cancels alive whose trigger is gone: the event loop itself holds tasks only weakly."""
 
 
 async def _waiter_class() -> type[Waiter]:
-    """Load what a wait needs, once and beside the event loop: all triggers of the triggerer wait for the same."""
+    """Load what a wait needs, once and beside the event loop."""
     module = sys.modules.get(_WAITER)
     if not hasattr(module, "Waiter"):
         loop = asyncio.get_running_loop()
-        if loop not in _loading:
-            _loading[loop] = loop.run_in_executor(None, import_module, _WAITER)
-            _loading[loop].add_done_callback(lambda _: _loading.pop(loop))
-        # Shielded: the first trigger may be cancelled while others wait.
-        module = await asyncio.shield(_loading[loop])
+        # A lock lets one trigger go on in each round of the loop: thousands that start at once must not hold it up.
+        async with _loading.setdefault(loop, asyncio.Lock()):
+            module = sys.modules.get(_WAITER)
+            if not hasattr(module, "Waiter"):
+                module = await loop.run_in_executor(None, import_module, _WAITER)
     waiter_class: type[Waiter] = module.Waiter  # type: ignore[union-attr]
     return waiter_class
 

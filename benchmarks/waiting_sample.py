@@ -2,7 +2,8 @@
 
 The triggers are the real classes; `run()` is driven as Airflow's triggerer drives it. What Airflow provides besides is
 only the connection, from the environment. A heartbeat of 50 ms measures for how long the event loop is held up: its
-lag is how much later than that it comes.
+lag is how much later than that it comes, and how much of that Python's garbage collector took: a full collection
+passes over every object of the process, those of Airflow too, and any wait can be the one that sets it off.
 """
 
 from __future__ import annotations
@@ -28,19 +29,28 @@ class Clock:
     """What is measured; read by a thread of its own, as the event loop may never come back."""
 
     def __init__(self) -> None:
-        self.beats: list[tuple[float, float]] = []
+        self.beats: list[tuple[float, float, float]] = []
         self.detected: dict[str, float] = {}
         self.began_at = self.started_at = 0.0
         self.ends_at: dict[str, float] = {}
         self.errors: list[str] = []
         self.cpu: list[tuple[float, float]] = []
+        self._collecting_s = self._collects_from = 0.0
 
     async def beat(self) -> None:
-        """Note how late each heartbeat comes."""
+        """Note how late each heartbeat comes, and how much of that was garbage collection."""
+        gc.callbacks.append(self._collects)
         while True:
-            before = time.monotonic()
+            before, collecting_s = time.monotonic(), self._collecting_s
             await asyncio.sleep(HEARTBEAT_S)
-            self.beats.append((time.time(), time.monotonic() - before - HEARTBEAT_S))
+            lag_s = time.monotonic() - before - HEARTBEAT_S
+            self.beats.append((time.time(), lag_s, min(lag_s, self._collecting_s - collecting_s)))
+
+    def _collects(self, phase: str, _: dict[str, int]) -> None:
+        if phase == "start":
+            self._collects_from = time.monotonic()
+        else:
+            self._collecting_s += time.monotonic() - self._collects_from
 
 
 def make(contender: str, ids: list[str], interval_s: float, seconds: float) -> list[Any]:
@@ -98,8 +108,9 @@ def result(options: argparse.Namespace, clock: Clock, base_mb: float, *, is_stuc
     last_beat = clock.beats[-1][0] if clock.beats else clock.began_at
     silence = max(0.0, time.time() - last_beat - HEARTBEAT_S) if is_stuck else 0.0
     start_until = clock.started_at + 1 if clock.started_at else until
-    lags = sorted(lag for at, lag in clock.beats if at > start_until or not clock.started_at) or [silence]
-    first_lags = [lag for at, lag in clock.beats if at <= start_until] or [silence]
+    later = [beat for beat in clock.beats if beat[0] > start_until or not clock.started_at]
+    lags = sorted(lag for _, lag, _ in later) or [silence]
+    first_lags = [lag for at, lag, _ in clock.beats if at <= start_until] or [silence]
     due = {i: at for i, at in clock.ends_at.items() if at <= until - options.interval - 1}
     delays = sorted(clock.detected[i] - at for i, at in due.items() if i in clock.detected)
     cpu = [used for at, used in clock.cpu if steady[0] <= at < steady[1]]
@@ -110,6 +121,7 @@ def result(options: argparse.Namespace, clock: Clock, base_mb: float, *, is_stuc
         "start_lag_max_s": max(first_lags + ([silence] if is_stuck and not clock.started_at else [])),
         "lag_p99_s": lags[min(int(len(lags) * 0.99), len(lags) - 1)],
         "lag_max_s": max(lags[-1], silence),
+        "lag_max_without_gc_s": max([lag - collecting for _, lag, collecting in later] + [silence]),
         "is_stuck": is_stuck,
         "cpu_share": (cpu[-1] - cpu[0]) / (len(cpu) - 1) if len(cpu) > 1 else None,
         "base_mb": base_mb,

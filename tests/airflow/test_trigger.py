@@ -164,7 +164,9 @@ def test_a_dag_file_that_uses_everything_imports_nothing_heavy() -> None:
     assert done.stdout.strip().splitlines()[-1] == "[]"
 
 
-def test_what_a_wait_needs_is_loaded_once_for_all_triggers_and_beside_the_loop(monkeypatch, tmp_path) -> None:
+def test_what_a_wait_needs_is_loaded_once_and_beside_the_loop_and_triggers_go_on_one_by_one(
+    monkeypatch, tmp_path
+) -> None:
     from airflow_openai_batch import triggers
 
     (tmp_path / "slow_waiter.py").write_text("import time; time.sleep(0.2)\nclass Waiter: pass\n")
@@ -173,15 +175,38 @@ def test_what_a_wait_needs_is_loaded_once_for_all_triggers_and_beside_the_loop(m
 
     async def act() -> None:
         loop = asyncio.get_running_loop()
-        run, calls = loop.run_in_executor, []
+        run, calls, rounds, n_rounds = loop.run_in_executor, [], [], 0
         monkeypatch.setattr(loop, "run_in_executor", lambda *given: calls.append(given) or run(*given))
-        first, *others = [asyncio.ensure_future(triggers._waiter_class()) for _ in range(50)]
-        await asyncio.sleep(0)
-        first.cancel()
-        classes = await asyncio.gather(*others)
+
+        async def wait() -> type:
+            waiter_class = await triggers._waiter_class()
+            rounds.append(n_rounds)
+            return waiter_class
+
+        waits = [asyncio.ensure_future(wait()) for _ in range(50)]
+        while not all(waiting.done() for waiting in waits):
+            n_rounds += 1
+            await asyncio.sleep(0)
+        classes = [waiting.result() for waiting in waits]
         assert {made.__name__ for made in classes} == {"Waiter"} and len(set(classes)) == 1
-        assert len(calls) == 1 and not triggers._loading
+        assert len(set(rounds)) == 50 and len(calls) == 1
         await triggers._waiter_class()
         assert len(calls) == 1
+
+    asyncio.run(act())
+
+
+def test_a_trigger_that_is_cancelled_while_it_loads_leaves_the_others_waiting(monkeypatch, tmp_path) -> None:
+    from airflow_openai_batch import triggers
+
+    (tmp_path / "slower_waiter.py").write_text("import time; time.sleep(0.2)\nclass Waiter: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(triggers, "_WAITER", "slower_waiter")
+
+    async def act() -> None:
+        first, *others = [asyncio.ensure_future(triggers._waiter_class()) for _ in range(3)]
+        await asyncio.sleep(0)
+        first.cancel()
+        assert {made.__name__ for made in await asyncio.gather(*others)} == {"Waiter"}
 
     asyncio.run(act())
