@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 #: States of our own task instance in which nobody is left to look after its batches.
 _ABANDONED = frozenset({"failed", "success", "skipped", "upstream_failed", "removed", "missing"})
-_CANCEL_TRIES, _CANCEL_PAUSE_S = 3, 2.0
+_CANCEL_TRIES, _CANCEL_PAUSE_S, _LOOK_TIMEOUT_S = 3, 2.0, 30.0
 _is_warm = False
 _WAITER = "airflow_openai_batch.waiter"
 _loading: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
@@ -169,14 +169,21 @@ class OpenAIBatchTrigger(BaseTrigger):
         self.log.error("Could not cancel %s: do it in OpenAI's dashboard, they run on.", ", ".join(left))
 
     async def _cancel(self, client: AsyncOpenAI, batch_id: str) -> bool:
-        from airflow_openai_batch.engine.api.client import cancel_async
+        from airflow_openai_batch.engine.api.client import cancel_async, retrieve_async
+        from airflow_openai_batch.engine.errors import NotFound
+        from airflow_openai_batch.engine.model import ENDED_STATUSES
 
         try:
-            await cancel_async(client, batch_id)
+            if await cancel_async(client, batch_id):
+                return True
+            # A proxy can answer anything once: the batch itself tells whether there is nothing to cancel.
+            batch = await retrieve_async(client, batch_id, _LOOK_TIMEOUT_S)
+        except NotFound:
+            return True
         except Exception as error:  # one batch that cannot be cancelled must not save the others
             self.log.warning("Could not cancel %s: %s", batch_id, error)
             return False
-        return True
+        return batch.status in ENDED_STATUSES or batch.status == "cancelling"
 
     async def _warm_up(self) -> None:
         """Ask for the task's state once in each triggerer: the first answer takes seconds, too long for on_kill."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.requests.arrow import BATCH_ROWS, empty_batch
+from airflow_openai_batch.engine.requests.arrow import BATCH_BYTES, BATCH_ROWS, empty_batch, n_bytes_of
 from airflow_openai_batch.engine.requests.column_types import check_names
 from airflow_openai_batch.engine.requests.tables import shown
 from airflow_openai_batch.sql.postgres_types import PostgresColumn, column_of
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from airflow_openai_batch.sql.query import SqlQuery
+
+_FIRST_ROWS = 64
+"""Rows that the server is asked for first; how large they are tells how many may come at a time."""
 
 _SESSION = (
     "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL timezone = 'UTC'; "
@@ -72,12 +75,14 @@ def _selected(column: PostgresColumn) -> str:
 def _batches(cursor: Any, columns: Sequence[PostgresColumn], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
-    first_row = 0
-    while rows := cursor.fetchmany(BATCH_ROWS):
+    first_row, n_rows = 0, _FIRST_ROWS
+    while rows := cursor.fetchmany(n_rows):
         texts = zip(*rows, strict=True)
         arrays = [column.array(list(values), first_row) for column, values in zip(columns, texts, strict=True)]
-        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+        batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
+        yield batch
         first_row += len(rows)
+        n_rows = max(1, min(BATCH_ROWS, 4 * n_rows, BATCH_BYTES * len(rows) // max(1, n_bytes_of(batch))))
     if not first_row:
         yield empty_batch(schema)
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _PURPOSE = "rows"
 
+_FETCHED_ROWS = 64
+"""Rows that a driver is asked for at a time: few, because they may be whole documents."""
+
 _MEANING = (
     "Nothing of these rows was sent or paid for, and what was sent before goes on. Mend the query or the connection "
     "and clear this task; what may pass by itself is tried again by Airflow's retries."
@@ -116,7 +119,7 @@ def _driver_of(connection: Any) -> str:
 
 
 def _dicts(cursor: Any, names: list[str]) -> Iterator[dict[str, Any]]:
-    while rows := cursor.fetchmany(BATCH_ROWS):
+    while rows := cursor.fetchmany(_FETCHED_ROWS):
         for row in rows:
             yield dict(zip(names, row, strict=True))
 

@@ -15,6 +15,7 @@ from airflow.providers.common.compat.sdk import conf
 from airflow_openai_batch import settings
 from airflow_openai_batch.engine.model import AT_OPENAI, RESULT_COLUMNS, UNSENT, Job
 from airflow_openai_batch.engine.requests.values import json_rows
+from airflow_openai_batch.engine.store.parquet import read_parquet
 from airflow_openai_batch.exceptions import OpenAIBatchFailure, airflow_errors
 from airflow_openai_batch.task.results_tasks import arguments_of
 
@@ -93,11 +94,9 @@ def least_bytes(store: JobStore, job: Job, enough: int, dropped: Collection[str]
 
 
 def _input_columns(store: JobStore, job: Job) -> Iterator[pa.RecordBatch]:
-    import pyarrow.parquet as pq
-
     for name in (name for shard in job.shards for name in shard.row_parts):
         with store.open(name) as file:
-            yield from pq.ParquetFile(file, pre_buffer=False).iter_batches(batch_size=_SLICE_ROWS)
+            yield from read_parquet(file, most_rows=_SLICE_ROWS)
 
 
 def _too_large(n_rows: int, n_bytes: int, limit: int) -> str | None:

@@ -123,6 +123,22 @@ def test_on_kill_cancels_only_what_nobody_looks_after(emulator, monkeypatch, sta
     assert (emulator.batches[made].status in ("cancelling", "cancelled")) is is_cancelled
 
 
+@pytest.mark.parametrize("code", [404, 409])
+def test_a_cancel_that_is_refused_while_the_batch_runs_is_repeated(emulator, monkeypatch, code: int) -> None:
+    emulator.settings.duration = 1000
+    (made,) = batches(emulator)
+    emulator.faults.add(Rule("POST /v1/batches/*/cancel", {"status": code}, times=2))
+    trigger = watch([made])
+
+    async def own_state() -> str:
+        return "failed"
+
+    monkeypatch.setattr(trigger, "_own_state", own_state)
+    monkeypatch.setattr("airflow_openai_batch.triggers._CANCEL_PAUSE_S", 0.01)
+    asyncio.run(trigger.on_kill())
+    assert emulator.batches[made].status in ("cancelling", "cancelled")
+
+
 def test_a_cancel_outlives_the_call_that_asked_for_it(emulator, monkeypatch) -> None:
     emulator.settings.duration = 1000
     (made,) = batches(emulator)

@@ -488,6 +488,34 @@ def test_a_person_cancels_while_it_is_asked(world) -> None:
     assert n_asked(w) == 16
 
 
+@pytest.mark.parametrize("n", range(1, 5))
+def test_a_process_that_was_frozen_after_a_commit_does_not_hold_the_job_for_what_it_saw_before(world, n) -> None:
+    """A batch ends long after its cancel, while the process that saw it cancelling is frozen."""
+    w = world()
+    w.emu.settings.duration = SIX_HOURS - 1  # all others end just before the moment, with all their answers
+    w.fault("batch", {"stuck": {"state": "cancelling", "seconds": 7200}}, times=1)
+    w.fault("batch", STUCK, times=1)
+    start(w)
+    until_the_moment(w)
+    worker = w.engine()
+    tell, n_commits = worker.observer.committed, 0
+
+    def frozen_after(job, changes) -> None:
+        nonlocal n_commits
+        tell(job, changes)
+        n_commits += 1
+        if n_commits == n:
+            w.clock.advance(3 * 3600)
+
+    worker.observer.committed = frozen_after
+    while n_commits < n:
+        found = advance(worker)
+        assert isinstance(found, Wait | Done), found
+        w.clock.advance(60)
+    w.done(step_s=60)
+    assert_all_answered_once(w)
+
+
 def test_a_batch_that_never_ends_after_its_cancel_is_for_a_person(world) -> None:
     w = world()
     w.fault("batch", {"stuck": {"state": "cancelling"}}, times=1)

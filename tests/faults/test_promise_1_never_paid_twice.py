@@ -365,10 +365,12 @@ def test_a_process_frozen_past_the_grace_before_its_second_look_at_the_clock_doe
     w.assert_paid_once(6)
 
 
-@pytest.mark.parametrize("n_failures", [0, 3])
-def test_a_process_frozen_past_the_grace_in_the_middle_of_its_post_cancels_the_batch_too_many(world, n_failures):
+@pytest.mark.parametrize(("n_failures", "status"), [(0, 500), (3, 500), (1, 404), (2, 409)])
+def test_a_process_frozen_past_the_grace_in_the_middle_of_its_post_cancels_the_batch_too_many(
+    world, n_failures, status
+):
     w = world()
-    w.fault("POST /v1/batches/*/cancel", {"status": 500}, times=n_failures)
+    w.fault("POST /v1/batches/*/cancel", {"status": status}, times=n_failures)
     w.submit(6)
     api = _SlowApi(w.client())
     frozen = w.engine(api=api)

@@ -153,6 +153,30 @@ def test_a_cancel_call_that_fails_is_repeated(world, fault):
     assert [b.status for b in w.batches] == ["cancelled"]
 
 
+@pytest.mark.parametrize("code", [404, 409])
+def test_a_cancel_that_is_refused_while_the_batch_runs_is_repeated(world, code):
+    """A proxy can answer anything once; 404 and 409 would mean that there is nothing to cancel."""
+    w = world()
+    w.submit(6)
+    w.advance()
+    w.fault("POST /v1/batches/*/cancel", {"status": code}, times=2)
+    w.store.command("cancel")
+    assert w.done().by_status == {"cancelled": 6}
+    assert [b.status for b in w.batches] == ["cancelled"]
+    assert w.billed() == {}
+
+
+def test_a_server_that_refuses_every_cancel_is_waited_for(world):
+    w = world()
+    w.submit(6)
+    w.advance()
+    w.fault("POST /v1/batches/*/cancel", {"status": 404})
+    w.store.command("cancel")
+    assert w.done().by_status == {"succeeded": 6}
+    assert w.n_calls("POST", "/v1/batches/batch") <= 3
+    w.assert_paid_once(6)
+
+
 def test_a_cancelled_job_is_not_asked_again_by_its_own_rounds(world):
     w = world()
     w.submit(6, policy=Policy(max_rounds=5))

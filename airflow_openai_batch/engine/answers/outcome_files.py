@@ -15,6 +15,7 @@ from airflow_openai_batch.engine.model import BILLED, RESULT_COLUMNS, Cost, Job,
 from airflow_openai_batch.engine.money.costs import TokenCounts, cost_type, costs_of, total_cost
 from airflow_openai_batch.engine.money.prices import Prices, Tier, tier_of
 from airflow_openai_batch.engine.schema.arrow_types import field_columns, field_types
+from airflow_openai_batch.engine.store.parquet import read_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 
 ROW_GROUP_ROWS = 4096
-
-_READ_BYTES = 16 * 1024 * 1024
 
 _GROUP_BYTES = 4 * 1024 * 1024
 """About what a row group has at most: whoever reads a row of it holds the whole, some of it twice."""
@@ -319,7 +318,7 @@ def group_rows(rows: pa.RecordBatch | pa.Table) -> int:
 
 
 def read_part(store: Files, name: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Yield an outcome part as record batches of at most 4,096 rows, and fewer if rows are large, as images are.
+    """Yield an outcome part as record batches, of fewer rows where rows are large, as images are.
 
     Args:
         store: The job's store, or another folder that has the part.
@@ -329,14 +328,8 @@ def read_part(store: Files, name: str, columns: list[str] | None = None) -> Iter
     Raises:
         StoreError: The store cannot be read.
     """
-    import pyarrow.parquet as pq
-
     with store.open(name) as file:
-        part = pq.ParquetFile(file, pre_buffer=False)
-        groups = [part.metadata.row_group(i) for i in range(part.num_row_groups)]
-        row_bytes = sum(group.total_byte_size for group in groups) // max(1, part.metadata.num_rows)
-        n_rows = max(1, min(ROW_GROUP_ROWS, _READ_BYTES // max(1, row_bytes)))
-        for rows in part.iter_batches(batch_size=n_rows, columns=columns):
+        for rows in read_parquet(file, columns):
             yield _with_later_columns(rows, columns)
 
 

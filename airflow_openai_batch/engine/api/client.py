@@ -514,8 +514,8 @@ async def list_async(client: AsyncOpenAI, after: str | None, timeout_s: float) -
         return brief_page_of(raw.content)
 
 
-async def cancel_async(client: AsyncOpenAI, batch_id: str) -> None:
-    """Request the cancellation of a batch, for event loops. A batch that has ended or is unknown is not an error.
+async def cancel_async(client: AsyncOpenAI, batch_id: str) -> bool:
+    """Request the cancellation of a batch, for event loops. Returns False if it is said to have ended or be unknown.
 
     Raises:
         ApiError: The call failed.
@@ -527,3 +527,5 @@ async def cancel_async(client: AsyncOpenAI, batch_id: str) -> None:
     except errors.ApiError as error:
         if not isinstance(error, errors.NotFound) and error.status != 409:
             raise
+        return False
+    return True

@@ -15,6 +15,7 @@ from airflow_openai_batch.engine.api.batch_json import UploadedFile, is_known_st
 from airflow_openai_batch.engine.durations import duration_text
 from airflow_openai_batch.engine.errors import ApiError, Denied, NotFound, Refused, Stranger, Unfetchable
 from airflow_openai_batch.engine.identity import upload_name
+from airflow_openai_batch.engine.job.cancelling import cancel
 from airflow_openai_batch.engine.job.carry import carry, share
 from airflow_openai_batch.engine.job.context import Engine, Learned, Stop
 from airflow_openai_batch.engine.job.create_batch import find_again, look
@@ -263,11 +264,12 @@ def _with_custom_ids(engine: Engine, shard: Shard, errors: tuple[LineError, ...]
 
 def _cancel(engine: Engine, job: Job, shard: Shard) -> Learned:
     assert shard.batch is not None  # noqa: S101
-    answer = engine.api.cancel(shard.batch.id)
-    if answer is not None:
-        answer = msgspec.structs.replace(answer, id=shard.batch.id)
+    batch = cancel(engine, shard.batch.id)
+    if batch is None or batch.status in ENDED_STATUSES:  # what an end means is learned by a look
+        batch = shard.batch
+    batch = msgspec.structs.replace(batch, id=shard.batch.id)
     engine.log.warning("Shard %s: asked OpenAI to cancel %s; finished rows will be kept.", shard.id, shard.batch.id)
-    return Learned(Fact.CANCEL_ASKED, ShardUpdate(cancel_asked_at=engine.clock(), batch=answer or shard.batch))
+    return Learned(Fact.CANCEL_ASKED, ShardUpdate(cancel_asked_at=engine.clock(), batch=batch))
 
 
 def _call_off(engine: Engine, job: Job, shard: Shard) -> Learned:

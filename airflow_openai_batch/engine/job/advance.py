@@ -16,8 +16,9 @@ from airflow_openai_batch.engine.errors import CommitRefused, JobCleaned, StoreE
 from airflow_openai_batch.engine.job.actions import execute, observed
 from airflow_openai_batch.engine.job.admission import held_back, warn_of_cap
 from airflow_openai_batch.engine.job.asking import ask
+from airflow_openai_batch.engine.job.cancelling import cancel_extra
 from airflow_openai_batch.engine.job.context import Change, Engine, Learned, Stop
-from airflow_openai_batch.engine.job.create_batch import adopt, cancel_extra, cancel_strangers, intend, post
+from airflow_openai_batch.engine.job.create_batch import adopt, cancel_strangers, intend, post
 from airflow_openai_batch.engine.job.duration_history import record_durations
 from airflow_openai_batch.engine.job.history import record_end
 from airflow_openai_batch.engine.job.planner import Action, needs_manual_create, plan
@@ -40,6 +41,8 @@ _SMALL = ("refresh", "cancel")
 _MAX_REFUSALS = 50
 _OUTAGE_AFTER = 4
 """Calls in a row that failed, after which the others are put off without trying."""
+_LOOK_LASTS_S, _MOST_LOOKS = 300.0, 3
+"""How long what was seen may be the reason to hold a job, and how often it is looked at before it is held anyway."""
 
 
 def advance(engine: Engine) -> Wait | Done | Held:
@@ -48,6 +51,17 @@ def advance(engine: Engine) -> Wait | Done | Held:
     Raises:
         StoreError: There is no such job, or its store cannot be used.
     """
+    for _ in range(_MOST_LOOKS):
+        found, looked_at, now = _advanced(engine)
+        if not isinstance(found, Held) or now - looked_at <= _LOOK_LASTS_S:
+            break
+        # The process was frozen, or long at work: batches may have ended, and others may have moved the job.
+    return found
+
+
+def _advanced(engine: Engine) -> tuple[Wait | Done | Held, float, float]:
+    """Move the job. Returns where it rests, when its batches were last looked at, and when it came to rest."""
+    looked_at = engine.clock()
     snapshot = load(engine)
     fresh: set[str] = set()
     stuck: dict[str, str] = {}  # shards that only a person can help, and why
@@ -64,9 +78,10 @@ def advance(engine: Engine) -> Wait | Done | Held:
         limits = held_back(job, actions) | capped
         actions = [action for action in actions if action.shard not in limits]
         if not actions:
-            return _rest(engine, job, now, stuck, limits)
+            return _rest(engine, job, now, stuck, limits), looked_at, now
         group = _together(engine, actions)
         if group[0].verb == "refresh":
+            looked_at = now
             fresh.update(action.shard for action in group)
         try:
             before = _before_sending(engine, snapshot, group[0], has_adopted=has_adopted)
@@ -80,7 +95,7 @@ def advance(engine: Engine) -> Wait | Done | Held:
             else:
                 snapshot, hold = _step(engine, snapshot, group, stuck)
         except Stop as stop:
-            return Held(reason=str(stop), summary=summarize(job), job=job)
+            return Held(reason=str(stop), summary=summarize(job), job=job), now, now
         except CommitRefused:
             refusals += 1
             if refusals > _MAX_REFUSALS:
@@ -92,7 +107,7 @@ def advance(engine: Engine) -> Wait | Done | Held:
             continue
         refusals = 0
         if hold is not None:
-            return Held(reason=hold, summary=summarize(snapshot.job), job=snapshot.job)
+            return Held(reason=hold, summary=summarize(snapshot.job), job=snapshot.job), now, now
 
 
 def _before_sending(engine: Engine, snapshot: Snapshot, action: Action, *, has_adopted: bool) -> Snapshot | None:

@@ -12,6 +12,7 @@ from airflow_openai_batch.engine.requests.bodies import Bodies
 from airflow_openai_batch.engine.requests.sharding import rendered
 from airflow_openai_batch.engine.requests.sources import Source
 from airflow_openai_batch.engine.store.index import Index, read_index
+from airflow_openai_batch.engine.store.parquet import read_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -208,11 +209,9 @@ class _ShardRows:
 
 
 def _read_parts(store: JobStore, names: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
-    import pyarrow.parquet as pq
-
     for name in names:
         with store.open(name) as file:
-            yield from pq.ParquetFile(file, pre_buffer=False).iter_batches(batch_size=BATCH_ROWS)
+            yield from read_parquet(file)
 
 
 def frozen_rows(store: JobStore, job: Job) -> FrozenRows | None:

@@ -21,6 +21,7 @@ from airflow_openai_batch.engine.errors import (
     Unclear,
 )
 from airflow_openai_batch.engine.identity import NONCE_KEY, Nonce, nonce, parse_nonce
+from airflow_openai_batch.engine.job.cancelling import cancel, cancel_extra
 from airflow_openai_batch.engine.job.context import Engine, Learned, Stop
 from airflow_openai_batch.engine.job.failures import (
     concerns_all,
@@ -56,10 +57,6 @@ _OLDEST_ADOPTED_S = 31 * 24 * 3600.0
 
 _PENDING_PAUSE_S = 300.0
 """The longest pause until another create is tried of a file that is being processed."""
-
-_CANCEL_TRIES = 5
-
-_CANCEL_PAUSE_S = 2.0
 
 
 def intend(engine: Engine, job: Job, shard: Shard) -> Learned:
@@ -198,7 +195,7 @@ def look(engine: Engine, job: Job, shard: Shard) -> Learned:
     for extra in extras:
         if extra.status not in ENDED_STATUSES:
             engine.log.warning("Shard %s: batch %s is one too many; cancelling it.", shard.id, extra.id)
-            engine.api.cancel(extra.id)
+            cancel(engine, extra.id)
     engine.log.info("Shard %s: adopted %s.", shard.id, describe(adopted))
     return _known(shard, adopted)
 
@@ -253,19 +250,6 @@ def find_again(engine: Engine, job: Job, shard: Shard) -> Batch | None:
     listed, _ = _listed(engine, shard.intent.at - _LOOK_BACK_S)
     mine = [b for b in listed if b.id != shard.batch.id and _is_of_shard(b, shard, shard.intent)]
     return min(mine, key=lambda b: (b.status in FRUITLESS_STATUSES, b.created_at or 0.0), default=None)
-
-
-def cancel_extra(engine: Engine, batch_id: str) -> None:
-    """Cancel a batch that no shard will remember, so not later but now. The log says so if that fails."""
-    for _ in range(_CANCEL_TRIES):
-        try:
-            engine.api.cancel(batch_id)
-        except ApiError as error:
-            engine.log.warning("Batch %s could not be cancelled: %s", batch_id, error)
-            engine.sleep(_CANCEL_PAUSE_S)
-        else:
-            return
-    engine.log.error("Batch %s is one too many and runs on: cancel it in OpenAI's dashboard.", batch_id)
 
 
 def cancel_strangers(engine: Engine, job: Job) -> None:

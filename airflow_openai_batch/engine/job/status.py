@@ -143,10 +143,12 @@ def _never_cancelled(job: Job, able: Sequence[Shard], now: float, timing: Timing
         return None
     ids = ", ".join(shard.batch.id for shard in late if shard.batch is not None)
     n_requests = sum(shard.n_requests for shard in late)
+    problems = "".join(f" {problem}" for problem in dict.fromkeys(shard.problem for shard in late) if problem)
     return (
         f"The moment of finish_by has come, and OpenAI, asked to cancel {ids} {timing.cancelling_s / 3600:g} h ago, "
-        f"has not ended that. {n_requests:,} requests may still be answered and billed, so they are not asked again; "
-        "all others are done. Clear this task when nothing runs any more: what was answered is fetched, the rest asked."
+        f"has not ended that.{problems} {n_requests:,} requests may still be answered and billed, so they are not "
+        "asked again; all others are done. Clear this task when nothing runs any more: what was answered is fetched, "
+        "the rest asked."
     )
 
 

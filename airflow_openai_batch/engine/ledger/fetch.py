@@ -1,7 +1,7 @@
 """Bringing known answers into a job: each shard gets an outcome part with those to its requests, in row order.
 
 The parts that the ledger points to are read once each, from their first row to their last, whatever order the new rows
-have; what belongs together is put on this machine's disk until it is whole. Memory holds some 16 MB of answers, and
+have; what belongs together is put on this machine's disk until it is whole. Memory holds some 20 MB of answers, and
 about 50 bytes for each row of a chunk.
 """
 
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 _CHUNK_ROWS = 500_000
 """Rows that are looked up together. Each chunk reads all digests of the ledger, and each row takes some 50 bytes."""
-_BUCKET_BYTES = 16 * 1024 * 1024
-_WAITING_BYTES = 8 * 1024 * 1024
+_BUCKET_BYTES = 4 * 1024 * 1024
+_WAITING_BYTES = 4 * 1024 * 1024
 _MAX_LOOKUPS = 4
 
 _REFRESH_AFTER_S = 30 * 24 * 3600.0
@@ -256,9 +256,7 @@ class _Chunk:
 
         parts: dict[str, AnswerPart] = {}
         for number, shard in enumerate(self._shards):
-            tables = buckets.tables(number)
-            first = next(tables, None)
-            if first is None:
+            if not buckets.has(number):
                 continue
             index = read_index_table(self._store, shard.index, ["ordinal", "custom_id"])
             name, n_rows = self._store.new_name("outcomes", shard.id, "known"), 0
@@ -266,7 +264,7 @@ class _Chunk:
                 self._store.writing(name) as file,
                 pq.ParquetWriter(file, self._schema, use_dictionary=[*REPEATING, "reused_from"]) as writer,
             ):
-                for table in itertools.chain([first], tables):
+                for table in buckets.tables(number):
                     writer.write_table(_named(table, index), row_group_size=group_rows(table))
                     n_rows += table.num_rows
             parts[shard.id] = AnswerPart(name, n_rows)
@@ -360,6 +358,11 @@ class _Buckets:
         self._n_waiting += answers.num_rows * mean_bytes
         if self._n_waiting > _WAITING_BYTES:
             self._flush()
+
+    def has(self, shard: int) -> bool:
+        """Return whether there are answers of a shard."""
+        self._flush()
+        return any(key[0] == shard for key in self._paths)
 
     def tables(self, shard: int) -> Iterator[pa.Table]:
         """Yield the answers of a shard, in row order, and forget them."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -12,13 +12,37 @@ if TYPE_CHECKING:
     from airflow_openai_batch.engine.encoding import Counts
 
 
+T = TypeVar("T")
+
 LINE_ID = "_request_line_custom_id"
 
 LINE_BODY = "_request_line_body"
 """Columns of a record batch of ready-made request lines: the custom_id, and the body as JSON bytes."""
 
 BATCH_ROWS = 4096
-"""Number of rows in a record batch."""
+"""The most rows of a record batch."""
+
+BATCH_BYTES = 8 * 1024 * 1024
+"""About how large a record batch is at most: rows may be whole documents."""
+
+
+def in_batches(rows: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Divide rows into lists for one record batch each: of 4,096 rows, or fewer where rows are large.
+
+    Args:
+        rows: The rows.
+        size: Returns about how many bytes a row takes.
+    """
+    batch: list[T] = []
+    n_bytes = 0
+    for row in rows:
+        batch.append(row)
+        n_bytes += size(row)
+        if len(batch) >= BATCH_ROWS or n_bytes >= BATCH_BYTES:
+            yield batch
+            batch, n_bytes = [], 0
+    if batch:
+        yield batch
 
 
 def json_type() -> pa.DataType:

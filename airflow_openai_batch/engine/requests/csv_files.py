@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
@@ -86,7 +85,7 @@ def read_csv(file: IO[bytes], dialect: CsvFile) -> Iterator[pa.RecordBatch]:
     """
     import pyarrow as pa
 
-    from airflow_openai_batch.engine.requests.arrow import BATCH_ROWS  # a Dag file imports this module
+    from airflow_openai_batch.engine.requests.arrow import in_batches  # a Dag file imports this module
 
     csv.field_size_limit(max(csv.field_size_limit(), _MOST_BYTES))
     encoding = "utf-8-sig" if dialect.encoding.lower().replace("_", "-") in ("utf-8", "utf8") else dialect.encoding
@@ -98,7 +97,7 @@ def read_csv(file: IO[bytes], dialect: CsvFile) -> Iterator[pa.RecordBatch]:
     _check_header(names, dialect)
     rows = _whole_rows(records, len(names))
     first_row = 0
-    while chunk := list(itertools.islice(rows, BATCH_ROWS)):
+    for chunk in in_batches(rows, lambda record: sum(map(len, record))):
         columns = zip(*chunk, strict=True)
         arrays = [
             _typed(name, list(texts), dialect.types.get(name, "text"), first_row)

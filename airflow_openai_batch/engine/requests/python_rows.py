@@ -48,6 +48,22 @@ def json_row(line: bytes, number: int) -> Any:
         raise InputError(f"line {number + 1} is not JSON: {error}") from None
 
 
+def n_bytes_of_value(value: Any) -> int:
+    """Return about how many bytes a value takes: its texts, and a little for all else.
+
+    Args:
+        value: The value, such as a row. Of a list, what its first element is decides whether the others are looked at.
+    """
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(map(n_bytes_of_value, value.values()))
+    if isinstance(value, list | tuple):
+        is_flat = not value or not isinstance(value[0], (str, bytes, *_NESTED))
+        return 8 * len(value) if is_flat else sum(map(n_bytes_of_value, value))
+    return 8
+
+
 def python_batch(
     rows: Sequence[Any], first_row: int, endpoint: str, ready: bool, columns: Iterable[str] = ()
 ) -> pa.RecordBatch:

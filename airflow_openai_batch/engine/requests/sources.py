@@ -29,6 +29,7 @@ from airflow_openai_batch.engine.requests.files import (
 from airflow_openai_batch.engine.requests.python_rows import json_row, python_batch
 from airflow_openai_batch.engine.requests.source import Source as Source
 from airflow_openai_batch.engine.requests.tables import from_arrow, from_python, shown
+from airflow_openai_batch.engine.store.parquet import read_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -248,12 +249,13 @@ class FileSource:
         import pyarrow.parquet as pq
 
         with self._path.open("rb") as file:
-            # pre_buffer would keep the raw columns of the whole file in memory; without a buffer size, those of a row
-            # group would be kept, and pandas writes a million rows into one.
-            parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=_COLUMN_BYTES)
-            yield from shown(parquet.iter_batches(batch_size=BATCH_ROWS))
-            if not parquet.metadata.num_rows:
-                yield from shown([empty_batch(parquet.schema_arrow)])
+            # With a buffer size, because pandas writes a million rows into one row group.
+            n_rows = 0
+            for batch in shown(read_parquet(file, buffer_size=_COLUMN_BYTES)):
+                n_rows += batch.num_rows
+                yield batch
+            if not n_rows:
+                yield from shown([empty_batch(pq.read_schema(file))])
 
     def _csv(self) -> Iterator[pa.RecordBatch]:
         with self._path.open("rb") as file:

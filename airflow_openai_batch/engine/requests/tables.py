@@ -16,10 +16,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.requests.arrow import BATCH_ROWS, LINE_BODY, empty_batch, is_json, json_type
+from airflow_openai_batch.engine.requests.arrow import (
+    BATCH_ROWS,
+    LINE_BODY,
+    empty_batch,
+    in_batches,
+    is_json,
+    json_type,
+)
 from airflow_openai_batch.engine.requests.column_types import check_names
 from airflow_openai_batch.engine.requests.exact_types import cast_exactly, is_text
-from airflow_openai_batch.engine.requests.python_rows import column_of, python_batch
+from airflow_openai_batch.engine.requests.python_rows import column_of, n_bytes_of_value, python_batch
 from airflow_openai_batch.engine.requests.values import contains
 
 if TYPE_CHECKING:
@@ -51,11 +58,11 @@ def from_python(rows: Any, *, endpoint: str, ready: bool) -> Iterator[pa.RecordB
                 yield batch
                 first_row += batch.num_rows
             continue
-        chunk = (first, *itertools.islice(iterator, BATCH_ROWS - 1))
-        made = python_batch(chunk, first_row, endpoint, ready, columns)
-        columns = made.schema.names
-        yield from shown([made], first_row)
-        first_row += len(chunk)
+        for chunk in in_batches(itertools.chain([first], iterator), n_bytes_of_value):
+            made = python_batch(chunk, first_row, endpoint, ready, columns)
+            columns = made.schema.names
+            yield from shown([made], first_row)
+            first_row += len(chunk)
 
 
 def from_arrow(rows: Any, ready: bool, first_row: int = 0) -> Iterator[pa.RecordBatch]:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from airflow_openai_batch.engine.answers.outcome_files import FIELD, part_schema
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.model import RESULT_COLUMNS, Job, Usage
-from airflow_openai_batch.engine.requests.arrow import BATCH_ROWS
 from airflow_openai_batch.engine.requests.column_types import ColumnTypes
 from airflow_openai_batch.engine.requests.exact_types import cast_exactly
 from airflow_openai_batch.engine.schema.arrow_types import field_types
 from airflow_openai_batch.engine.schema.columns import column_names
 from airflow_openai_batch.engine.store.job_store import JobStore
+from airflow_openai_batch.engine.store.parquet import read_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -146,12 +146,10 @@ def _input_schema(store: JobStore, job: Job) -> pa.Schema:
 
 def _mixed_types(store: JobStore, schemas: Mapping[str, pa.Schema], mixed: list[str]) -> dict[str, pa.DataType]:
     """Return types for columns that differ between row parts. Their values decide, so they are read once more."""
-    import pyarrow.parquet as pq
-
     types = ColumnTypes(or_text=True)
     for name, schema in schemas.items():
         columns = [column for column in mixed if column in schema.names]
         with store.open(name) as file:
-            for batch in pq.ParquetFile(file, pre_buffer=False).iter_batches(BATCH_ROWS, columns=columns):
+            for batch in read_parquet(file, columns):
                 types.add(batch, 0)
     return {field.name: field.type for field in types.schema}

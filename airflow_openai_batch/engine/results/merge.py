@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_openai_batch.engine.answers.outcome_files import part_schema, read_part
 from airflow_openai_batch.engine.errors import StoreError
 from airflow_openai_batch.engine.model import Job, Shard, Status
+from airflow_openai_batch.engine.requests.arrow import n_bytes_of
 from airflow_openai_batch.engine.store.job_store import JobStore
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _ANSWERED = [status.value for status in (Status.INVALID, Status.REFUSED, Status.
 
 _MOST_ROWS = 4096
 
-_WINDOW_BYTES = 4 * 1024 * 1024  # as stored; strings become three times as large in memory
+_WINDOW_BYTES = 4 * 1024 * 1024
 
 
 class OutcomeStream:
@@ -45,11 +46,13 @@ class OutcomeStream:
     def __init__(self, store: JobStore, job: Job, root: Shard) -> None:
         self._shard = root.id
         names = list(_parts(job, root))
-        n_bytes = sum(map(store.size, names)) // max(1, root.n_rows)
-        self.most_rows = max(1, min(_MOST_ROWS, _WINDOW_BYTES // max(1, n_bytes)))
         columns = [name for name in part_schema(job).names if name != "digest"]
         self.superseded: list[bytes] = []
         self._parts = [_Part(read_part(store, name, columns)) for name in names]
+        # As the first are in memory, and as all are stored: later ones may be larger.
+        stored = sum(map(store.size, names)) // max(1, root.n_rows)
+        n_bytes = max([stored, *(part.row_bytes() for part in self._parts)])
+        self.most_rows = max(1, min(_MOST_ROWS, _WINDOW_BYTES // max(1, n_bytes)))
 
     def take(self, ordinals: Counts) -> pa.RecordBatch:
         """Return the outcomes of the shard's next rows.
@@ -112,6 +115,10 @@ class _Part:
     def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
         self._batches = batches
         self._rest: pa.RecordBatch | None = next(batches, None)
+
+    def row_bytes(self) -> int:
+        """Return how many bytes an outcome takes in memory, about, before any was returned."""
+        return 0 if self._rest is None else n_bytes_of(self._rest) // max(1, self._rest.num_rows)
 
     def before(self, ordinal: int) -> pa.Table:
         """Return the rows before an ordinal that were not returned before."""

@@ -23,6 +23,7 @@ from airflow_openai_batch.engine.results.row_sorter import RowSorter
 from airflow_openai_batch.engine.results.sinks import Sink
 from airflow_openai_batch.engine.store.index import read_index_table
 from airflow_openai_batch.engine.store.job_store import JobStore
+from airflow_openai_batch.engine.store.parquet import read_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -156,7 +157,6 @@ def _ordinals(store: JobStore, root: Shard) -> Counts:
 def _rows(store: JobStore, root: Shard, most: int) -> Iterator[pa.RecordBatch]:
     """Yield the input columns of a shard, at most `most` rows at a time; ready-made request lines have no columns."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     if not root.row_parts:
         for start in range(0, root.n_rows, most):
@@ -164,7 +164,7 @@ def _rows(store: JobStore, root: Shard, most: int) -> Iterator[pa.RecordBatch]:
             yield pa.RecordBatch.from_struct_array(pa.array([{}] * n, pa.struct([])))
     for name in root.row_parts:
         with store.open(name) as file:
-            yield from pq.ParquetFile(file, pre_buffer=False).iter_batches(batch_size=most)
+            yield from read_parquet(file, most_rows=most)
 
 
 def _copy_unmatched(store: JobStore, name: str, sink: Sink) -> None:
