@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import tracemalloc
 
+import pytest
+
+from airflow_openai_batch.engine.results.writer import write_results
+
 
 def _peak_bytes(act):
     tracemalloc.start()
@@ -46,3 +50,49 @@ def test_more_rows_of_several_models_in_turns_take_no_more_memory(world):
 
     peak(10, 5)
     assert peak(15_000, 40) < peak(5_000, 5) + 3_000_000
+
+
+class Weighed:
+    """A sink that only notes how large a record batch was at most."""
+
+    uri = dead_letter_uri = None
+    n_dead_letter = most_bytes = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def begin(self, schema):
+        pass
+
+    def write(self, batch):
+        self.most_bytes = max(self.most_bytes, batch.nbytes)
+
+    def dead_letter(self, line):
+        pass
+
+    def finish(self):
+        pass
+
+
+def _same_vectors():
+    return {"endpoint": "/v1/embeddings", "body": {"model": "text-embedding-3-small", "input": "the same"}}
+
+
+def _long_rows():
+    return {"body": {"model": "gpt-5.6", "input": "{id}"}}
+
+
+@pytest.mark.parametrize(("n", "text", "args"), [(3000, "x", _same_vectors()), (500, "word " * 12_000, _long_rows())])
+def test_results_are_put_together_a_few_at_a_time_however_small_they_are_stored(world, n, text, args):
+    """Vectors that are all the same, and documents beside short answers: 20 and 30 MB as one record batch."""
+    w = world()
+    rows = ({"id": i, "text": f"{i} {text}"} for i in range(n))
+    w.submit(lambda: rows, **args)
+    w.done()
+    sink = Weighed()
+    written = write_results(w.store, w.job, sink)
+    assert written.n_rows == n
+    assert 0 < sink.most_bytes < 10 * 1024 * 1024

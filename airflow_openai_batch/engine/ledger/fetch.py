@@ -1,7 +1,7 @@
 """Bringing known answers into a job: each shard gets an outcome part with those to its requests, in row order.
 
 The parts that the ledger points to are read once each, from their first row to their last, whatever order the new rows
-have; what belongs together is put on this machine's disk until it is whole. Memory holds some 20 MB of answers, and
+have; what belongs together is put on this machine's disk until it is whole. Memory holds some 30 MB of answers, and
 about 50 bytes for each row of a chunk.
 """
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _CHUNK_ROWS = 500_000
 """Rows that are looked up together. Each chunk reads all digests of the ledger, and each row takes some 50 bytes."""
-_BUCKET_BYTES = 4 * 1024 * 1024
+_BUCKET_BYTES = 8 * 1024 * 1024
 _WAITING_BYTES = 4 * 1024 * 1024
 _MAX_LOOKUPS = 4
 

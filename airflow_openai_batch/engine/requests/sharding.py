@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 MAX_OPEN = 16
 """Number of models whose shards are open at a time."""
 
-_PIECE_BYTES = 4 * 1024 * 1024
+_PIECE_BYTES = 1024 * 1024
 
 _WAITING = 2
 

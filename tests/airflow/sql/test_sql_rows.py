@@ -160,6 +160,19 @@ def test_many_rows_are_never_all_in_memory(postgres: Any) -> None:
     assert sum(sizes) == 20_000 and max(sizes) == 4096
 
 
+def test_whole_documents_come_a_few_at_a_time(database: Any) -> None:
+    """40 MB, which would be one record batch if only rows were counted."""
+    sql_type = "longtext" if database.conn_id == "my" else "text"
+    database.run(f"CREATE TABLE t (id integer, text {sql_type})")
+    text = "word " * 20_000
+    database.run(*(f"INSERT INTO t VALUES ({i}, '{i} {text}')" for i in range(400)))
+    batches = list(SqlSource(SqlQuery("SELECT id, text FROM t ORDER BY id", database.conn_id)).batches())
+    if database.conn_id != "duck":  # it has vectors of 2,048 rows
+        assert max(batch.nbytes for batch in batches) < 10 * 1024 * 1024
+    rows = [row for batch in batches for row in batch.to_pylist()]
+    assert rows == [{"id": i, "text": f"{i} {text}"} for i in range(400)]
+
+
 @pytest.mark.parametrize("sql", ["SELECT id, text FROM t WHERE id < 0", "SELECT id, text FROM t WHERE id < 0 -- none"])
 def test_no_rows_have_columns_all_the_same(database: Any, sql: str) -> None:
     database.run("CREATE TABLE t (id integer, text varchar(20))")

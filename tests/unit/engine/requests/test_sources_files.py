@@ -178,3 +178,34 @@ def test_rows_may_be_a_plain_path(world: World, tmp_path: Path, ending: str) -> 
 def test_a_plain_path_that_is_not_there_is_named(world: World, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no such file"):
         world.submit(tmp_path / "nothing.jsonl", body=BODY)
+
+
+def long_rows(n: int = 400) -> list[dict[str, Any]]:
+    """Rows of 100 kB, of which 40 MB would be one record batch if only rows were counted."""
+    return [{"id": str(i), "text": f"{i} " + "word " * 20_000} for i in range(n)]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "dicts", "nested", "lines"])
+def test_whole_documents_come_a_few_at_a_time(tmp_path: Path, kind: str) -> None:
+    rows: list[dict[str, Any]] = long_rows()
+    given: Any = UPath(tmp_path / f"rows.{kind}")
+    if kind == "jsonl":
+        given.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif kind == "csv":
+        pd.DataFrame(rows).to_csv(given, index=False)
+    elif kind == "parquet":
+        pd.DataFrame(rows).to_parquet(given)
+    elif kind == "nested":
+        rows = [{"id": row["id"], "messages": [{"role": "user", "content": row["text"]}]} for row in rows]
+    elif kind == "lines":
+        rows = [
+            {"custom_id": row["id"], "method": "POST", "url": RESPONSES, "body": BODY | {"input": row["text"]}}
+            for row in rows
+        ]
+    if kind in ("dicts", "nested", "lines"):
+        given = iter(rows).__iter__
+    batches = list(source_of(given, endpoint=RESPONSES, ready=kind == "lines").batches())
+    assert max(batch.nbytes for batch in batches) < 10 * 1024 * 1024
+    assert sum(batch.num_rows for batch in batches) == len(rows)
+    if kind not in ("lines", "nested"):
+        assert [row for batch in batches for row in batch.to_pylist()] == rows
