@@ -50,7 +50,7 @@ def from_python(rows: Any, *, endpoint: str, ready: bool) -> Iterator[pa.RecordB
         yield from from_arrow(rows, ready)
         return
     first_row = 0
-    columns: list[str] = []
+    types: dict[str, pa.DataType] = {}
     iterator = iter(rows)
     for first in iterator:
         if hasattr(first, "__arrow_c_stream__"):  # one at a time: a table may be large
@@ -59,10 +59,34 @@ def from_python(rows: Any, *, endpoint: str, ready: bool) -> Iterator[pa.RecordB
                 first_row += batch.num_rows
             continue
         for chunk in in_batches(itertools.chain([first], iterator), n_bytes_of_value):
-            made = python_batch(chunk, first_row, endpoint, ready, columns)
-            columns = made.schema.names
-            yield from shown([made], first_row)
+            made = python_batch(chunk, first_row, endpoint, ready, types)
+            yield from shown([_typed_as_before(made, types)], first_row)
             first_row += len(chunk)
+
+
+def _typed_as_before(batch: pa.RecordBatch, types: dict[str, pa.DataType]) -> pa.RecordBatch:
+    """Return rows in which a column without any value has the type that it had before: each new schema is a new file.
+
+    Args:
+        batch: The rows.
+        types: The types of earlier columns, to which those of these rows are added.
+    """
+    import pyarrow as pa
+
+    columns = []
+    for field, column in zip(batch.schema, batch.columns, strict=True):
+        if not pa.types.is_null(field.type) or field.name not in types:
+            types[field.name] = field.type
+        columns.append(_nulls(batch.num_rows, types[field.name]) if pa.types.is_null(field.type) else column)
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
+def _nulls(n: int, arrow_type: pa.DataType) -> pa.Array:
+    import pyarrow as pa
+
+    if isinstance(arrow_type, pa.BaseExtensionType):
+        return pa.ExtensionArray.from_storage(arrow_type, pa.nulls(n, arrow_type.storage_type))
+    return pa.nulls(n, arrow_type)
 
 
 def from_arrow(rows: Any, ready: bool, first_row: int = 0) -> Iterator[pa.RecordBatch]:

@@ -21,9 +21,10 @@ from builders import RESPONSES, World
 from values_kit import returned, sent, sent_as_json
 
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.requests.arrow import json_column
+from airflow_openai_batch.engine.requests.arrow import BATCH_ROWS, json_column
 from airflow_openai_batch.engine.requests.bodies import bodies_of
 from airflow_openai_batch.engine.requests.sources import source_of
+from airflow_openai_batch.engine.requests.tables import from_python
 
 TIMES = pd.to_datetime(["2026-01-15 06:00", "2026-02-15 00:00"])
 OF_PANDAS: dict[str, tuple[Any, list[Any]]] = {
@@ -202,3 +203,20 @@ def test_times_of_the_day_before_python_are_refused_where_they_are_used() -> Non
     far = pa.concat_arrays([years, pa.array([2**60])]).cast(pa.timestamp("us"))
     with pytest.raises(InputError, match="row 2, column 'v'"):
         sent(pa.table({"v": far}))
+
+
+@pytest.mark.parametrize("value", ["a", 1, 0.5, True, {"a": 1}, [1, 2], b"x", datetime.date(2026, 1, 2)], ids=str)
+def test_a_column_without_values_for_a_while_keeps_its_type(value: Any) -> None:
+    """Else each such while would be a file of its own."""
+    n = 3 * BATCH_ROWS
+    rows = ({"id": i, "rare": value if i // BATCH_ROWS != 1 else None} for i in range(n))
+    batches = list(from_python(rows, endpoint=RESPONSES, ready=False))
+    assert [batch.num_rows for batch in batches] == [BATCH_ROWS] * 3
+    assert len({str(batch.schema) for batch in batches}) == 1
+    assert batches[1].column("rare").null_count == BATCH_ROWS
+
+
+def test_a_column_that_has_no_value_at_first_gets_its_type_later() -> None:
+    rows = ({"id": i, "rare": "x" if i >= BATCH_ROWS else None} for i in range(3 * BATCH_ROWS - 1))
+    batches = list(from_python(rows, endpoint=RESPONSES, ready=False))
+    assert [str(batch.schema.field("rare").type) for batch in batches] == ["null", "string", "string"]
