@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import msgspec
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator, XComArg
 
+from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.requests.files import lists_files
 from airflow_openai_batch.engine.requests.nulls import ON_EMPTY, ON_NULL, check_choice
 from airflow_openai_batch.exceptions import airflow_errors
@@ -101,10 +102,11 @@ class _Submitting(WithLineage, JobMaker):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not isinstance(deadline, datetime.timedelta):
-            raise TypeError(f"deadline must be a datetime.timedelta, not {type(deadline).__name__}.")
-        check_choice("on_null", on_null, ON_NULL)
-        check_choice("on_empty", on_empty, ON_EMPTY)
+        with told_by(self.task_id), airflow_errors():
+            if not isinstance(deadline, datetime.timedelta):
+                raise InputError(f"deadline must be a datetime.timedelta, not {type(deadline).__name__}.")
+            check_choice("on_null", on_null, ON_NULL)
+            check_choice("on_empty", on_empty, ON_EMPTY)
         self.rows = rows if is_shown(rows) else Rows(rows)
         self.endpoint = endpoint
         self.body = body

@@ -22,7 +22,7 @@ RUN_ID_PREFIX = "plan__"
 
 def plan(arguments: Any) -> Answer:
     """Plan a task in a run of its own, which is removed from the storage when the plan is told."""
-    from airflow.providers.common.compat.sdk import AirflowSkipException
+    from airflow.providers.common.compat.sdk import AirflowNotFoundException, AirflowSkipException
 
     from airflow_openai_batch.task.submitting import START_OVER
 
@@ -36,7 +36,7 @@ def plan(arguments: Any) -> Answer:
             return _planned(context, arguments)
     except AirflowSkipException as nothing:
         return Answer(str(nothing), {"rows": 0, "requests": 0})
-    except (NoTask, OpenAIBatchFailure, OpenAIBatchError) as error:
+    except (NoTask, OpenAIBatchFailure, OpenAIBatchError, AirflowNotFoundException) as error:
         return Answer(problem=str(error), exit=Exit.NOTHING)
 
 

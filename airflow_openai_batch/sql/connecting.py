@@ -54,8 +54,9 @@ def hook_of(conn_id: str, purpose: str) -> Any:
         hook: Any = connection.get_hook()  # type: ignore[no-untyped-call]
     except Exception as error:  # of an unknown type, or with a driver that cannot be imported
         raise InputError(
-            f"{purpose}: the connection {conn_id!r} of the type {connection.conn_type!r} cannot be used: {error}. Is "
-            "the provider of its database installed?"
+            f"{purpose}: the connection {conn_id!r} of the type {connection.conn_type!r} cannot be used: "
+            f"{str(error).rstrip('.')}. Install the provider of its database, for example pip install "
+            "'airflow-openai-batch[postgres]' (or [mysql], [sqlite], [duckdb])."
         ) from None
     if not isinstance(hook, DbApiHook):
         raise InputError(

@@ -97,6 +97,8 @@ def _failure(error: Exception, place: str) -> Exception:
     if isinstance(error, jinja2.TemplateSyntaxError):
         return OpenAIBatchFailure(f"{place}, line {error.lineno}: Jinja cannot read it: {error.message}.")
     if isinstance(error, jinja2.TemplateError):
-        return OpenAIBatchFailure(f"{place}: Jinja cannot render it: {error.message}.")
+        is_name = isinstance(error, jinja2.UndefinedError)
+        hint = " A column of the rows is written {column}, with single braces." if is_name else ""
+        return OpenAIBatchFailure(f"{place}: Jinja cannot render it: {error.message}.{hint} Nothing was sent.")
     # Without its message, which may quote what was looked up.
     return OpenAIBatchError(f"{place}: rendering it raised {type(error).__name__}.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
-from airflow_openai_batch.engine.errors import InputError
+from airflow_openai_batch.engine.errors import InputError, StoreError
 from airflow_openai_batch.engine.requests.chunks import Chunks
 from airflow_openai_batch.engine.requests.files import lists_files
 from airflow_openai_batch.exceptions import OpenAIBatchFailure, airflow_errors
@@ -156,8 +156,14 @@ class JobMaker(BaseOperator):
 
     def _paths(self, rows: Any) -> Any:
         if lists_files(rows):
-            return [as_path(path) if isinstance(path, str) else path for path in rows]
-        return as_path(rows) if isinstance(rows, str) else rows
+            return [self._path(path) for path in rows]
+        return self._path(rows)
+
+    def _path(self, path: Any) -> Any:
+        try:
+            return as_path(path) if isinstance(path, str) else path
+        except StoreError as error:  # no retry installs a library
+            raise InputError(f"rows: nothing was sent. {error}") from None
 
     def _limits(self) -> Limits:
         from airflow_openai_batch.engine.endpoints import Limits

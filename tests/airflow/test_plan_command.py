@@ -52,6 +52,10 @@ with DAG("planned", schedule="@daily", start_date=datetime.datetime(2026, 1, 1),
     OpenAIBatchSubmitOperator(task_id="wrong", rows=ROWS, endpoint="/v1/responses", body={**BODY, "input": "{txt}"})
     OpenAIBatchSubmitOperator(task_id="empty", rows=[], on_empty="skip", **ASK)
     OpenAIBatchSubmitOperator(task_id="slow", rows=slow, **ASK)
+    OpenAIBatchSubmitOperator(task_id="unconnected", rows=ROWS, conn_id="nobody", **ASK)
+    OpenAIBatchSubmitOperator(task_id="strange", rows="s4://lake/rows.parquet", **ASK)
+    OpenAIBatchSubmitOperator(task_id="several", rows=["s4://lake/a.csv", "s4://lake/b.csv"], **ASK)
+    OpenAIBatchSubmitOperator(task_id="jinja", rows=ROWS, endpoint="/v1/responses", body={**BODY, "input": "{{ txt }}"})
 
     @task
     def upstream():
@@ -156,6 +160,10 @@ def test_a_cap_that_is_too_low_is_told_before_anything_is_paid(dag_file, capsys)
         ("after_rows", (), "needs what upstream returns, and nothing has run. Plan it in a run: trigger the Dag with"),
         ("after_body", (), '"openai_batch_plan_only": true'),
         ("wrong", (), "txt"),
+        ("unconnected", (), "nobody"),
+        ("strange", (), "rows: nothing was sent. 's4://lake/rows.parquet' cannot be opened"),
+        ("several", (), "rows: nothing was sent. 's4://lake/a.csv' cannot be opened"),
+        ("jinja", (), "A column of the rows is written {column}"),
         ("mapped", (), "name the one of its instances that you mean with --map-index"),
         ("wait", (), "'wait' submits no job; what submits is listed, templated, mapped"),
         ("nowhere", (), "there is no task 'nowhere'"),
@@ -166,7 +174,8 @@ def test_a_cap_that_is_too_low_is_told_before_anything_is_paid(dag_file, capsys)
 )
 def test_what_cannot_be_planned_is_told_and_leaves_nothing(dag_file, capsys, task_id, more, problem):
     assert main(arguments(dag_file, task_id, *more)) == 1
-    assert problem in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert problem in told and "Traceback" not in told
     assert left(dag_file) == []
 
 

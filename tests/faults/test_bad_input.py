@@ -193,3 +193,19 @@ def test_a_store_that_keeps_nothing_is_refused(world):
     with pytest.raises(StoreError, match="storage"):
         w.submit(3)
     assert w.emu.ledger.calls == []
+
+
+@pytest.mark.parametrize(
+    ("n", "body", "is_told"),
+    [
+        (3, {"model": "gpt-6-luna", "input": "Label this ticket"}, True),
+        (3, {"model": "gpt-6-luna", "input": "Label this: {text}"}, False),
+        (3, lambda row: {"model": "gpt-6-luna", "input": "Label this ticket"}, False),
+        (1, {"model": "gpt-6-luna", "input": "Tell a joke"}, False),
+    ],
+    ids=["no column", "a column", "a function", "one row"],
+)
+def test_a_body_that_asks_every_row_the_same_is_told(world, caplog, n, body, is_told):
+    caplog.set_level("WARNING")
+    world().submit(n, body=body)
+    assert ("The body uses no column of the rows, so all 3 requests are the same" in caplog.text) is is_told

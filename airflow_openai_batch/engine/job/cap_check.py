@@ -51,7 +51,7 @@ def cap_problem(store: JobStore, job: Job) -> str | None:
     if any(_bound(job, shard) is None for shard in asked):
         return (
             "max_cost needs a bound of each answer: set max_output_tokens (Chat Completions: max_completion_tokens) "
-            "in the body of every row."
+            "in the body of every row, as a number."
         )
     return None
 

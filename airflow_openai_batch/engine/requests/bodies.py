@@ -73,6 +73,10 @@ class Bodies(Protocol):
     def spec_body(self) -> str:
         """What the job's spec keeps of the bodies: equal texts send equal requests, unless it is `CALLABLE`."""
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether all requests are the same, because the rows have no part in them."""
+
 
 def bodies_of(body: Any, endpoint: str, on_null: OnNull = "send") -> Bodies:
     """Return the bodies for the ``body`` parameter: a template (dict), a callable ``row -> body``, or None.
@@ -138,6 +142,11 @@ class TemplateBodies:
     def spec_body(self) -> str:
         """The canonical template."""
         return canonical(self._template).decode()
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the template names no column."""
+        return not any(isinstance(part, Slot) for part in self._parts)
 
     def check(self, columns: Sequence[str]) -> None:
         """Check that the rows have the template's columns."""
@@ -217,7 +226,7 @@ class CallableBodies:
         on_null: What to do with rows whose prompt holds nothing of them, and with those without a body.
     """
 
-    spec_body = CALLABLE
+    spec_body, is_constant = CALLABLE, False
 
     def __init__(self, function: Callable[[dict[str, Any]], Any], endpoint: str, on_null: OnNull = "send") -> None:
         self._function = function
@@ -268,7 +277,7 @@ class ReadyBodies:
         on_null: What to do with lines whose prompt is blank.
     """
 
-    spec_body = ""
+    spec_body, is_constant = "", False
 
     def __init__(self, endpoint: str, on_null: OnNull = "send") -> None:
         self._endpoint = endpoint

@@ -246,7 +246,8 @@ def first_duplicate(ids: Iterable[tuple[str, int]]) -> InputError | None:
             earlier, later = sorted((other, ordinal))
             return InputError(
                 f"Rows {earlier} and {later} have the same custom_id {custom_id!r}. It must be unique, because "
-                "answers are matched by it. Nothing was uploaded."
+                "answers are matched by it. Add a column to its template, or leave it out for row numbers. Nothing was "
+                "uploaded."
             )
     return None
 
