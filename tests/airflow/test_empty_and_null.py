@@ -64,10 +64,10 @@ def test_null_prompts_fail_before_anything_is_sent(run_dag, emulator) -> None:
     assert not emulator.batches
 
 
-@pytest.mark.parametrize("setting", [{"on_null": "drop"}, {"on_empty": "ignore"}, {"on_null": None}])
-def test_an_unknown_word_is_an_error_of_the_dag_file(setting: dict[str, str]) -> None:
-    from airflow_openai_batch.engine.errors import InputError
+@pytest.mark.parametrize("setting", [{"on_null": "drop"}, {"on_empty": "ignore"}, {"on_null": None}, {"deadline": 72}])
+def test_an_unknown_word_is_an_error_of_the_dag_file(setting: dict[str, Any]) -> None:
+    from airflow_openai_batch.exceptions import OpenAIBatchFailure
     from airflow_openai_batch.operators import OpenAIBatchSubmitOperator
 
-    with pytest.raises(InputError, match=f"{next(iter(setting))} must be one of"):
+    with pytest.raises(OpenAIBatchFailure, match=f"Task 'a': {next(iter(setting))} must be (one of|a datetime)"):
         OpenAIBatchSubmitOperator(task_id="a", rows=[], endpoint="/v1/responses", body=None, **setting)
