@@ -267,6 +267,7 @@ class _Chunk:
                 for table in buckets.tables(number):
                     writer.write_table(_named(table, index), row_group_size=group_rows(table))
                     n_rows += table.num_rows
+                    del table  # else it would be there while the next is read
             parts[shard.id] = AnswerPart(name, n_rows)
         return parts
 
