@@ -30,6 +30,7 @@ _CANCEL_TRIES, _CANCEL_PAUSE_S, _LOOK_TIMEOUT_S = 3, 2.0, 30.0
 _is_warm = False
 _WAITER = "airflow_openai_batch.waiter"
 _loading: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
+"""Lets one trigger of an event loop load what all of them need, and the others go on one by one."""
 _unfinished: set[asyncio.Future[None]] = set()
 """Keeps cancels alive whose trigger is gone: the event loop itself holds tasks only weakly."""
 
@@ -171,7 +172,7 @@ class OpenAIBatchTrigger(BaseTrigger):
     async def _cancel(self, client: AsyncOpenAI, batch_id: str) -> bool:
         from airflow_openai_batch.engine.api.client import cancel_async, retrieve_async
         from airflow_openai_batch.engine.errors import NotFound
-        from airflow_openai_batch.engine.model import ENDED_STATUSES
+        from airflow_openai_batch.engine.model import NOTHING_TO_CANCEL
 
         try:
             if await cancel_async(client, batch_id):
@@ -183,7 +184,7 @@ class OpenAIBatchTrigger(BaseTrigger):
         except Exception as error:  # one batch that cannot be cancelled must not save the others
             self.log.warning("Could not cancel %s: %s", batch_id, error)
             return False
-        return batch.status in ENDED_STATUSES or batch.status == "cancelling"
+        return batch.status in NOTHING_TO_CANCEL
 
     async def _warm_up(self) -> None:
         """Ask for the task's state once in each triggerer: the first answer takes seconds, too long for on_kill."""

@@ -86,6 +86,9 @@ ServiceTier = Literal["default", "flex"]
 ENDED_STATUSES = frozenset({"completed", "expired", "cancelled", "failed"})
 """Statuses after which a batch does not change. Any other, known or not, counts as still running."""
 
+NOTHING_TO_CANCEL = ENDED_STATUSES | {"cancelling"}
+"""Statuses of a batch that needs no cancel."""
+
 
 class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Base of everything that is stored: immutable, compared by content, defaults left out of the JSON."""

@@ -208,4 +208,4 @@ def test_a_store_that_keeps_nothing_is_refused(world):
 def test_a_body_that_asks_every_row_the_same_is_told(world, caplog, n, body, is_told):
     caplog.set_level("WARNING")
     world().submit(n, body=body)
-    assert ("The body uses no column of the rows, so all 3 requests are the same" in caplog.text) is is_told
+    assert ("The body uses no column of the rows, so all 3 rows ask the same" in caplog.text) is is_told

@@ -173,7 +173,7 @@ def test_a_server_that_refuses_every_cancel_is_waited_for(world):
     w.fault("POST /v1/batches/*/cancel", {"status": 404})
     w.store.command("cancel")
     assert w.done().by_status == {"succeeded": 6}
-    assert w.n_calls("POST", "/v1/batches/batch") <= 3
+    assert w.n_calls("POST", f"/v1/batches/{w.batches[0].id}/cancel") == 3
     w.assert_paid_once(6)
 
 

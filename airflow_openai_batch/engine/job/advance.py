@@ -52,15 +52,15 @@ def advance(engine: Engine) -> Wait | Done | Held:
         StoreError: There is no such job, or its store cannot be used.
     """
     for _ in range(_MOST_LOOKS):
-        found, looked_at, now = _advanced(engine)
-        if not isinstance(found, Held) or now - looked_at <= _LOOK_LASTS_S:
+        result, age_s = _moved(engine)
+        if not isinstance(result, Held) or age_s <= _LOOK_LASTS_S:
             break
         # The process was frozen, or long at work: batches may have ended, and others may have moved the job.
-    return found
+    return result
 
 
-def _advanced(engine: Engine) -> tuple[Wait | Done | Held, float, float]:
-    """Move the job. Returns where it rests, when its batches were last looked at, and when it came to rest."""
+def _moved(engine: Engine) -> tuple[Wait | Done | Held, float]:
+    """Move the job. Returns where it rests, and how old the last look at its batches is then, in seconds."""
     looked_at = engine.clock()
     snapshot = load(engine)
     fresh: set[str] = set()
@@ -78,7 +78,7 @@ def _advanced(engine: Engine) -> tuple[Wait | Done | Held, float, float]:
         limits = held_back(job, actions) | capped
         actions = [action for action in actions if action.shard not in limits]
         if not actions:
-            return _rest(engine, job, now, stuck, limits), looked_at, now
+            return _rest(engine, job, now, stuck, limits), now - looked_at
         group = _together(engine, actions)
         if group[0].verb == "refresh":
             looked_at = now
@@ -95,7 +95,7 @@ def _advanced(engine: Engine) -> tuple[Wait | Done | Held, float, float]:
             else:
                 snapshot, hold = _step(engine, snapshot, group, stuck)
         except Stop as stop:
-            return Held(reason=str(stop), summary=summarize(job), job=job), now, now
+            return Held(reason=str(stop), summary=summarize(job), job=job), 0.0
         except CommitRefused:
             refusals += 1
             if refusals > _MAX_REFUSALS:
@@ -107,7 +107,7 @@ def _advanced(engine: Engine) -> tuple[Wait | Done | Held, float, float]:
             continue
         refusals = 0
         if hold is not None:
-            return Held(reason=hold, summary=summarize(snapshot.job), job=snapshot.job), now, now
+            return Held(reason=hold, summary=summarize(snapshot.job), job=snapshot.job), 0.0
 
 
 def _before_sending(engine: Engine, snapshot: Snapshot, action: Action, *, has_adopted: bool) -> Snapshot | None:

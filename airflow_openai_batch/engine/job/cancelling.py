@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow_openai_batch.engine.errors import ApiError, NotFound
 from airflow_openai_batch.engine.job.context import Engine
-from airflow_openai_batch.engine.model import ENDED_STATUSES, Batch
+from airflow_openai_batch.engine.model import NOTHING_TO_CANCEL, Batch
 
 _REFUSED_TRIES, _FAILED_TRIES = 3, 5
 
@@ -36,7 +36,7 @@ def cancel(engine: Engine, batch_id: str) -> Batch | None:
             seen = engine.api.retrieve(batch_id)
         except NotFound:
             return None
-        if seen.status in ENDED_STATUSES or seen.status == "cancelling":
+        if seen.status in NOTHING_TO_CANCEL:
             return seen
     engine.log.warning("OpenAI refused %d times to cancel %s, which runs on.", _REFUSED_TRIES, batch_id)
     return seen

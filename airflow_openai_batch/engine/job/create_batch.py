@@ -42,7 +42,16 @@ from airflow_openai_batch.engine.job.state_machine import (
     fact_of_missing_file,
     one_more_miss,
 )
-from airflow_openai_batch.engine.model import ENDED_STATUSES, Batch, Intent, Job, Shard, State, describe
+from airflow_openai_batch.engine.model import (
+    ENDED_STATUSES,
+    NOTHING_TO_CANCEL,
+    Batch,
+    Intent,
+    Job,
+    Shard,
+    State,
+    describe,
+)
 from airflow_openai_batch.engine.store.index import read_index
 from airflow_openai_batch.engine.store.job_store import JobStore
 
@@ -265,7 +274,7 @@ def cancel_strangers(engine: Engine, job: Job) -> None:
     since = min(doubt.at for _, doubt in doubts)
     try:
         for batch in engine.api.batches(since - _LOOK_BACK_S):
-            is_over = batch.id in known_ids or batch.status in ENDED_STATUSES | {"cancelling"}
+            is_over = batch.id in known_ids or batch.status in NOTHING_TO_CANCEL
             if not is_over and any(_is_of_shard(batch, shard, doubt) for shard, doubt in doubts):
                 engine.log.warning("Batch %s was created by a process that came too late; cancelling it.", batch.id)
                 cancel_extra(engine, batch.id)
