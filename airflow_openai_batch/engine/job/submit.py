@@ -509,8 +509,8 @@ class _Submission:
         self.engine.log.info("%s", told_columns(built.columns, job.spec))
         if built.n_rows > 1 and self.request.bodies.is_constant:
             self.engine.log.warning(
-                "The body uses no column of the rows, so all %s rows ask the same. {column} in its strings is the value "
-                "of a column.",
+                "The body uses no column of the rows, so all %s rows ask the same. {column} in its strings is the "
+                "value of a column.",
                 f"{built.n_rows:,}",
             )
         if n_skipped := summarize(job).n_skipped:
