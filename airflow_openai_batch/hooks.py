@@ -7,8 +7,9 @@ import logging
 import os
 import weakref
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 from airflow.providers.common.compat.sdk import BaseHook, ObjectStoragePath, conf
 
 from airflow_openai_batch import settings
@@ -220,7 +221,7 @@ def as_path(text: str) -> Any:
     return ObjectStoragePath(text)
 
 
-class _Library(NamedTuple):
+class _Library(msgspec.Struct, frozen=True):
     module: str
     extra: str
     """The package's extra that installs it."""

@@ -35,7 +35,8 @@ class Reuse(msgspec.Struct, frozen=True):
             raise InputError("reuse: give the name of a ledger, or Reuse(name, max_age=datetime.timedelta(days=90)).")
 
 
-_TIME = re.compile(r"\d{1,2}:\d{2}(:\d{2})?")
+# Compiled at first use, so that a Dag file that imports the operators does not pay for it.
+_TIME = r"\d{1,2}:\d{2}(:\d{2})?"
 
 _FINISH_BY = (
     "give a time such as '06:00' (in the Dag's timezone), a datetime or the ISO text of one, or a datetime.timedelta "
@@ -112,7 +113,7 @@ def parsed_moment(text: str) -> datetime.time | datetime.datetime:
     """
     text = text.strip()
     try:
-        if _TIME.fullmatch(text):
+        if re.fullmatch(_TIME, text):
             return datetime.time.fromisoformat(text.zfill(5) if text.count(":") == 1 else text.zfill(8))
         if ":" in text:
             return datetime.datetime.fromisoformat(text)

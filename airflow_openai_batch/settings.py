@@ -67,6 +67,14 @@ PARALLEL_TRANSFERS = Option(
     "How many files a task uploads or downloads at once. Two batches at a time are downloaded and read; each needs "
     "room for its files on the worker's disk.",
 )
+PARALLEL_WORK = Option(
+    "parallel_work",
+    0,
+    "How many processes of a task read the answers of several batches at the same time; each further one takes some "
+    "120 MB. At most parallel_transfers are used, and 1 leaves it to the task's own process. 0: two where the task "
+    "may use two CPUs, else one.",
+    "4",
+)
 XCOM_MAX_BYTES = Option("xcom_max_bytes", 1_000_000, "The largest result, as JSON, that is returned through XCom.")
 PRICES = Option(
     "prices",
@@ -112,6 +120,7 @@ OPTIONS: tuple[Option[Any], ...] = (
     FIRST_POLL_DELAY,
     CREATE_GRACE,
     PARALLEL_TRANSFERS,
+    PARALLEL_WORK,
     XCOM_MAX_BYTES,
     PRICES,
     MAX_COST,

@@ -107,6 +107,7 @@ class Benchmark:
         add("--quick", action="store_true", help="few rows, one sample: does it still run?")
         add("--only", nargs="+", metavar="METHOD", help="run only these methods")
         add("--profile", action="store_true", help="one sample under cProfile, and where its time went")
+        add("--flame", type=Path, help="one sample under py-spy: where to draw its flame graph (SVG)")
         add("--here", action="store_true", help="all samples in this process: for tests and debuggers, not for numbers")
         add("--json", type=Path, metavar="FILE", help="write the numbers")
         add("--data", type=Path, default=Path(tempfile.gettempdir(), "openai-batch-benchmarks"), help="inputs, kept")
@@ -143,7 +144,7 @@ class Benchmark:
         with tempfile.TemporaryDirectory(prefix="openai-batch-run-", dir=options.data) as folder:
             child = functools.partial(self._child, group, rows, options)
             shared = Path(folder, "shared")
-            for turn in range(1 if options.quick or options.profile else options.repeat):
+            for turn in range(1 if options.quick or options.profile or options.flame else options.repeat):
                 if group.chained or not turn:
                     shutil.rmtree(shared, ignore_errors=True)
                     shared.mkdir()

@@ -12,6 +12,9 @@ waits until the file is on the disk. The download is a copy of a local file and 
 Parquet. `limit` parses each line with simdjson without taking anything out of it, and writes the finished outcome table
 to Parquet, with the options that ours has.
 
+Reading is Python's work, so two threads of one process take as long as one: `cores` shows what a second process
+gives, its start included.
+
 `unchecked` is the base of what a check adds: it reads the same four fields into the same columns by the same library,
 and cares for their types alone: any text is a topic, any number a confidence, further fields are let pass. `plain`
 leaves the answers as texts.
@@ -20,17 +23,21 @@ leaves the answers as texts.
 from __future__ import annotations
 
 import json
+import resource
 import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import answers
 import workload
 from measure import Benchmark
 from sample import Case
 from summary import Goal, over_base
+
+if TYPE_CHECKING:
+    from airflow_openai_batch.engine.model import Shard
 
 Outcomes = list[tuple[str, str | None, int, int]]
 
@@ -59,11 +66,19 @@ GOALS = (
         unit="%",
     ),
     over_base("Parse: memory over base", "parse", "schema", 150),
+    Goal(
+        "Parse: two processes are so many times as fast as one",
+        lambda m: m("cores", "one", "seconds") / m("cores", "two", "seconds"),
+        1.6,
+        at_least=True,
+    ),
+    over_base("Parse: memory of the task's own process over base, with another", "cores", "two", 150),
 )
 
 bench = Benchmark(__file__, __doc__, GOALS)
 bench.parser.add_argument("--endpoint", choices=(workload.RESPONSES, workload.CHAT), default=workload.RESPONSES)
 group = bench.group("parse", "{rows} output lines to Parquet", rows=200_000, quick_rows=2_000, unit="lines")
+cores = bench.group("cores", "{rows} output lines, two batches at once", rows=500_000, quick_rows=2_000, unit="lines")
 
 
 def answers_of(case: Case, *, is_shuffled: bool = False) -> Callable[[int, int], tuple[Path, Path]]:
@@ -85,7 +100,7 @@ def prepare(case: Case) -> None:
     table = pa.table({"id": [workload.row_id(i) for i in range(case.rows)]})
     pq.write_table(table, case.shared / "rows.parquet")
     engine = engine_in(case.shared / "store")
-    limits = Limits(max_requests=-(-case.rows // 4))
+    limits = Limits(max_requests=min(50_000, -(-case.rows // 4)))
     body: dict[str, Any] = {"model": workload.MODEL}
     body |= {"input": "{id}"} if case.options.endpoint == workload.RESPONSES else {"messages": [{"content": "{id}"}]}
     job = plan(
@@ -107,6 +122,7 @@ def prepare(case: Case) -> None:
 
 
 group.prepare = prepare
+cores.prepare = prepare
 
 
 class Unchecked:
@@ -130,9 +146,18 @@ class Unchecked:
 
 
 def ours(
-    case: Case, *, is_checked: bool = True, has_schema: bool = True, check: Any = None, is_shuffled: bool = False
+    case: Case,
+    *,
+    is_checked: bool = True,
+    has_schema: bool = True,
+    check: Any = None,
+    is_shuffled: bool = False,
+    n_at_once: int = 1,
+    n_processes: int = 1,
 ) -> None:
-    """Harvest all shards."""
+    """Harvest all shards, one after another or a few at once, as a task does."""
+    from concurrent.futures import ThreadPoolExecutor
+
     import msgspec
     from local_openai import LocalOpenAI, answered, begin_task, linked, store_in
 
@@ -141,6 +166,7 @@ def ours(
 
     from airflow_openai_batch.engine.answers.harvest import harvest
     from airflow_openai_batch.engine.answers.parser import LineParser
+    from airflow_openai_batch.engine.answers.readers import Readers
     from airflow_openai_batch.engine.schema.validation import ResponseSchema
 
     store = store_in(linked(case.shared / "store", case.work / "store"))
@@ -153,9 +179,18 @@ def ours(
     schema = make(job.spec.schema, job.spec.schema_name or "") if job.spec.schema is not None else None
     api: Any = LocalOpenAI(answers_of(case, is_shuffled=is_shuffled), case)
     shards = answered(job, api)
-    with case.timed():
+    with case.timed(), Readers(n_processes) as readers:
         parser = LineParser(job.spec.endpoint, schema, check)
-        parts = [harvest(store, api, job, shard, parser).outcomes for shard in shards]
+
+        def harvested(shard: Shard) -> str:
+            return harvest(store, api, job, shard, parser, readers=readers).outcomes
+
+        if n_at_once == 1:
+            parts = [harvested(shard) for shard in shards]
+        else:
+            with ThreadPoolExecutor(n_at_once) as pool:
+                parts = list(pool.map(harvested, shards))
+    case.note(other_process_mb=resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024 if n_processes > 1 else 0)
     outcomes: Outcomes = []
     for name in parts:
         with store.open(name) as file:
@@ -213,6 +248,21 @@ def with_pydantic(case: Case) -> None:
         summary: str
 
     ours(case, check=class_check(Label))
+
+
+@cores.method("sequential", "this package, JSON Schema, one batch after another")
+def sequential(case: Case) -> None:
+    ours(case)
+
+
+@cores.method("one", "the same, two batches at once in one process")
+def in_one(case: Case) -> None:
+    ours(case, n_at_once=2)
+
+
+@cores.method("two", "the same, two batches at once in two processes")
+def in_two(case: Case) -> None:
+    ours(case, n_at_once=2, n_processes=2)
 
 
 @group.method("pandas", "pandas.read_json, json_normalize")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import resource
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -34,7 +37,11 @@ class Case:
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins again from here
         base = memory_mb("VmRSS")
         self._at, self._cpu_at = time.perf_counter(), _cpu_s()
-        with _profiled() if self.options.profile else contextlib.nullcontext():
+        with contextlib.ExitStack() as stack:
+            if self.options.profile:
+                stack.enter_context(_profiled())
+            if self.options.flame:
+                stack.enter_context(_drawn(self.options.flame))
             yield
         seconds, cpu_s = time.perf_counter() - self._at, _cpu_s() - self._cpu_at
         self.found |= {
@@ -69,6 +76,18 @@ def _profiled() -> Iterator[None]:
     with cProfile.Profile() as profile:
         yield
     pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(30)
+
+
+@contextlib.contextmanager
+def _drawn(path: Path) -> Iterator[None]:
+    """Draw a flame graph of the block, by py-spy, which looks at the process from outside and slows it down little."""
+    command = ["py-spy", "record", "--pid", str(os.getpid()), "--rate", "400", "--output", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as spy:
+        assert spy.stdout is not None
+        print(spy.stdout.readline(), file=sys.stderr, flush=True)
+        yield
+        spy.send_signal(signal.SIGINT)
+        print(spy.communicate()[0][-500:], file=sys.stderr)
 
 
 def _cpu_s() -> float:

@@ -19,8 +19,9 @@ rooms, in the order in which a row travels:
   ``advance`` moves it: ``planner`` names what may be done, ``actions`` do it (``create_batch`` is the paid one), facts
   change state (``state_machine``); until a rest (``status``); ``commands`` and ``replay`` are a person's, ``advice``
   is for one; ``remote_files`` at OpenAI are deleted when they are needed no more
-* ``answers``   ``harvest`` makes one outcome part of a batch's files: ``fast_parser`` reads good lines, ``parser``
-  any other, ``bodies`` and ``classify`` say what became of the row, ``row_order`` and ``outcome_files`` write it
+* ``answers``   ``harvest`` makes one outcome part of a batch's files: ``readers`` choose the process that does the
+  ``reading``; ``fast_parser`` reads good lines, ``parser`` any other, ``bodies`` and ``classify`` say what became of
+  the row, ``row_order`` and ``outcome_files`` write it
 * ``direct``    a request that is asked synchronously at ``finish_by``: how fast (``pacing``), by which threads
   (``callers``), and its answer as a line of an output file (``lines``), saved as it comes (``answer_log``); who asks,
   and within which cap, is ``job.asking``'s

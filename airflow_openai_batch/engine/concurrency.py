@@ -9,6 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -108,6 +109,20 @@ class FileWriter:
 
 
 _ALLOCATOR_VARIABLE = "ARROW_DEFAULT_MEMORY_POOL"
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use: those it may run on, or as much as its container may have of them."""
+    try:
+        n = len(os.sched_getaffinity(0))
+    except AttributeError:  # only Linux has it
+        n = os.cpu_count() or 1
+    try:
+        # The kernel's documentation of cgroup v2: "max" or microseconds, and the period that they count for.
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
+        return max(1, min(n, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return n
 
 
 def use_releasing_allocator() -> None:

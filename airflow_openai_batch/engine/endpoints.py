@@ -7,10 +7,15 @@ Every request is checked before upload, because one bad line makes OpenAI reject
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from airflow_openai_batch.engine.errors import InputError
-from airflow_openai_batch.engine.model import ServiceTier, Value
+
+# A Dag file imports this module, and needs none of the model's many classes.
+if TYPE_CHECKING:
+    from airflow_openai_batch.engine.model import ServiceTier
 
 REQUIRED: dict[str, tuple[str, ...]] = {
     "/v1/responses": ("model", "input"),
@@ -44,7 +49,7 @@ MAX_INPUTS_PER_REQUEST = 2048
 _EMPTY = (None, "")
 
 
-class Limits(Value, frozen=True, kw_only=True):
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """The limits of one batch."""
 
     max_requests: int = 50_000

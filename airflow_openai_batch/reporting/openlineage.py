@@ -6,8 +6,10 @@ OpenLineage is imported only when its provider calls: it is not required.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
+
+import msgspec
 
 from airflow_openai_batch.hooks import as_path, without_connection
 
@@ -24,7 +26,7 @@ _MOST_BATCHES = 100
 _ATTRIBUTE = "_openai_batch_lineage"
 
 
-class TaskResult(NamedTuple):
+class TaskResult(msgspec.Struct, frozen=True):
     """The job of a task, and the results that it has written."""
 
     job: Job

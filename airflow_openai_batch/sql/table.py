@@ -10,7 +10,8 @@ import msgspec
 
 from airflow_openai_batch.engine.errors import InputError
 
-_PART = re.compile(r'"(?:[^"]|"")+"|[^".]+')
+# Compiled at first use, so that a Dag file that imports the operators does not pay for it.
+_PART = r'"(?:[^"]|"")+"|[^".]+'
 
 _MODES = ("append", "replace", "upsert")
 
@@ -98,7 +99,7 @@ class SqlTable(msgspec.Struct, frozen=True):
         Raises:
             InputError: It is no name.
         """
-        parts = _PART.findall(self.table)
+        parts = re.findall(_PART, self.table)
         if ".".join(parts) != self.table or not 1 <= len(parts) <= 3:
             raise InputError(f"SqlTable: table={self.table!r} is no name such as tickets or labels.tickets.")
         return tuple(part[1:-1].replace('""', '"') if part[0] == '"' else part for part in parts)

@@ -86,8 +86,9 @@ def engine_for(handle: JobHandle, log: Any, response_model: Any = None) -> Engin
     Raises:
         OpenAIBatchFailure: The connection has a mistake.
     """
+    from airflow_openai_batch.engine.answers.readers import Readers
     from airflow_openai_batch.engine.api.client import Api
-    from airflow_openai_batch.engine.concurrency import use_releasing_allocator
+    from airflow_openai_batch.engine.concurrency import usable_cpus, use_releasing_allocator
     from airflow_openai_batch.engine.job.context import Engine
     from airflow_openai_batch.engine.schema.validation import class_check
     from airflow_openai_batch.engine.store.job_store import JobStore
@@ -102,6 +103,7 @@ def engine_for(handle: JobHandle, log: Any, response_model: Any = None) -> Engin
         timing=_timing(),
         check=class_check(response_model),
         parallel=max(1, settings.PARALLEL_TRANSFERS.get()),
+        readers=Readers(settings.PARALLEL_WORK.get() or min(2, usable_cpus())),
         log=log,
         observer=TaskObserver(handle["conn_id"]),
     )

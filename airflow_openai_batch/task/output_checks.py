@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from airflow_openai_batch.engine.job.context import Engine
     from airflow_openai_batch.engine.model import Spec
 
-_MAGIC = re.compile(r"[*?\[]")
+_MAGIC = r"[*?\[]"
 
 _DEAD_LETTER = ".dead_letter.jsonl"
 
@@ -127,7 +127,7 @@ def read_as_rows(output: str, sources: Iterable[str]) -> str | None:
 def _reads(source: str, file: str) -> bool:
     if file == source:
         return True
-    found = _MAGIC.search(source)
+    found = re.search(_MAGIC, source)
     base = source if found is None else source[: source.rfind("/", 0, found.start()) + 1]
     below = file.removeprefix(base.rstrip("/") + "/")
     # As in engine.requests.files: what begins with these is no row.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 
-class ResultsArguments(NamedTuple):
+class ResultsArguments(msgspec.Struct, frozen=True):
     """Arguments of a results task, or of the single operator."""
 
     job: Any

@@ -209,3 +209,20 @@ def test_a_body_that_asks_every_row_the_same_is_told(world, caplog, n, body, is_
     caplog.set_level("WARNING")
     world().submit(n, body=body)
     assert ("The body uses no column of the rows, so all 3 rows ask the same" in caplog.text) is is_told
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"model": "gpt-6-luna", "input": "{text}", "max_output_token": 5}, "did you mean 'max_output_tokens'?"),
+        ({"model": "gpt-6-luna", "input": "{text}", "messages": []}, "it belongs to /v1/chat/completions"),
+        ({"model": "gpt-6-luna", "input": "{text}", "top_k": 5}, None),
+        ({"model": "gpt-6-luna", "input": "{text}", "max_output_tokens": 5, "temperature": 0}, None),
+    ],
+    ids=["misspelt", "of another endpoint", "another server's own", "known"],
+)
+def test_a_parameter_that_is_most_likely_a_mistake_is_told(world, caplog, body, told):
+    caplog.set_level("WARNING")
+    world().submit(2, body=body)
+    assert ("OpenAI refuses requests with a parameter" in caplog.text) is (told is not None)
+    assert told is None or told in caplog.text

@@ -12,20 +12,22 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Literal, NamedTuple
 
-from airflow_openai_batch.engine.answers.line_files import Lines, add_unmatched
-from airflow_openai_batch.engine.answers.outcome_files import AnswerColumns, ClassifiedRow, PartWriter, Tally
+import msgspec
+
+from airflow_openai_batch.engine.answers.outcome_files import Tally
 from airflow_openai_batch.engine.answers.parser import LineParser, custom_id_of, is_json
 from airflow_openai_batch.engine.answers.proof import Lines as FoundLines
 from airflow_openai_batch.engine.answers.proof import are_damaged, doubt_of
+from airflow_openai_batch.engine.answers.readers import Readers
+from airflow_openai_batch.engine.answers.reading import Reading
 from airflow_openai_batch.engine.answers.result_formats import as_json_lines
-from airflow_openai_batch.engine.answers.row_order import AnswerBlock, AnswerReader, Unordered
+from airflow_openai_batch.engine.answers.row_order import Unordered
 from airflow_openai_batch.engine.api.client import Api
 from airflow_openai_batch.engine.errors import NotFound, Unavailable, Unclear
-from airflow_openai_batch.engine.model import BILLED, Job, Outcome, Shard, State, Status
-from airflow_openai_batch.engine.money.prices import Prices, prices_of
+from airflow_openai_batch.engine.model import BILLED, Job, Shard, State
 from airflow_openai_batch.engine.store.index import read_index_table
 from airflow_openai_batch.engine.store.job_store import JobStore
 
@@ -84,6 +86,7 @@ def harvest(
     *,
     is_settled: bool = False,
     is_output_gone: bool = False,
+    readers: Readers | None = None,
 ) -> Harvested:
     """Write the outcome part of a shard whose batch has ended, was rejected, or was never created.
 
@@ -98,6 +101,7 @@ def harvest(
         is_settled: Whether the files were first fetched so long ago that nothing of them can be late any more.
         is_output_gone: Whether it is certain that OpenAI has the output file no more: what was ``accepted`` counts for
             its rows too.
+        readers: Who reads the files; by default this process.
 
     Raises:
         Unproven: Rows have no line, and it is not certain that they have no answer.
@@ -105,62 +109,48 @@ def harvest(
         ApiError: A file could not be downloaded. Nothing is lost: harvest again later.
         StoreError: The store cannot be read or written.
     """
-    prices = prices_of(job.policy)
+    readers = readers or Readers()
     index = read_index_table(store, shard.index).combine_chunks()
-    ids = index.column("custom_id").to_numpy(zero_copy_only=False).tolist()
     name = store.new_name("outcomes", shard.id)
     with contextlib.ExitStack() as stack:
         downloads = _downloads_of(stack, store, api, shard, sleep, is_output_gone=is_output_gone)
         if downloads.output_gone is not None and accepted is not None and not is_output_gone:
             raise downloads.output_gone
-        files = [as_json_lines(stack, file) for file in downloads.files]
         # What arrived at an earlier look counts too: a server may give less the next time.
         earlier = [stack.enter_context(_local_copy(store, raw)) for raw in shard.evidence.raw] if shard.evidence else []
-        lines = [Lines(file) for file in (*files, *(as_json_lines(stack, file) for file in earlier))]
+        files = [as_json_lines(stack, file) for file in (*downloads.files, *earlier)]
         unmatched = stack.enter_context(tempfile.TemporaryFile(prefix="openai-batch-"))
-        reader = AnswerReader(parser, AnswerColumns(job), ids, unmatched)
 
-        def write(blocks: Iterable[AnswerBlock], *, is_absence_final: bool) -> Tally:
-            classifier = _RowClassifier(
-                parser,
-                shard,
-                ids,
-                job.policy.retry_on,
-                unmatched,
-                is_file_gone=downloads.is_error_file_gone or downloads.output_gone is not None,
-                is_absence_final=is_absence_final,
-                is_asked_again=accepted == "ask_again",
-            )
-            with _part_writer(store, name, job, shard, prices) as writer:
-                for block in blocks:
-                    requests = index.slice(block.start, block.stop - block.start).to_batches()[0]
-                    writer.write(requests, block.answers, block.rows - block.start, block.places, classifier(block))
+        def write(*, is_nearly_ordered: bool, is_absence_final: bool) -> Tally:
+            """Write the part; it appears in the store only if nothing raises."""
+            with store.writing(name) as file:
+                reading = Reading(
+                    msgspec.structs.replace(job, shards=(), earlier=()),
+                    shard,
+                    index,
+                    file.name,
+                    is_nearly_ordered=is_nearly_ordered,
+                    is_file_gone=downloads.is_error_file_gone or downloads.output_gone is not None,
+                    is_absence_final=is_absence_final,
+                    is_asked_again=accepted == "ask_again",
+                )
+                tally, n_absent = readers.read(reading, parser, files, unmatched)
                 if accepted is None and not is_absence_final:
-                    n_absent = classifier.n_absent
-                    _require_proof(store, shard, downloads, n_absent, writer.tally, unmatched, is_settled=is_settled)
-            return writer.tally
+                    _require_proof(store, shard, downloads, n_absent, tally, unmatched, is_settled=is_settled)
+            return tally
 
         is_final = accepted == "missing"
         tally: Tally | None = None
         if not earlier:
             with contextlib.suppress(Unordered, _Damaged):
-                tally = write(reader.once(lines), is_absence_final=is_final)
+                tally = write(is_nearly_ordered=True, is_absence_final=is_final)
         if tally is None:
             try:
-                _empty(unmatched)
-                tally = write(reader.twice(lines), is_absence_final=is_final)
+                tally = write(is_nearly_ordered=False, is_absence_final=is_final)
             except _Damaged:
-                _empty(unmatched)
-                tally = write(reader.twice(lines), is_absence_final=True)
+                tally = write(is_nearly_ordered=False, is_absence_final=True)
         unmatched_name = _store_unmatched(store, unmatched, shard.id)
     return Harvested(outcomes=name, unmatched=unmatched_name, tally=tally)
-
-
-@contextlib.contextmanager
-def _part_writer(store: JobStore, name: str, job: Job, shard: Shard, prices: Prices) -> Iterator[PartWriter]:
-    """Write an outcome part; it appears in the store only if the block ends without an error."""
-    with store.writing(name) as file, PartWriter(file, job, shard, prices) as writer:
-        yield writer
 
 
 _MAX_FRUITLESS_RAW = 6
@@ -365,106 +355,10 @@ def _direct_answers(store: JobStore, shard: Shard) -> Iterator[IO[bytes]]:
 
 def _store_unmatched(store: JobStore, unmatched: IO[bytes], shard: str) -> str | None:
     """Write the unmatched lines to the store, verbatim. Returns the file's name, or None if there are none."""
-    if not unmatched.tell():
+    if not _size(unmatched):
         return None
     unmatched.seek(0)
     name = store.new_name("unmatched", shard)
     with store.writing(name) as target:
         shutil.copyfileobj(unmatched, target)
     return name
-
-
-class _RowClassifier:
-    """Classifies the rows that the fast parser has no good answer for."""
-
-    def __init__(
-        self,
-        parser: LineParser,
-        shard: Shard,
-        custom_ids: list[str],
-        retry_on: frozenset[Status],
-        unmatched: IO[bytes],
-        *,
-        is_file_gone: bool,
-        is_absence_final: bool,
-        is_asked_again: bool,
-    ) -> None:
-        self._parser, self._shard, self._ids = parser, shard, custom_ids
-        self._retry_on, self._unmatched = retry_on, unmatched
-        self._is_file_gone, self._is_absence_final = is_file_gone, is_absence_final
-        self._is_asked_again = is_asked_again
-        self.n_absent = 0
-        """Rows without a line so far."""
-
-    def __call__(self, block: AnswerBlock) -> dict[int, ClassifiedRow]:
-        """Return the outcome of each row without a good answer, by its number counted from the block's first row."""
-        import numpy as np
-
-        start = block.start
-        lacks_answer = np.ones(block.stop - start, dtype=bool)
-        lacks_answer[block.rows - start] = False
-        numbers = np.flatnonzero(lacks_answer).tolist()
-        return {i: self._classify(self._ids[start + i], block.lines.get(start + i, [])) for i in numbers}
-
-    def _classify(self, custom_id: str, lines: list[bytes]) -> ClassifiedRow:
-        best: Outcome | None = None
-        best_line: bytes | None = None
-        for line in lines:
-            outcome = self._parser.parse(line)
-            if outcome is not None and outcome.custom_id != custom_id:
-                add_unmatched(self._unmatched, line)  # two lines were merged into one: its row is not certain
-                continue
-            # OpenAI documents nothing about repeated lines: the better answer wins, else the last.
-            if outcome is not None and (best is None or _beats(outcome, best)):
-                best, best_line = outcome, line
-            elif outcome is None and custom_id_of(line) is None:
-                add_unmatched(self._unmatched, line)
-            elif best is None:
-                best_line = line  # it names the row, but nothing else can be read: kept verbatim
-        if best is None:
-            best = _absent(custom_id, self._shard)
-            if self._is_file_gone:
-                best = _failed(custom_id, Status.MISSING, "file_gone", "A result file of the batch is gone at OpenAI.")
-                best.retryable = self._is_asked_again
-            self.n_absent += best_line is None
-            # A row that has a line, however damaged, was billed: it is not sent again.
-            best.retryable = best.retryable and best_line is None and not self._is_absence_final
-        if best.status is Status.SUCCEEDED:
-            return ClassifiedRow(best, None)
-        best.retryable = best.retryable or best.status in self._retry_on
-        return ClassifiedRow(best, best_line)
-
-
-def _beats(later: Outcome, earlier: Outcome) -> bool:
-    return _rank(later) > _rank(earlier) or (_rank(later) == _rank(earlier) and earlier.status is not Status.SUCCEEDED)
-
-
-def _rank(outcome: Outcome) -> int:
-    """Return the rank of one of several lines of a row: a good answer, then any answer, then none."""
-    return 2 if outcome.status is Status.SUCCEEDED else int(outcome.status in BILLED)
-
-
-_ABSENT: dict[str, tuple[Status, str, str]] = {
-    "expired": (Status.EXPIRED, "batch_expired", "The batch expired before this request was answered."),
-    "called_off": (Status.CANCELLED, "called_off", "The job was cancelled before this request was sent."),
-    "cancelled": (Status.CANCELLED, "batch_cancelled", "The batch was cancelled before this request was answered."),
-}
-
-
-def _absent(custom_id: str, shard: Shard) -> Outcome:
-    """Return the outcome of a row that no file mentions, by the end of its batch."""
-    if shard.state is State.REJECTED:
-        first = shard.rejections[0] if shard.rejections else None
-        message = f"{first.code}: {first.message}" if first else shard.problem
-        return _failed(custom_id, Status.FAILED, "batch_rejected", f"OpenAI refused the whole batch. {message}")
-    status, code, message = _ABSENT.get(
-        shard.batch.status if shard.batch is not None else "called_off",
-        (Status.MISSING, "missing", "No output line mentions this request."),
-    )
-    outcome = _failed(custom_id, status, code, message)
-    outcome.retryable = True
-    return outcome
-
-
-def _failed(custom_id: str, status: Status, code: str, message: str) -> Outcome:
-    return Outcome(custom_id=custom_id, status=status, error_code=code, error_message=message)

@@ -156,13 +156,13 @@ class PartWriter:
     """Writes outcomes in row order. A thread encodes and writes them.
 
     Args:
-        file: The file, which must have a path.
+        path: The local file.
         job: The job, which determines the types of output and fields.
         shard: The shard whose outcomes they are.
         prices: What models cost.
     """
 
-    def __init__(self, file: Any, job: Job, shard: Shard, prices: Prices) -> None:
+    def __init__(self, path: str, job: Job, shard: Shard, prices: Prices) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -173,7 +173,7 @@ class PartWriter:
         self._tier: Tier = "batch" if shard.direct is None else tier_of(shard.direct.tier)
         self._via = "direct" if shard.direct is not None else "batch" if shard.batch is not None else None
         # By path: each small write to a Python file would make the thread wait for the main one.
-        self._file = pa.OSFile(file.name, "wb")
+        self._file = pa.OSFile(path, "wb")
         self._writer = pq.ParquetWriter(self._file, self._schema, use_dictionary=REPEATING)
         self._writing = SerialExecutor(1)
         self.tally = Tally()

@@ -19,7 +19,7 @@ from airflow_openai_batch.engine.answers.classify import Reader, no_fields
 from airflow_openai_batch.engine.answers.fast_parser import FAST_READERS, UNREADABLE, FastRow, Fields, Line
 from airflow_openai_batch.engine.answers.line_errors import RowError, error_in_body, error_of, fail, text_of_failure
 from airflow_openai_batch.engine.api.text import MAX_MESSAGE, MAX_NAME, clean
-from airflow_openai_batch.engine.model import Outcome, Status
+from airflow_openai_batch.engine.model import Job, Outcome, Status
 from airflow_openai_batch.engine.schema.validation import Check, Read, ResponseSchema
 
 T = TypeVar("T")
@@ -52,6 +52,7 @@ class LineParser:
     """
 
     def __init__(self, endpoint: str, schema: ResponseSchema | None = None, check: Check | None = None) -> None:
+        self.has_check = check is not None
         self._read_fast = FAST_READERS.get(endpoint, _read_nothing)
         self._read_body = READERS.get(endpoint, read_as_is)
         self._read_text = _reader_of(schema, check)
@@ -90,6 +91,18 @@ class LineParser:
                 outcome.status, outcome.error_code = Status.INVALID, "unreadable_answer"
                 outcome.error_message = f"The answer cannot be read: {unreadable}"
         return _with_clean_error(outcome)
+
+
+def parser_of(job: Job, check: Check | None = None) -> LineParser:
+    """Return the parser of a job's lines.
+
+    Args:
+        job: The job.
+        check: A check that is stricter than its schema.
+    """
+    spec = job.spec
+    schema = ResponseSchema(spec.schema, spec.schema_name or "") if spec.schema is not None else None
+    return LineParser(spec.endpoint, schema, check)
 
 
 def _with_clean_error(outcome: Outcome) -> Outcome:

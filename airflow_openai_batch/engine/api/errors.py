@@ -171,7 +171,7 @@ def _of_status(error: Any) -> errors.ApiError:
     headers = error.response.headers
     code = None
     if envelope is None:
-        message = f"not an answer of OpenAI itself: {_excerpt(error.response)}"
+        message = f"not an answer of OpenAI itself: {_excerpt(error.response)}{_path_hint(status, error)}"
     else:
         code = text_of(envelope.get("code"))
         message = clean(str(envelope["message"]), MAX_MESSAGE)
@@ -184,6 +184,14 @@ def _of_status(error: Any) -> errors.ApiError:
         retry_after_s=_pause_s(status, headers),
         is_openais=envelope is not None,
     )
+
+
+def _path_hint(status: int, error: Any) -> str:
+    """Return what may be missing in the address of a server that has no such path."""
+    path = error.request.url.path
+    if status != 404 or not path.startswith(("/files", "/batches")):
+        return ""
+    return f". The connection's host has no path, so {path} was asked: most servers have their API under /v1"
 
 
 def _pause_s(status: int, headers: Mapping[str, str]) -> float | None:

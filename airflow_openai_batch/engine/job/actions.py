@@ -10,7 +10,7 @@ from functools import partial
 import msgspec
 
 from airflow_openai_batch.engine.answers.harvest import Accepted, Unproven, harvest
-from airflow_openai_batch.engine.answers.parser import LineParser
+from airflow_openai_batch.engine.answers.parser import parser_of
 from airflow_openai_batch.engine.api.batch_json import UploadedFile, is_known_status
 from airflow_openai_batch.engine.durations import duration_text
 from airflow_openai_batch.engine.errors import ApiError, Denied, NotFound, Refused, Stranger, Unfetchable
@@ -52,7 +52,6 @@ from airflow_openai_batch.engine.model import (
     describe,
 )
 from airflow_openai_batch.engine.redaction import without_values
-from airflow_openai_batch.engine.schema.validation import ResponseSchema
 from airflow_openai_batch.engine.store.index import read_index
 
 _UPLOAD_TRIES, _SIZE_TRIES = 2, 2
@@ -278,8 +277,6 @@ def _call_off(engine: Engine, job: Job, shard: Shard) -> Learned:
 
 
 def _harvest(engine: Engine, job: Job, shard: Shard) -> Learned:
-    schema = ResponseSchema(job.spec.schema, job.spec.schema_name or "") if job.spec.schema is not None else None
-    parser = LineParser(job.spec.endpoint, schema, engine.check)
     accepted: Accepted | None = None
     if all(s.id != shard.id for s in job.shards):
         # Of an earlier epoch only good answers count, and none of its rows is asked again. What there is of them is
@@ -296,7 +293,16 @@ def _harvest(engine: Engine, job: Job, shard: Shard) -> Learned:
                 shard = msgspec.structs.replace(shard, batch=msgspec.structs.replace(latest, id=shard.batch.id))
     is_settled = shard.evidence is not None and engine.clock() - shard.evidence.since >= engine.timing.late_file_s
     fetch = partial(
-        harvest, engine.store, engine.api, job, shard, parser, engine.sleep, accepted, is_settled=is_settled
+        harvest,
+        engine.store,
+        engine.api,
+        job,
+        shard,
+        parser_of(job, engine.check),
+        engine.sleep,
+        accepted,
+        is_settled=is_settled,
+        readers=engine.readers,
     )
     try:
         harvested = fetch()

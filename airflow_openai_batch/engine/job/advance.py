@@ -52,7 +52,8 @@ def advance(engine: Engine) -> Wait | Done | Held:
         StoreError: There is no such job, or its store cannot be used.
     """
     for _ in range(_MOST_LOOKS):
-        result, age_s = _moved(engine)
+        with engine.readers:
+            result, age_s = _moved(engine)
         if not isinstance(result, Held) or age_s <= _LOOK_LASTS_S:
             break
         # The process was frozen, or long at work: batches may have ended, and others may have moved the job.
@@ -182,7 +183,11 @@ def load(engine: Engine) -> Snapshot:
 def _together(engine: Engine, actions: list[Action]) -> list[Action]:
     """Return what to do next: the most urgent action, with others of its kind that one commit can speak of."""
     verb = min((action.verb for action in actions), key=_ORDER.index)
-    most = _AT_ONCE.get(verb, 1) if verb in _SMALL else min(_AT_ONCE.get(verb, 1), engine.parallel)
+    most = _AT_ONCE.get(verb, 1)
+    if verb == "harvest":
+        most = max(most, engine.readers.most)
+    if verb not in _SMALL:
+        most = min(most, engine.parallel)
     return [action for action in actions if action.verb == verb][:most]
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from airflow_openai_batch.engine.answers.parser import LineParser
+from airflow_openai_batch.engine.answers.parser import parser_of
 from airflow_openai_batch.engine.api.client import Reply
 from airflow_openai_batch.engine.direct.answer_log import AnswerLog
 from airflow_openai_batch.engine.direct.callers import Called, Callers
@@ -33,7 +33,6 @@ from airflow_openai_batch.engine.job.failures import asked_later, concerns_all, 
 from airflow_openai_batch.engine.job.state_machine import Fact, ShardUpdate
 from airflow_openai_batch.engine.job.subset import request_lines
 from airflow_openai_batch.engine.model import Backoff, Limit, Shard
-from airflow_openai_batch.engine.schema.validation import ResponseSchema
 from airflow_openai_batch.engine.store.job_store import Snapshot
 
 _LINGER_S = 0.5
@@ -87,8 +86,7 @@ class _Asking:
         self.engine, self.spec, self.n_requests = engine, job.spec, shard.n_requests
         self.tier = shard.direct.tier if shard.direct is not None else job.policy.finish_tier
         self.parallel = job.policy.finish_parallel
-        schema = ResponseSchema(job.spec.schema, job.spec.schema_name or "") if job.spec.schema is not None else None
-        parser = LineParser(job.spec.endpoint, schema, engine.check)
+        parser = parser_of(job, engine.check)
         self.budget = Budget(job, shard, self.tier)
         self.log = AnswerLog(engine.store, shard.id, parser, self.budget.prices, shard.model, self.tier)
         self.lease = DirectLease(engine, snapshot, shard, self.tier, self.log)

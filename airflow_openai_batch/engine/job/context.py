@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
+from airflow_openai_batch.engine.answers.readers import Readers
 from airflow_openai_batch.engine.api.client import Api
 from airflow_openai_batch.engine.job.state_machine import Fact, ShardUpdate
 from airflow_openai_batch.engine.model import Job, Shard, Timing
@@ -91,6 +92,7 @@ class Engine:
         timing: Durations.
         check: A check of answers that is stricter than the schema, or None.
         parallel: How many calls and transfers may be under way at once; creating a batch is always alone.
+        readers: Who reads answers.
         clock: Returns epoch seconds.
         sleep: Sleeps; only for pauses of seconds.
         unique: Returns a new unique text.
@@ -104,6 +106,7 @@ class Engine:
     timing: Timing = field(default_factory=Timing)
     check: Check | None = None
     parallel: int = 1
+    readers: Readers = field(default_factory=Readers)
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
     unique: Callable[[], str] = lambda: uuid.uuid4().hex[:12]

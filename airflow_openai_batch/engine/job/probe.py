@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from airflow_openai_batch.engine.answers.parser import LineParser
+from airflow_openai_batch.engine.answers.parser import parser_of
 from airflow_openai_batch.engine.api.errors import FILTER_CODES
 from airflow_openai_batch.engine.errors import ApiError, CommitRefused, Denied, Refused
 from airflow_openai_batch.engine.job.context import Engine
@@ -22,7 +22,6 @@ from airflow_openai_batch.engine.money.estimate import Estimator, Unpriced
 from airflow_openai_batch.engine.money.prices import prices_of
 from airflow_openai_batch.engine.money.tokens import most_output_tokens
 from airflow_openai_batch.engine.redaction import without_values
-from airflow_openai_batch.engine.schema.validation import ResponseSchema
 from airflow_openai_batch.engine.store.job_store import JobStore, Snapshot
 
 _TRIES = 20
@@ -163,12 +162,11 @@ def _texts(value: Any) -> Iterator[str]:
 
 def _read(engine: Engine, job: Job, custom_id: str, body: bytes) -> Outcome:
     """Return what became of the row, by the same checks as in a batch."""
-    schema = ResponseSchema(job.spec.schema, job.spec.schema_name or "") if job.spec.schema is not None else None
     unreadable = Outcome(custom_id=custom_id, status=Status.INVALID, error_code="unreadable_answer")
     try:
         response = {"status_code": 200, "request_id": None, "body": msgspec.Raw(body)}
         line = msgspec.json.encode({"id": "", "custom_id": custom_id, "response": response, "error": None})
-        return LineParser(job.spec.endpoint, schema, engine.check).parse(line) or unreadable
+        return parser_of(job, engine.check).parse(line) or unreadable
     except (msgspec.MsgspecError, ValueError):
         return unreadable
 

@@ -63,6 +63,7 @@ class Request:
         elif isinstance(body, dict):
             check_format(body, endpoint)
         self.bodies: Bodies = bodies_of(body, endpoint, on_null)
+        self.parameters = tuple(body) if isinstance(body, dict) else ()
         self.source = source_of(rows, endpoint=endpoint, ready=body is None)
         self.sources = places_of(rows)
         self.limits = limits or Limits()

@@ -30,7 +30,7 @@ def _settled(store: JobStore, job: Job, shard: Shard) -> Shard:
 
     nothing = np.empty(0, dtype=np.int64)
     name = store.new_name("outcomes", shard.id)
-    with store.writing(name) as file, PartWriter(file, job, shard, Prices()) as writer:
+    with store.writing(name) as file, PartWriter(file.name, job, shard, Prices()) as writer:
         for requests in read_index_table(store, shard.index).to_batches(max_chunksize=ROW_GROUP_ROWS):
             ids = requests.column("custom_id").to_pylist()
             outcomes = {i: ClassifiedRow(_skipped(custom_id), None) for i, custom_id in enumerate(ids)}

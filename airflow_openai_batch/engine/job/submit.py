@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from airflow_openai_batch.engine.api.parameters import doubtful_parameters
 from airflow_openai_batch.engine.encoding import canonical
 from airflow_openai_batch.engine.endpoints import check_direct
 from airflow_openai_batch.engine.errors import CommitRefused, InputError, JobCleaned
@@ -507,18 +508,30 @@ class _Submission:
         )
         self.engine.log.info("%s", estimate_line(job))
         self.engine.log.info("%s", told_columns(built.columns, job.spec))
-        if built.n_rows > 1 and self.request.bodies.is_constant:
-            self.engine.log.warning(
-                "The body uses no column of the rows, so all %s rows ask the same. {column} in its strings is the "
-                "value of a column.",
-                f"{built.n_rows:,}",
-            )
+        self._warn_of_body(job, built.n_rows)
         if n_skipped := summarize(job).n_skipped:
             self.engine.log.warning(
                 "%s of %s have no prompt: their columns are null or blank. They are not sent, and come back as skipped "
                 "(on_null='skip').",
                 f"{n_skipped:,}",
                 counted(built.n_rows, "row"),
+            )
+
+    def _warn_of_body(self, job: Job, n_rows: int) -> None:
+        """Log what in the body is most likely a mistake."""
+        if n_rows > 1 and self.request.bodies.is_constant:
+            self.engine.log.warning(
+                "The body uses no column of the rows, so all %s rows ask the same. {column} in its strings is the "
+                "value of a column.",
+                f"{n_rows:,}",
+            )
+        names, endpoint = self.request.parameters, job.spec.endpoint
+        if names and (doubtful := doubtful_parameters(names, endpoint, self.engine.api.host)):
+            self.engine.log.warning(
+                "The body has parameters that this version of OpenAI's SDK does not know for %s: %s. OpenAI refuses "
+                "requests with a parameter that it does not have; probe=True asks one row first.",
+                endpoint,
+                ", ".join(doubtful),
             )
 
 

@@ -11,8 +11,10 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
+
+import msgspec
 
 from airflow_openai_batch.engine.errors import InputError
 
@@ -37,7 +39,7 @@ _SCHEME = r"[a-z][a-z0-9+.-]*://\S+\Z"
 _MARKS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
 
 
-class SourceFile(NamedTuple):
+class SourceFile(msgspec.Struct, frozen=True):
     """A file with the metadata that its storage reports."""
 
     path: Any

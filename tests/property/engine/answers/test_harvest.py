@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
-from airflow_openai_batch.engine.answers import harvest as harvest_module
 from airflow_openai_batch.engine.answers import line_files as lines_module
+from airflow_openai_batch.engine.answers import reading as reading_module
 from airflow_openai_batch.engine.answers import row_order as reading
 from airflow_openai_batch.engine.answers.fast_parser import FastRow, Line
 from airflow_openai_batch.engine.answers.harvest import harvest
@@ -205,6 +205,6 @@ def test_what_waits_for_a_line_that_does_not_come_is_bounded() -> None:
     with pytest.MonkeyPatch.context() as patch:
         reading_in_small_steps(patch, 1, 1, 2)
         patch.setattr(lines_module, "_READ_BYTES", 16)
-        patch.setattr(harvest_module, "AnswerReader", Counting)
+        patch.setattr(reading_module, "AnswerReader", Counting)
         found, _, _ = fetch(output, b"", "completed")
     assert kept and [row["status"] for row in found] == ["succeeded"] * N

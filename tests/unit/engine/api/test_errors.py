@@ -253,3 +253,19 @@ def test_messages_are_read() -> None:
     assert queue_limit("Limit: none") is None
     assert queue_limit(f"Limit: {'9' * 5000} enqueued tokens") is None
     assert is_file_message("Cannot find file file-1") and not is_file_message("Cannot find model")
+
+
+@pytest.mark.parametrize(
+    ("url", "status", "is_hinted"),
+    [
+        ("https://llm.example.com/files", 404, True),
+        ("https://llm.example.com/batches/batch_1", 404, True),
+        ("https://llm.example.com/v1/files", 404, False),
+        ("https://llm.example.com/files", 502, False),
+    ],
+)
+def test_a_host_without_a_path_is_told(url: str, status: int, is_hinted: bool) -> None:
+    request = httpx2.Request("POST", url)
+    response = httpx2.Response(status, request=request, content=b'{"detail": "Not Found"}')
+    found = translate(openai.APIStatusError("x", response=response, body=None))
+    assert ("most servers have their API under /v1" in str(found)) is is_hinted
