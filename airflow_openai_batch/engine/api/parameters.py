@@ -51,7 +51,7 @@ _OPENAIS_HOST = re.compile(r"(\w+\.)?api\.openai\.com")
 
 
 def _hint(name: str, endpoint: str, known: frozenset[str]) -> str:
-    if near := difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.8):
+    if near := difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.85):
         return f" (did you mean {near[0]!r}?)"
     others = [other for other in _PARAMS if other != endpoint and name in _known(other)]
     return f" (it belongs to {' and '.join(others)})" if others else ""
