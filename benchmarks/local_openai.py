@@ -32,7 +32,7 @@ Answers = Callable[[int, int], tuple[Path, Path | None]]
 class Unasked:
     """The API of a job that is only planned."""
 
-    has_openais_prices = True
+    has_openais_prices, host = True, "localhost"
 
 
 class LocalOpenAI(Unasked):
@@ -42,8 +42,6 @@ class LocalOpenAI(Unasked):
         answers: The files of each batch.
         clock: Where to leave the copying out, or None to count it.
     """
-
-    host = "localhost"
 
     def __init__(self, answers: Answers, clock: Case | None = None) -> None:
         self._answers, self._clock = answers, clock

@@ -48,6 +48,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=tuple(PROGRAMS), help="run only these programs")
     parser.add_argument("--quick", action="store_true", help="few rows, one sample, into a temporary folder")
+    parser.add_argument("--samples", type=int, help="at most so many of each method: 1 takes an hour")
     parser.add_argument("--results", type=Path, default=report.RESULTS, help="folder for the numbers")
     parser.add_argument("--data", type=Path, help="folder for generated inputs, kept between runs")
     parser.add_argument("--peers", type=Path, help="environments made by build_peers.py")
@@ -78,6 +79,9 @@ def _run_one(name: str, options: argparse.Namespace, results: Path) -> bool:
     if arguments is None or not program.exists():
         print(f"\n== {name}: left out", flush=True)
         return True
+    if options.samples is not None and "--repeat" in arguments:
+        at = arguments.index("--repeat") + 1
+        arguments = (*arguments[:at], str(min(options.samples, int(arguments[at]))), *arguments[at + 1 :])
     command = [sys.executable, program, *arguments, "--json", results / f"{name}.json"]
     if options.data is not None and PROGRAMS[name][1] == QUICK:
         command += ["--data", options.data]

@@ -155,7 +155,7 @@ class Lost(Exception):
 class FakeApi:
     """Files and batches in dicts. ``script`` makes the next calls of a verb go wrong."""
 
-    has_openais_prices = True
+    has_openais_prices, host = True, "api.openai.com"
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
