@@ -108,6 +108,7 @@ def begin_task() -> None:
     from airflow_openai_batch.engine.concurrency import use_releasing_allocator
 
     use_releasing_allocator()
+    import openai  # noqa: F401 - the client is made before anything else
     import pandas as pd  # noqa: F401 - Arrow imports it when it makes its first array
     import pyarrow.parquet as pq  # noqa: F401
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -88,6 +89,10 @@ def _drawn(path: Path) -> Iterator[None]:
         yield
         spy.send_signal(signal.SIGINT)
         print(spy.communicate()[0][-500:], file=sys.stderr)
+    # As a still picture: without the script that it comes with, and what is for it.
+    drawn = re.sub(r"<script.*?</script>|<!--.*?-->| onload=\"[^\"]*\"", "", path.read_text(), flags=re.DOTALL)
+    drawn = re.sub(r'<text id="(unzoom|search|matched|details)".*?</text>', "", drawn, flags=re.DOTALL)
+    path.write_text(re.sub(r'(<text id="title"[^>]*>)[^<]*', rf"\1{path.stem}", drawn))
 
 
 def _cpu_s() -> float:

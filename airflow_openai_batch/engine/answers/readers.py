@@ -120,7 +120,7 @@ class _ReaderProcess:
         with theirs:
             # Not a fork: this process has threads. What it can import, the other one can too.
             self._process = subprocess.Popen(  # noqa: S603 - our own program, and a number
-                [sys.executable, "-m", reader_process.__name__, str(theirs.fileno())],
+                [sys.executable, "-P", "-m", reader_process.__name__, str(theirs.fileno())],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,

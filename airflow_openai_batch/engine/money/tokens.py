@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -47,6 +48,9 @@ _BOUNDS: Mapping[str, tuple[str, ...]] = {
 _ANY_BOUND = ("max_output_tokens", "max_completion_tokens", "max_tokens")
 """Of endpoints that OpenAI's Batch API does not have."""
 
+_N_REMEMBERED, _LONGEST_REMEMBERED = 16, 100_000
+"""Of how many texts the tokens are remembered, and how many characters these have at most: instructions, a schema."""
+
 UNBOUNDED = -1
 """Stands for the bound of an answer that has none."""
 
@@ -67,7 +71,7 @@ class TokenCounter:
     def __init__(self, endpoint: str) -> None:
         import splintr  # noqa: F401 - its lack shows at once
 
-        self._encoders: dict[str, Callable[[str], list[int]]] = {}
+        self._counters: dict[str, Callable[[str], int]] = {}
         self._is_chat = endpoint not in _CHATLESS
 
     def count(self, body: Any) -> int:
@@ -76,17 +80,22 @@ class TokenCounter:
         Args:
             body: The request's body.
         """
-        encode = self._encoder(body.get("model"))
-        n = sum(len(encode(text)) for text in _texts(body))
+        n_tokens = self._counter(body.get("model"))
+        n = sum(map(n_tokens, _texts(body)))
         if self._is_chat:
             return n + _TOKENS_A_MESSAGE * _n_messages(body) + _TOKENS_A_REPLY
         return n + _n_numbers(body.get("input")) + _n_numbers(body.get("prompt"))
 
-    def _encoder(self, model: Any) -> Callable[[str], list[int]]:
+    def _counter(self, model: Any) -> Callable[[str], int]:
+        """Return a function from a text to the number of its tokens. What all prompts begin with is counted once."""
         name = "cl100k_base" if isinstance(model, str) and _OLDER.match(model) else "o200k_base"
-        if name not in self._encoders:
-            self._encoders[name] = load_encoder(name)
-        return self._encoders[name]
+        if name not in self._counters:
+            encode = load_encoder(name)
+            remembered = lru_cache(_N_REMEMBERED)(lambda text: len(encode(text)))
+            self._counters[name] = lambda text: (
+                remembered(text) if len(text) <= _LONGEST_REMEMBERED else len(encode(text))
+            )
+        return self._counters[name]
 
 
 def load_encoder(vocabulary: str) -> Callable[[str], list[int]]:

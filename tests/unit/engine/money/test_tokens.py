@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from airflow_openai_batch.engine.money import tokens
 from airflow_openai_batch.engine.money.tokens import (
     UNBOUNDED,
     TokenCounter,
@@ -177,3 +178,24 @@ def test_the_body_of_a_line_is_as_it_was_written() -> None:
     body = '{"b":1,  "a":"\\u00e9"}'
     assert body_of(f'{{"custom_id":"x","body":{body}}}\n'.encode()) == body.encode()
     assert json.loads(body_of(b'{"body":{"a":[1]}}')) == {"a": [1]}
+
+
+def test_what_all_requests_begin_with_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[str] = []
+
+    def load(name: str) -> Any:
+        def encode(text: str) -> list[int]:
+            encoded.append(text)
+            return list(range(len(text)))
+
+        return encode
+
+    monkeypatch.setattr(tokens, "load_encoder", load)
+    counter = tokens.TokenCounter("/v1/responses")
+    bodies = [{"model": "m", "instructions": "label it", "input": f"row {i}" + " " * i} for i in range(100)]
+    counts = [counter.count(body) for body in bodies]
+    assert counts == sorted(set(counts))
+    assert encoded.count("label it") == 1
+    long = "x" * 200_000
+    assert counter.count({"model": "m", "input": long}) == counter.count({"model": "m", "input": long})
+    assert encoded.count(long) == 2, "it would be kept in memory"
