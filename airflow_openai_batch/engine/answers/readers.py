@@ -63,7 +63,18 @@ class Readers:
             process.stop()
 
     def read(self, reading: Reading, parser: LineParser, files: Sequence[IO[bytes]], unmatched: IO[bytes]) -> Read:
-        """Write the outcome part of a shard. See ``read_answers``, whose exceptions it raises."""
+        """Write the outcome part of a shard.
+
+        Args:
+            reading: What is read.
+            parser: Reads the lines, if that is done here.
+            files: The output file and the error file, as far as they exist, and what was downloaded earlier.
+            unmatched: The file to which lines of no row are added; what it holds is dropped.
+
+        Raises:
+            Unordered: The lines are not nearly in row order.
+            OSError: The part cannot be written.
+        """
         if self._here.acquire(blocking=False):
             try:
                 return read_answers(reading, parser, files, unmatched)
