@@ -71,7 +71,7 @@ PARALLEL_WORK = Option(
     "parallel_work",
     0,
     "How many processes of a task read the answers of several batches at the same time; each further one takes some "
-    "120 MB. At most parallel_transfers are used, and 1 leaves it to the task's own process. 0: two where the task "
+    "150 MB. At most parallel_transfers are used, and 1 leaves it to the task's own process. 0: two where the task "
     "may use two CPUs, else one.",
     "4",
 )

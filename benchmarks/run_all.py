@@ -48,7 +48,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=tuple(PROGRAMS), help="run only these programs")
     parser.add_argument("--quick", action="store_true", help="few rows, one sample, into a temporary folder")
-    parser.add_argument("--samples", type=int, help="at most so many of each method: 1 takes an hour")
+    parser.add_argument("--samples", type=int, help="at most so many of each method")
     parser.add_argument("--results", type=Path, default=report.RESULTS, help="folder for the numbers")
     parser.add_argument("--data", type=Path, help="folder for generated inputs, kept between runs")
     parser.add_argument("--peers", type=Path, help="environments made by build_peers.py")

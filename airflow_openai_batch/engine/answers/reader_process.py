@@ -52,14 +52,18 @@ def receive(connection: socket.socket) -> tuple[Any, list[int]]:
 
     Raises:
         EOFError: The other process has ended.
-        OSError: It has ended while it was sending.
+        OSError: It has ended while it was sending, or has sent nothing for as long as the socket waits.
     """
     length, files, _, _ = socket.recv_fds(connection, _LENGTH_BYTES, _MOST_FILES)
     if len(length) < _LENGTH_BYTES:
         raise EOFError
-    data = connection.recv(n := int.from_bytes(length, "big"), socket.MSG_WAITALL)
-    if len(data) < n:
-        raise EOFError
+    data = bytearray(int.from_bytes(length, "big"))
+    rest = memoryview(data)
+    while rest:
+        n = connection.recv_into(rest)
+        if not n:
+            raise EOFError
+        rest = rest[n:]
     return pickle.loads(data), files  # noqa: S301 - from the process that started this one, or that it started
 
 

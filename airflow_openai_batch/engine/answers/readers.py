@@ -19,13 +19,16 @@ from typing import IO, Self
 
 from airflow_openai_batch.engine.answers import reader_process
 from airflow_openai_batch.engine.answers.parser import LineParser
-from airflow_openai_batch.engine.answers.reading import Read, Reading, read_answers
+from airflow_openai_batch.engine.answers.reading import Reading, ReadPart, read_answers
 from airflow_openai_batch.engine.answers.row_order import Unordered
 
 _LEAST_BYTES = 16 * 1024 * 1024
 """Smaller files are read in the time that a process takes to start."""
 
 _LEAVES_IN_S = 5.0
+
+_MOST_S = 300.0
+"""A process that has not read a batch by then hangs: a batch, of at most 200 MB of requests, takes seconds."""
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +65,7 @@ class Readers:
         for process in idle:
             process.stop()
 
-    def read(self, reading: Reading, parser: LineParser, files: Sequence[IO[bytes]], unmatched: IO[bytes]) -> Read:
+    def read(self, reading: Reading, parser: LineParser, files: Sequence[IO[bytes]], unmatched: IO[bytes]) -> ReadPart:
         """Write the outcome part of a shard.
 
         Args:
@@ -106,7 +109,7 @@ class Readers:
 
     def _read_in(
         self, process: _ReaderProcess, reading: Reading, files: Sequence[IO[bytes]], unmatched: IO[bytes]
-    ) -> Read:
+    ) -> ReadPart:
         is_lost = True
         try:
             read = process.read(reading, files, unmatched)
@@ -128,6 +131,7 @@ class _ReaderProcess:
 
     def __init__(self) -> None:
         self._connection, theirs = socket.socketpair()
+        self._connection.settimeout(_MOST_S)
         with theirs:
             # Not a fork: this process has threads. What it can import, the other one can too.
             self._process = subprocess.Popen(  # noqa: S603 - our own program, and a number
@@ -139,12 +143,12 @@ class _ReaderProcess:
                 stderr=subprocess.DEVNULL,
             )
 
-    def read(self, reading: Reading, files: Sequence[IO[bytes]], unmatched: IO[bytes]) -> Read:
+    def read(self, reading: Reading, files: Sequence[IO[bytes]], unmatched: IO[bytes]) -> ReadPart:
         """Let it write an outcome part.
 
         Raises:
             Unordered: The lines are not nearly in row order.
-            _Lost: It has ended, or failed.
+            _Lost: It has ended, hangs, or failed.
         """
         for file in (*files, unmatched):
             file.flush()
@@ -155,7 +159,7 @@ class _ReaderProcess:
             raise _Lost(f"exit code {self._process.poll()}, {type(error).__name__}") from error
         if isinstance(answer, Unordered):
             raise answer
-        if not isinstance(answer, Read):
+        if not isinstance(answer, ReadPart):
             raise _Lost(str(answer))
         return answer
 

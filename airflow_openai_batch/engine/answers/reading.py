@@ -40,14 +40,14 @@ class Reading(NamedTuple):
     is_asked_again: bool = False
 
 
-class Read(NamedTuple):
+class ReadPart(NamedTuple):
     """What was read: the counts, and the number of rows without a line."""
 
     tally: Tally
     n_absent: int
 
 
-def read_answers(reading: Reading, parser: LineParser, files: Sequence[IO[bytes]], unmatched: IO[bytes]) -> Read:
+def read_answers(reading: Reading, parser: LineParser, files: Sequence[IO[bytes]], unmatched: IO[bytes]) -> ReadPart:
     """Write the outcome part of a shard, with an outcome for every row.
 
     Args:
@@ -72,7 +72,7 @@ def read_answers(reading: Reading, parser: LineParser, files: Sequence[IO[bytes]
             requests = index.slice(block.start, block.stop - block.start).to_batches()[0]
             writer.write(requests, block.answers, block.rows - block.start, block.places, classifier(block))
     unmatched.flush()
-    return Read(writer.tally, classifier.n_absent)
+    return ReadPart(writer.tally, classifier.n_absent)
 
 
 class _RowClassifier:

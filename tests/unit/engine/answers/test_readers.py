@@ -104,41 +104,40 @@ def test_what_is_not_proven_is_not_written(world: World, readers: Readers) -> No
     assert not [name for name in world.store.names_in() if "outcomes" in name]
 
 
-def killed(readers: Readers, world: World) -> None:
+def killed(readers: Readers, monkeypatch: pytest.MonkeyPatch) -> None:
     os.kill(process_of(readers).pid, signal.SIGKILL)
     process_of(readers).wait()
 
 
-def stopped_in_the_middle(readers: Readers, world: World) -> None:
+def stopped_in_the_middle(readers: Readers, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is stopped, gets the files, and is killed while it is waited for."""
     process = process_of(readers)
     os.kill(process.pid, signal.SIGSTOP)
     threading.Timer(0.2, process.kill).start()
 
 
-def without_its_program(readers: Readers, world: World) -> None:
-    killed(readers, world)
+def without_its_program(readers: Readers, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed(readers, monkeypatch)
     readers.__exit__(None, None, None)
-    world.monkeypatch.setattr(readers_module.sys, "executable", "/no/such/python")
+    monkeypatch.setattr(readers_module.sys, "executable", "/no/such/python")
 
 
-def unable(readers: Readers, world: World) -> None:
+def unable(readers: Readers, monkeypatch: pytest.MonkeyPatch) -> None:
     """It cannot write the part: what it is asked next names a folder that is not there."""
     real = readers_module.reader_process.send
 
     def send(connection: Any, message: Any, files: Any = ()) -> None:
         real(connection, message._replace(part="/no/such/folder/part"), files)
 
-    world.monkeypatch.setattr(readers_module.reader_process, "send", send)
+    monkeypatch.setattr(readers_module.reader_process, "send", send)
 
 
 @pytest.mark.parametrize("harm", [killed, stopped_in_the_middle, without_its_program, unable])
 def test_whatever_becomes_of_it_the_answers_are_read(
-    world: World, readers: Readers, harm: Callable[[Readers, World], None], monkeypatch: pytest.MonkeyPatch
+    world: World, readers: Readers, harm: Callable[[Readers, pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.monkeypatch = monkeypatch  # type: ignore[attr-defined]
     before = rows_of(world, harvested(world, FILES["failed, strange and repeated"], readers))
-    harm(readers, world)
+    harm(readers, monkeypatch)
     assert rows_of(world, harvested(world, FILES["failed, strange and repeated"], readers)) == before
     assert not readers._idle, "it was not used again"
 
@@ -190,7 +189,14 @@ def test_no_process_outlives_a_task_that_is_killed() -> None:
     with subprocess.Popen([sys.executable, "-c", _TASK], stdout=subprocess.PIPE, text=True) as task:
         assert task.stdout is not None
         reader = int(task.stdout.readline())
-        assert Path(f"/proc/{reader}").exists()
+        assert is_running(reader)
         task.kill()
-    while Path(f"/proc/{reader}").exists() and " Z " not in Path(f"/proc/{reader}/stat").read_text():
+    while is_running(reader):
         time.sleep(0.05)  # the test's own timeout ends what never ends
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
