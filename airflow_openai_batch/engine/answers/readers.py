@@ -47,7 +47,7 @@ class Readers:
     """
 
     def __init__(self, most: int = 1) -> None:
-        self.most = most
+        self.most = max(1, most)
         self._here = threading.Lock()
         self._lock = threading.Lock()
         self._idle: list[_ReaderProcess] = []
