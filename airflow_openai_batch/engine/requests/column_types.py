@@ -36,6 +36,25 @@ class Extreme(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class _Numbers:
+    """A column of whole numbers, each so many nanoseconds if they are times, with the least and the largest."""
+
+    column: Any
+    ticks: int
+    low: Any
+    high: Any
+
+    def extremes(self, first_row: int) -> tuple[Extreme, Extreme]:
+        import pyarrow.compute as pc
+
+        low, high = (
+            Extreme(number.as_py() * self.ticks, first_row + pc.index(self.column, number).as_py())
+            for number in (self.low, self.high)
+        )
+        return low, high
+
+
+@dataclasses.dataclass(frozen=True)
 class _Column:
     """What is known of a column."""
 
@@ -46,6 +65,13 @@ class _Column:
     """Whether it has no value yet, so that its type is only a proposal."""
     low: Extreme | None = None
     high: Extreme | None = None
+
+    def spans(self, numbers: _Numbers) -> bool:
+        """Return whether the least and the largest of more numbers of this type are nothing new."""
+        if self.low is None or self.high is None:
+            return False
+        low, high = (number.as_py() * numbers.ticks for number in (numbers.low, numbers.high))
+        return self.low.value <= low and high <= self.high.value
 
 
 class ColumnTypes:
@@ -68,8 +94,8 @@ class ColumnTypes:
 
         return pa.schema([pa.field(name, column.type) for name, column in self._columns.items()])
 
-    def add(self, batch: pa.RecordBatch, first_row: int) -> None:
-        """Add rows.
+    def add(self, batch: pa.RecordBatch, first_row: int) -> bool:
+        """Add rows, and return whether they have columns that those before have not.
 
         Args:
             batch: The rows.
@@ -78,20 +104,25 @@ class ColumnTypes:
         Raises:
             InputError: A column has values that fit into no type with those before, or that nobody can read.
         """
-        if not self._or_text and batch.schema is not self._checked:
+        n_before = len(self._columns)
+        if not self._or_text and batch.schema != self._checked:
             check_names([*self._columns, *(name for name in batch.schema.names if name not in self._columns)])
             self._checked = batch.schema
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             self._add(name, column, first_row)
+        return len(self._columns) > n_before
 
     def _add(self, name: str, column: pa.Array, first_row: int) -> None:
+        old = self._columns.get(name)
         is_empty = column.null_count == len(column)
-        low, high = (None, None) if is_empty else _extremes(column, first_row)
+        numbers = None if is_empty else _numbers(column)
+        if old is not None and old.type == column.type and not old.is_empty and (numbers is None or old.spans(numbers)):
+            return
+        low, high = (None, None) if numbers is None else numbers.extremes(first_row)
         new = _Column(column.type, first_row, is_empty, low, high)
         for extreme in (low, high):
             if extreme is not None and not self._or_text:
                 _check_readable(name, column.type, extreme)
-        old = self._columns.get(name)
         if old is None:
             self._columns[name] = new
         elif not is_empty or old.is_empty:
@@ -139,24 +170,20 @@ def check_names(names: list[str]) -> None:
         raise InputError(f"The rows have several columns named {', '.join(map(repr, twice))}. Rename all but one.")
 
 
-def _extremes(column: pa.Array, first_row: int) -> tuple[Extreme | None, Extreme | None]:
-    """Return the least and the largest value of a column of whole numbers or times, in nanoseconds; else None."""
+def _numbers(column: pa.Array) -> _Numbers | None:
+    """Return the values of a column of whole numbers or times; None of any other column."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    arrow_type = column.type
-    if pa.types.is_dictionary(arrow_type):
-        return _extremes(column.dictionary_decode(), first_row)
-    ticks = ticks_of(arrow_type)
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    ticks = ticks_of(column.type)
     if ticks is None:
-        return None, None
-    if not pa.types.is_integer(arrow_type):
-        column = column.cast(pa.int32() if arrow_type.bit_width == 32 else pa.int64())
+        return None
+    if not pa.types.is_integer(column.type):
+        column = column.view(pa.int32() if column.type.bit_width == 32 else pa.int64())
     found = pc.min_max(column)
-    low, high = (
-        Extreme(value.as_py() * ticks, first_row + pc.index(column, value).as_py()) for value in (found[0], found[1])
-    )
-    return low, high
+    return _Numbers(column, ticks, found[0], found[1])
 
 
 def _check_readable(name: str, arrow_type: pa.DataType, extreme: Extreme) -> None:

@@ -108,9 +108,7 @@ def build(
     repeats = SeenRequests() if are_equal_asked_once else None
     with ShardBuilder(store, limits, epoch, state, sample, repeats) as builder:
         for rows, requests in rendered(seen, bodies, custom_id):
-            n_columns = len(builder.columns)
-            builder.add(rows, requests)
-            if check_columns is not None and len(builder.columns) > n_columns:
+            if builder.add(rows, requests) and builder.columns and check_columns is not None:
                 check_columns(builder.columns)
     if not builder.n_rows:
         if not may_be_empty:
@@ -257,8 +255,8 @@ class ShardBuilder:
         names = self._types.schema.names
         return () if LINE_ID in names else tuple(names)
 
-    def add(self, rows: pa.RecordBatch, requests: Requests) -> None:
-        """Add the rows of a record batch.
+    def add(self, rows: pa.RecordBatch, requests: Requests) -> bool:
+        """Add the rows of a record batch, and return whether they have columns that those before have not.
 
         Args:
             rows: The rows.
@@ -267,11 +265,12 @@ class ShardBuilder:
         Raises:
             InputError: No type holds a column's values, a custom_id is empty or repeats, or a request exceeds a limit.
         """
-        self._types.add(rows, self.n_rows)
+        has_more_columns = self._types.add(rows, self.n_rows)
         self.embeds_many |= bool((requests.n_inputs > 1).any())
         for model, of_model, its_rows in _by_model(requests, rows):
             self._add(model, of_model, its_rows)
         self.n_rows += rows.num_rows
+        return has_more_columns
 
     def _add(self, model: str | None, requests: Requests, rows: pa.RecordBatch) -> None:
         """Add requests of one model, or those that are not sent."""
