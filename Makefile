@@ -108,7 +108,7 @@ bench: setup ## The benchmarks of docs/performance.md: two hours or more, 30 GB 
 	python benchmarks/run_all.py
 
 .PHONY: bench-quick
-bench-quick: setup ## Their main ratios in under ten minutes, beside those of the last run
+bench-quick: setup ## Their main ratios in under ten minutes; fails if one is much worse than the kept one
 	python benchmarks/bench_quick.py
 
 .PHONY: prices

@@ -169,20 +169,21 @@ def storage_root(storage: str | None = None) -> Any:
         storage: A URI or local path; None for the option.
 
     Raises:
-        StoreError: The default is this machine's disk, and the executor runs tasks on several machines; the option is
+        StoreError: The default is this machine's disk, and the executor runs tasks on several machines; or the place is
             a relative path, or has a scheme that this installation cannot open.
     """
     _quiet_http()
-    if storage:
-        return as_path(storage)
-    if configured := settings.STORAGE.get().strip():
-        if "://" not in configured and not os.path.isabs(os.path.expanduser(configured)):
+    what, place = (
+        ("The argument", storage) if storage else ("The option [openai_batch]", settings.STORAGE.get().strip())
+    )
+    if place:
+        if is_relative(place):
             raise StoreError(
-                f"The option [openai_batch] storage is {configured!r}, a relative path: each of Airflow's processes "
-                "would look in another folder, and pay again for what it does not find. Nothing was sent to OpenAI. "
-                "Give an absolute path, or a URI such as s3://conn@bucket/prefix."
+                f"{what} storage is {place!r}, a relative path: each of Airflow's processes would look in another "
+                "folder, and pay again for what it does not find. Nothing was sent to OpenAI. Give an absolute path, "
+                "or a URI such as s3://conn@bucket/prefix."
             )
-        return as_path(configured)
+        return as_path(place)
     executors = [name.strip().rpartition(".")[2] for name in conf.get("core", "executor", fallback="").split(",")]
     if any(name.rpartition(":")[2] not in _LOCAL_EXECUTORS for name in executors if name):
         raise StoreError(
@@ -192,6 +193,11 @@ def storage_root(storage: str | None = None) -> Any:
         )
     home = os.path.expanduser(os.environ.get("AIRFLOW_HOME", "~/airflow"))
     return as_path(f"{home}/openai_batch")
+
+
+def is_relative(place: str) -> bool:
+    """Return whether a place is a path that means another file in each process, by the folder it was started in."""
+    return "://" not in place and not os.path.isabs(os.path.expanduser(place))
 
 
 def as_path(text: str) -> Any:

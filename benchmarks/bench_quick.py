@@ -1,10 +1,11 @@
-"""The main ratios in under ten minutes, beside those of the last run: for each change of the code.
+"""The main ratios in under ten minutes, beside those that are kept: for each change of the code.
 
-    python benchmarks/bench_quick.py [--only build parse ...] [--results FILE]
+    python benchmarks/bench_quick.py [--only build parse ...] [--keep]
 
-It runs the programs of run_all.py with fewer rows and fewer samples, prints each goal with what was measured now and
-the last time, and then keeps the numbers of this run in benchmarks/results/quick/last.json, each with its commit.
-Where others use the machine too, compare the CPU times. The numbers of docs/performance.md are those of run_all.py.
+It runs the programs of run_all.py with fewer rows and fewer samples, and prints each goal with what was measured now
+and what is kept in benchmarks/results/quick/kept.json, each with its commit. It fails if a goal is worse by more than a
+quarter, by the clock and by CPU time: look where that comes from. What is meant to be so is kept with `--keep`; then
+measure for docs/performance.md again (run_all.py), which has more rows and samples.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from typing import Any
 import summary
 from run_all import FOLDER
 
-LAST = FOLDER / "results" / "quick" / "last.json"
+KEPT = FOLDER / "results" / "quick" / "kept.json"
+WORSE = 1.25
+"""How many times worse than what is kept is more than a busy machine's chance."""
 PROGRAMS: dict[str, tuple[str, ...]] = {
     "imports": ("--repeat", "5", "--only", "operators", "everything", "bases"),
     "build": ("--rows", "50000", "--repeat", "3", "--only", "ours", "callable", "iterrows", "rewrite"),
@@ -42,9 +45,10 @@ def main() -> int:
     """Run the programs, compare, and keep the numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=tuple(PROGRAMS), help="run only these programs")
-    parser.add_argument("--results", type=Path, default=LAST, help="where the last numbers are, and this run's go")
+    parser.add_argument("--kept", type=Path, default=KEPT, help="the numbers to compare with")
+    parser.add_argument("--keep", action="store_true", help="keep this run's numbers in their place")
     options = parser.parse_args()
-    last: Goals = json.loads(options.results.read_text()) if options.results.exists() else {}
+    kept: Goals = json.loads(options.kept.read_text()) if options.kept.exists() else {}
     began_at, load = time.monotonic(), os.getloadavg()[0]
     now: Goals = {}
     failed = []
@@ -54,12 +58,15 @@ def main() -> int:
         print(f"{time.monotonic() - program_began_at:6.0f} s  {name}", flush=True)
         now |= found
         failed += [] if found else [name]
-        options.results.parent.mkdir(parents=True, exist_ok=True)
-        options.results.write_text(json.dumps(last | now, indent=1) + "\n")
-    print(f"\n{table(now, last)}\n\n{time.monotonic() - began_at:.0f} s in all, load before {load:.2f}.")
-    if failed:
-        print("Failed:", ", ".join(failed))
-    return len(failed)
+    if options.keep:
+        options.kept.parent.mkdir(parents=True, exist_ok=True)
+        options.kept.write_text(json.dumps(kept | now, indent=1) + "\n")
+    print(f"\n{table(now, kept)}\n\n{time.monotonic() - began_at:.0f} s in all, load before {load:.2f}.")
+    worse = [title for title, goal in now.items() if times_worse(goal, kept.get(title, {})) > WORSE]
+    for what, names in (("Failed", failed), (f"More than {WORSE} times worse than what is kept", worse)):
+        if names:
+            print(f"{what}: {'; '.join(names)}")
+    return len(failed) + (0 if options.keep else len(worse))
 
 
 def measured(name: str) -> Goals:
@@ -76,15 +83,33 @@ def measured(name: str) -> Goals:
     return {goal["title"]: goal | {"commit": commit} for goal in report["goals"]}
 
 
-def table(now: Goals, last: Goals) -> str:
-    """Return the goals as a Markdown table, with the last run's numbers."""
-    lines = ["| goal | limit | last | now | by CPU, last | now | met |", "| --- | --: | --: | --: | --: | --: | :-: |"]
+def times_worse(goal: dict[str, Any], kept: dict[str, Any]) -> float:
+    """Return how many times worse a number is than the kept one: by the clock or by CPU time, whichever is less.
+
+    It is 1 where that means nothing: nothing is kept, or one of them is no positive number.
+    """
+    times = []
+    for key in ("value", "by_cpu"):
+        numbers = goal.get(key), kept.get(key)
+        if all(number is not None and number > 0 for number in numbers):
+            times.append(numbers[0] / numbers[1] if goal["goal"].startswith("≤") else numbers[1] / numbers[0])
+    return min(times, default=1.0)
+
+
+def table(now: Goals, kept: Goals) -> str:
+    """Return the goals as a Markdown table, with the kept numbers."""
+    lines = [
+        "| goal | limit | kept | now | by CPU, kept | now | met | times worse |",
+        "| --- | --: | --: | --: | --: | --: | :-: | --: |",
+    ]
     for title, goal in now.items():
-        before = last.get(title, {})
+        before = kept.get(title, {})
         cells = [summary.number(goals.get(key)) for key in ("value", "by_cpu") for goals in (before, goal)]
-        lines.append(f"| {title} | {goal['goal']} | {' | '.join(cells)} | {'yes' if goal['is_met'] else '**no**'} |")
-    commits = sorted({goal["commit"] for goal in last.values() if goal.get("commit")})
-    return "\n".join([*lines, *([f"\nThe last numbers are of {', '.join(commits)}."] if commits else [])])
+        worse = f"{times_worse(goal, before):.2f}" if before else ""
+        met = "yes" if goal["is_met"] else "**no**"
+        lines.append(f"| {title} | {goal['goal']} | {' | '.join(cells)} | {met} | {worse} |")
+    commits = sorted({goal["commit"] for goal in kept.values() if goal.get("commit")})
+    return "\n".join([*lines, *([f"\nThe kept numbers are of {', '.join(commits)}."] if commits else [])])
 
 
 if __name__ == "__main__":

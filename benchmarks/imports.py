@@ -3,8 +3,9 @@
     python benchmarks/imports.py
 
 Airflow parses every Dag file again and again, in processes that hold `airflow.sdk`. Measured is what comes on top of
-that, in a fresh interpreter with compiled modules at hand. The example Dags are imported too, and must not load
-openai, pandas, pyarrow or httpx2; the program fails if they do.
+that, in a fresh interpreter with compiled modules at hand. The example Dags are imported too, beside a Dag of the
+same shape with Airflow's own operators, and must not load openai, pandas, pyarrow or httpx2; the program fails if they
+do.
 """
 
 from __future__ import annotations
@@ -131,6 +132,8 @@ def example(case: Case, path: Path) -> None:
     case.check(imported=True)
 
 
+PLAIN = Path(__file__).with_name("plain_dag.py")
+examples.method("plain", "limit: nightly_labeling.py with Airflow's own operators")(lambda case: example(case, PLAIN))
 for _path in EXAMPLES:
     examples.method(_path.stem, _path.name)(lambda case, path=_path: example(case, path))  # type: ignore[misc]
 

@@ -13,6 +13,7 @@ from airflow_openai_batch.engine.errors import InputError, StoreError
 from airflow_openai_batch.exceptions import OpenAIBatchFailure, airflow_errors
 from airflow_openai_batch.hooks import as_path, without_connection
 from airflow_openai_batch.sql import SqlTable
+from airflow_openai_batch.task.parse_checks import check_absolute
 from airflow_openai_batch.task.results_tasks import arguments_of
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def check_output(output: str | SqlTable | None) -> None:
     """Refuse an output that cannot be written, before the job is waited for.
 
     Raises:
-        OpenAIBatchFailure: Its ending is unknown, or its name has a character that no name should have.
+        OpenAIBatchFailure: It is a relative path, its ending is unknown, or its name has a character that no name
+            should have.
     """
     from airflow_openai_batch.engine.results.sinks import FileSink
 
@@ -42,6 +44,7 @@ def check_output(output: str | SqlTable | None) -> None:
             "Remove it, in Jinja for example with `| trim`. Nothing was written."
         )
     try:
+        check_absolute("output", output)
         FileSink(as_path(output))
     except (InputError, StoreError) as error:
         raise OpenAIBatchFailure(str(error)) from error

@@ -7,6 +7,9 @@ Pydantic class's schema or the storage is checked when the task runs.
 
 from __future__ import annotations
 
+import os
+import posixpath
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.requests.chunks import Chunks
 from airflow_openai_batch.exceptions import OpenAIBatchFailure
+from airflow_openai_batch.hooks import is_relative
 from airflow_openai_batch.sql import SqlQuery, SqlTable
 
 if TYPE_CHECKING:
@@ -33,10 +37,13 @@ _OTHER_FORMATS = frozenset(
 """Endings that name a format. Any other may be part of a directory's name."""
 
 
+_JINJA = r"\{[{%#]"
+
+
 def is_constant(value: Any) -> bool:
     """Return whether a value is known in the Dag file: neither Jinja nor an output of a task is in it."""
     if isinstance(value, str):
-        return not any(mark in value for mark in ("{{", "{%", "{#"))
+        return re.search(_JINJA, value) is None
     if isinstance(value, dict):
         return all(is_constant(entry) for entry in value.values())
     if isinstance(value, list | tuple | set | frozenset):
@@ -97,13 +104,13 @@ def _check_rows(rows: Any) -> None:
     if _is_operator(rows):
         raise InputError(f"rows is a task, not what it returns: write rows={rows.task_id}.output.")
     for path in rows if isinstance(rows, list | tuple) else [rows]:
-        if isinstance(path, str) and is_constant(path):
-            _check_rows_ending(path)
+        if isinstance(path, str):
+            check_absolute("rows", path)
+            if is_constant(path):
+                _check_rows_ending(path)
 
 
 def _check_rows_ending(path: str) -> None:
-    import os
-
     name = path.rpartition("/")[2]
     ending = name.rpartition(".")[2].lower() if "." in name else ""
     if not ending or ending in _ROWS_ENDINGS or any(mark in name for mark in "*?[") or os.path.isdir(path):
@@ -220,8 +227,11 @@ def check_constant_output(output: Any) -> None:
     """Check the parameter ``output``, as far as it is constant.
 
     Raises:
-        OpenAIBatchFailure: It is no path, or its ending is unknown.
+        OpenAIBatchFailure: It is no path, a relative one, or its ending is unknown.
     """
+    if isinstance(output, str):
+        with _failures():
+            check_absolute("output", output)
     if output is None or isinstance(output, SqlTable) or _is_reference(output) or not is_constant(output):
         return
     name = output if isinstance(output, str) else getattr(output, "name", None)
@@ -233,6 +243,24 @@ def check_constant_output(output: Any) -> None:
             )
         if name.rpartition("/")[2].rpartition(".")[2].lower() not in _OUTPUT_ENDINGS:
             raise InputError(f"output={str(output)!r}: the name must end in {_list(_OUTPUT_ENDINGS)}.")
+
+
+def check_absolute(name: str, place: str) -> None:
+    """Check that a path means the same file on each worker.
+
+    Args:
+        name: The parameter.
+        place: A URI, or a local path; or a template, which is relative for sure if it begins with a folder that is.
+
+    Raises:
+        InputError: It is a relative path.
+    """
+    known = re.split(_JINJA, place, maxsplit=1)[0]
+    if is_relative(place) and (known == place or "/" in known):
+        raise InputError(
+            f"{name}={place!r} is a relative path: which file that is depends on the folder in which a worker was "
+            f"started. Give an absolute path, or a URI such as s3://conn@bucket/{posixpath.normpath(place)}."
+        )
 
 
 def check_job(job: Any) -> None:

@@ -17,7 +17,7 @@ from airflow_openai_batch.hooks import OpenAIBatchHook, as_path
 from airflow_openai_batch.options import CsvFile, FinishBy, Reuse
 from airflow_openai_batch.sql import SqlQuery
 from airflow_openai_batch.task.job import JobHandle, advance_and_show, engine_for, handle_of, lifetime_s, with_options
-from airflow_openai_batch.task.parse_checks import check_max_requests
+from airflow_openai_batch.task.parse_checks import check_absolute, check_max_requests
 from airflow_openai_batch.task.plan import is_plan_only_run, says_no
 from airflow_openai_batch.task.rows import Rows
 
@@ -160,8 +160,11 @@ class JobMaker(BaseOperator):
         return self._path(rows)
 
     def _path(self, path: Any) -> Any:
+        if not isinstance(path, str):
+            return path
+        check_absolute("rows", path)
         try:
-            return as_path(path) if isinstance(path, str) else path
+            return as_path(path)
         except StoreError as error:  # no retry installs a library
             raise InputError(f"rows: nothing was sent. {error}") from None
 

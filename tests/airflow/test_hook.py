@@ -67,6 +67,8 @@ def test_an_option_that_names_another_folder_in_each_process_is_refused(
     monkeypatch.setenv("AIRFLOW__OPENAI_BATCH__STORAGE", place)
     with pytest.raises(StoreError, match=r"\[openai_batch\] storage is .* a relative path.*Nothing was sent"):
         storage_root()
+    with pytest.raises(StoreError, match=r"The argument storage is .* a relative path.*Nothing was sent"):
+        storage_root(place)
 
 
 @pytest.mark.parametrize("place", ["/shared/jobs", "~/jobs", " /shared/jobs", "file:///shared/jobs"])

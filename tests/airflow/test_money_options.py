@@ -83,13 +83,13 @@ def test_a_cap_that_is_no_amount_names_the_option(monkeypatch):
 def test_mistakes_about_money_are_errors_of_the_dag_file(setting, problem):
     with pytest.raises(OpenAIBatchFailure, match=problem):
         OpenAIBatchSubmitOperator(
-            task_id="submit", rows="x.csv", endpoint="/v1/responses", body={"model": "m", "input": "{a}"}, **setting
+            task_id="submit", rows="/x.csv", endpoint="/v1/responses", body={"model": "m", "input": "{a}"}, **setting
         )
 
 
 def operator(**arguments) -> OpenAIBatchSubmitOperator:
     return OpenAIBatchSubmitOperator(
-        task_id="submit", rows="x.csv", endpoint="/v1/responses", body={"model": "m", "input": "{a}"}, **arguments
+        task_id="submit", rows="/x.csv", endpoint="/v1/responses", body={"model": "m", "input": "{a}"}, **arguments
     )
 
 

@@ -19,6 +19,12 @@ def test_no_control_character_gets_into_a_name(name: str) -> None:
         check_output(f"s3://lake/{name}.parquet")
 
 
+@pytest.mark.parametrize("name", ["labels.parquet", "./labels.csv", "in/../labels.jsonl"])
+def test_a_rendered_path_that_is_relative_is_refused(name: str) -> None:
+    with pytest.raises(OpenAIBatchFailure, match="is a relative path"):
+        check_output(name)
+
+
 @pytest.mark.parametrize(
     ("rows", "output"),
     [

@@ -79,6 +79,13 @@ def test_a_mistake_names_its_task_as_many_may_be_made_in_one_loop(operator: Any)
         ({"output": "s3://lake/labels.xlsx"}, r"output='s3://lake/labels.xlsx': the name must end in \.parquet"),
         ({"output": "s3://lake/v1.parquet/labels"}, "the name must end in"),
         ({"output": 5}, "output must be a path or URI"),
+        (
+            {"output": "labels/latest.csv"},
+            "output='labels/latest.csv' is a relative path: .*started. Give an",
+        ),
+        ({"output": "labels/{{ ds }}.csv"}, "output='labels/{{ ds }}.csv' is a relative path"),
+        ({"rows": "../tickets.parquet"}, "rows='../tickets.parquet' is a relative path"),
+        ({"rows": ["/data/a.parquet", "data/*.parquet"]}, "rows='data/.*' is a relative path.*s3://conn@bucket/data/"),
         ({"poll_interval": 0}, "poll_interval must be a number of seconds above 0, is 0"),
     ],
 )
@@ -119,6 +126,8 @@ def test_a_task_is_not_what_it_returns() -> None:
         {"custom_id": "{{ ds }}-{id}"},
         {"output": "{{ params.output }}"},
         {"output": "s3://lake/{{ ds }}.csv"},
+        {"output": "{{ var.value.folder }}/labels.csv"},
+        {"output": "~/labels.csv", "rows": "file:///data/tickets.csv"},
         {"max_bad_ratio": "{{ params.ratio }}"},
         {"retry_on": "invalid", "max_requests_per_batch": 50_000, "max_bad_ratio": 1},
         {"response_model": Label, "column_prefix": "answer_"},
@@ -147,7 +156,7 @@ def test_outputs_of_tasks_are_left_to_the_run() -> None:
 def test_the_checks_import_nothing_heavy() -> None:
     code = (
         "import sys; from airflow_openai_batch.operators import OpenAIBatchOperator\n"
-        "OpenAIBatchOperator(task_id='t', rows='a.csv', endpoint='/v1/responses', custom_id='{id}', output='b.csv',\n"
+        "OpenAIBatchOperator(task_id='t', rows='/a.csv', endpoint='/v1/responses', custom_id='{id}', output='/b.csv',\n"
         " body={'model': 'm', 'input': '{text}'}, response_model={'type': 'object', 'properties': {}, 'required': [],\n"
         " 'additionalProperties': False})\n"
         "print([m for m in ('openai', 'pandas', 'pyarrow', 'jsonschema_rs', 'numpy') if m in sys.modules])"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import subprocess
@@ -130,6 +131,27 @@ sys.exit(bench.main())
     assert done.returncode != 0
     assert "one and other differ in total" in done.stderr
     assert not (tmp_path / "numbers.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("limit", "kept", "now", "times"),
+    [
+        ("≤ 1.25 x", (1.2, 1.1), (1.8, 1.65), 1.5),
+        ("≥ 12.0 x", (12.0, 11.0), (6.0, 11.0), 1.0),  # by CPU time it is as it was: the machine was busy
+        ("≥ 12.0 x", (12.0, None), (6.0, None), 2.0),
+        ("≤ 5.00 %", (-2.0, None), (9.0, None), 1.0),
+        ("≤ 150 MB", (), (170.0, None), 1.0),
+    ],
+)
+def test_quick_run_tells_what_is_worse_than_what_is_kept(monkeypatch, limit, kept, now, times) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    quick = importlib.import_module("bench_quick")
+    names = ("value", "by_cpu")
+    goal = {"goal": limit, "is_met": False, **dict(zip(names, now, strict=True))}
+    before = dict(zip(names, kept, strict=False))
+    assert quick.times_worse(goal, before) == pytest.approx(times)
+    row = quick.table({"Some goal": goal}, {"Some goal": before}).splitlines()[2]
+    assert row.split(" | ")[-1] == (f"{times:.2f} |" if kept else " |")
 
 
 def test_readme_lists_every_program() -> None:

@@ -71,7 +71,7 @@ class _Column:
         if self.low is None or self.high is None:
             return False
         low, high = (number.as_py() * numbers.ticks for number in (numbers.low, numbers.high))
-        return self.low.value <= low and high <= self.high.value
+        return bool(self.low.value <= low and high <= self.high.value)
 
 
 class ColumnTypes:
