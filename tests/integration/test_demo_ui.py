@@ -81,6 +81,7 @@ def shown(tmp_path: Path) -> Iterator[Shown]:
         shown.process.wait(PATIENCE_S)
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(6 * PATIENCE_S)
 def test_jobs_in_all_states_are_there_to_look_at_and_nothing_is_left_writing(shown: Shown) -> None:
     shown.find_airflow()
