@@ -196,8 +196,13 @@ def storage_root(storage: str | None = None) -> Any:
 
 
 def is_relative(place: str) -> bool:
-    """Return whether a place is a path that means another file in each process, by the folder it was started in."""
-    return "://" not in place and not os.path.isabs(os.path.expanduser(place))
+    """Return whether a place is a path that means another file in each process, by the folder it was started in.
+
+    ``file://jobs`` is one too: two slashes make no absolute path.
+    """
+    scheme, mark, rest = without_connection(place).partition("://")
+    is_local = not mark or scheme in ("file", "local")
+    return is_local and not os.path.isabs(os.path.expanduser(rest if mark else place))
 
 
 def as_path(text: str) -> Any:

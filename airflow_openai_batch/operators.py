@@ -44,7 +44,15 @@ from airflow_openai_batch.task.parse_checks import (
     told_by,
 )
 from airflow_openai_batch.task.plan import PLANS_ONLY, make_plan, skip_in_plan_only_run, tell_plan
-from airflow_openai_batch.task.rows import Rows, context_of, is_shown, rendered_output, rendered_rows, upstream_of
+from airflow_openai_batch.task.rows import (
+    Rows,
+    context_of,
+    is_shown,
+    output_text,
+    rendered_output,
+    rendered_rows,
+    upstream_of,
+)
 from airflow_openai_batch.task.submitting import JobMaker
 
 # What only a running task needs is imported where it is used: a Dag file is parsed again and again.
@@ -288,9 +296,9 @@ class OpenAIBatchResultsOperator(WithLineage, BaseOperator):
 
     Args:
         job: The output of the submit or plan task (templated).
-        output: The path or URI of a ``.parquet``, ``.jsonl`` or ``.csv`` file (templated), or ``sql.SqlTable(table,
-            conn_id, key=[…])``; all rows appear in it, or none. None returns the rows through XCom, as long as they
-            are few.
+        output: The URI or absolute path of a ``.parquet``, ``.jsonl`` or ``.csv`` file (templated), or
+            ``sql.SqlTable(table, conn_id, key=[…])``; all rows appear in it, or none. None returns the rows through
+            XCom, as long as they are few.
         drop_columns: Columns to leave out of the results, by their names there: bulky inputs, or ``output`` where the
             fields of a ``response_model`` say it all.
 
@@ -310,11 +318,11 @@ class OpenAIBatchResultsOperator(WithLineage, BaseOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.job = job
-        self.output_uri = output  # `output` is the task's own XComArg in every operator
+        self.output_uri = output_text(output)  # `output` is the task's own XComArg in every operator
         self.drop_columns = _names(drop_columns)
         with told_by(self.task_id):
             check_job(job)
-            check_constant_output(output)
+            check_constant_output(self.output_uri)
 
     def _do_render_template_fields(self, *args: Any, **kwargs: Any) -> None:
         """Render, what stands in a table's name too."""
@@ -361,12 +369,12 @@ class OpenAIBatchOperator(_Submitting):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.output_uri = output  # `output` is the task's own XComArg in every operator
+        self.output_uri = output_text(output)  # `output` is the task's own XComArg in every operator
         self.drop_columns = _names(drop_columns)
         self.deferrable = deferrable
         self.poll_interval = poll_interval
         with told_by(self.task_id):
-            check_constant_output(output)
+            check_constant_output(self.output_uri)
             check_poll_interval(poll_interval)
 
     def _do_render_template_fields(self, *args: Any, **kwargs: Any) -> None:

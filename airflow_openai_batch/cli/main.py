@@ -192,6 +192,12 @@ def _add_removing(commands: Any) -> None:
         _add_common(one)
 
 
+def _place(text: str) -> str:
+    """Return a URI as it is, and a path as an absolute one."""
+    return text if "://" in text else os.path.abspath(os.path.expanduser(text))
+
+
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--storage", help="by default the option [openai_batch] storage")
+    words = "by default the option [openai_batch] storage; a relative path is one of where the command is run"
+    parser.add_argument("--storage", type=_place, help=words)
     parser.add_argument("--json", action="store_true", help="print one JSON value")

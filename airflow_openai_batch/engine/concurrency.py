@@ -111,18 +111,26 @@ class FileWriter:
 _ALLOCATOR_VARIABLE = "ARROW_DEFAULT_MEMORY_POOL"
 
 
+_QUOTAS = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
+"""Where the kernel tells how many microseconds of CPU time a container has in a period, and that period: by its
+documentation of cgroup v2 ("max" for no limit), and of v1 (-1)."""
+
+
 def usable_cpus() -> int:
     """Return how many CPUs this process may use: those it may run on, or as much as its container may have of them."""
     try:
         n = len(os.sched_getaffinity(0))
     except AttributeError:  # only Linux has it
         n = os.cpu_count() or 1
-    try:
-        # The kernel's documentation of cgroup v2: "max" or microseconds, and the period that they count for.
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
-        return max(1, min(n, int(quota) // int(period)))
-    except (OSError, ValueError):
-        return n
+    for names in _QUOTAS:
+        try:
+            quota, period = map(
+                int, " ".join(Path("/sys/fs/cgroup", name).read_text("ascii") for name in names).split()
+            )
+        except (OSError, ValueError):
+            continue
+        return max(1, min(n, quota // period)) if quota > 0 else n
+    return n
 
 
 def use_releasing_allocator() -> None:

@@ -10,14 +10,16 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airflow_openai_batch.engine.errors import InputError
 from airflow_openai_batch.engine.requests.chunks import Chunks
+from airflow_openai_batch.engine.requests.files import is_path, lists_files
 from airflow_openai_batch.exceptions import OpenAIBatchFailure
 from airflow_openai_batch.hooks import is_relative
+from airflow_openai_batch.options import CsvFile
 from airflow_openai_batch.sql import SqlQuery, SqlTable
 
 if TYPE_CHECKING:
@@ -103,11 +105,19 @@ def _check_rows(rows: Any) -> None:
         raise InputError("rows is None. Give a list of dicts, a path, a callable, or another task's output.")
     if _is_operator(rows):
         raise InputError(f"rows is a task, not what it returns: write rows={rows.task_id}.output.")
-    for path in rows if isinstance(rows, list | tuple) else [rows]:
-        if isinstance(path, str):
-            check_absolute("rows", path)
-            if is_constant(path):
-                _check_rows_ending(path)
+    for path in map(str, _paths_of(rows)):
+        check_absolute("rows", path)
+        if is_constant(path):
+            _check_rows_ending(path)
+
+
+def _paths_of(rows: Any) -> Sequence[Any]:
+    """Return the paths among rows. A list of other texts holds rows of a wrong type, which no message may quote."""
+    if isinstance(rows, CsvFile):
+        return _paths_of(rows.path)
+    if is_path(rows):
+        return [rows]
+    return rows if lists_files(rows) else ()
 
 
 def _check_rows_ending(path: str) -> None:
@@ -229,20 +239,20 @@ def check_constant_output(output: Any) -> None:
     Raises:
         OpenAIBatchFailure: It is no path, a relative one, or its ending is unknown.
     """
-    if isinstance(output, str):
-        with _failures():
-            check_absolute("output", output)
-    if output is None or isinstance(output, SqlTable) or _is_reference(output) or not is_constant(output):
+    if output is None or isinstance(output, SqlTable) or _is_reference(output):
         return
-    name = output if isinstance(output, str) else getattr(output, "name", None)
     with _failures():
-        if not isinstance(name, str):
+        if isinstance(output, str):
+            check_absolute("output", output)
+        if not is_constant(output):
+            return
+        if not isinstance(output, str):
             raise InputError(
                 f"output must be a path or URI that ends in {_list(_OUTPUT_ENDINGS)}, or a SqlTable, not "
                 f"{type(output).__name__}."
             )
-        if name.rpartition("/")[2].rpartition(".")[2].lower() not in _OUTPUT_ENDINGS:
-            raise InputError(f"output={str(output)!r}: the name must end in {_list(_OUTPUT_ENDINGS)}.")
+        if output.rpartition("/")[2].rpartition(".")[2].lower() not in _OUTPUT_ENDINGS:
+            raise InputError(f"output={output!r}: the name must end in {_list(_OUTPUT_ENDINGS)}.")
 
 
 def check_absolute(name: str, place: str) -> None:

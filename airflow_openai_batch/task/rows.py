@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from airflow_openai_batch.engine.requests.chunks import Chunks
-from airflow_openai_batch.engine.requests.files import lists_files
+from airflow_openai_batch.engine.requests.files import is_path, lists_files
 from airflow_openai_batch.exceptions import OpenAIBatchFailure
 from airflow_openai_batch.options import CsvFile
 from airflow_openai_batch.sql import SqlQuery, SqlTable
@@ -72,6 +72,11 @@ def rendered_rows(operator: Any, rows: Any, context: Any) -> Any:
         conn_id=operator.render_template(conn_id, context),
         parameters=operator.render_template(parameters, context),
     )
+
+
+def output_text(output: Any) -> Any:
+    """Return an output that is a path object as text, which Airflow can render and show; any other as it is."""
+    return str(output) if is_path(output) else output
 
 
 def rendered_output(operator: Any, output: Any, context: Any) -> Any:

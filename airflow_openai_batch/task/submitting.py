@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperat
 
 from airflow_openai_batch.engine.errors import InputError, StoreError
 from airflow_openai_batch.engine.requests.chunks import Chunks
-from airflow_openai_batch.engine.requests.files import lists_files
+from airflow_openai_batch.engine.requests.files import is_path, lists_files
 from airflow_openai_batch.exceptions import OpenAIBatchFailure, airflow_errors
 from airflow_openai_batch.hooks import OpenAIBatchHook, as_path
 from airflow_openai_batch.options import CsvFile, FinishBy, Reuse
@@ -160,11 +160,11 @@ class JobMaker(BaseOperator):
         return self._path(rows)
 
     def _path(self, path: Any) -> Any:
-        if not isinstance(path, str):
+        if not is_path(path):
             return path
-        check_absolute("rows", path)
+        check_absolute("rows", str(path))
         try:
-            return as_path(path)
+            return as_path(path) if isinstance(path, str) else path
         except StoreError as error:  # no retry installs a library
             raise InputError(f"rows: nothing was sent. {error}") from None
 

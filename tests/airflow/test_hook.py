@@ -60,7 +60,7 @@ def test_libraries_that_log_each_request_are_quiet_unless_the_user_wants_them(tm
         urllib3.setLevel(before[1])
 
 
-@pytest.mark.parametrize("place", ["openai_batch", "./jobs", "../shared/jobs"])
+@pytest.mark.parametrize("place", ["openai_batch", "./jobs", "../shared/jobs", "file://jobs", "local://./jobs"])
 def test_an_option_that_names_another_folder_in_each_process_is_refused(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

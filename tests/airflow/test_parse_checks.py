@@ -5,14 +5,16 @@ from __future__ import annotations
 import datetime
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG, ObjectStoragePath, task
 from pydantic import BaseModel
 
 from airflow_openai_batch.exceptions import OpenAIBatchFailure
 from airflow_openai_batch.operators import OpenAIBatchOperator, OpenAIBatchResultsOperator, OpenAIBatchSubmitOperator
+from airflow_openai_batch.options import CsvFile
 from airflow_openai_batch.sensors import OpenAIBatchSensor
 
 ASKED: dict[str, Any] = {
@@ -85,6 +87,10 @@ def test_a_mistake_names_its_task_as_many_may_be_made_in_one_loop(operator: Any)
         ),
         ({"output": "labels/{{ ds }}.csv"}, "output='labels/{{ ds }}.csv' is a relative path"),
         ({"rows": "../tickets.parquet"}, "rows='../tickets.parquet' is a relative path"),
+        ({"rows": Path("tickets.csv")}, "rows='tickets.csv' is a relative path"),
+        ({"rows": CsvFile("tickets.csv", delimiter=";")}, "rows='tickets.csv' is a relative path"),
+        ({"rows": "file://tickets.csv"}, "rows='file://tickets.csv' is a relative path"),
+        ({"output": Path("labels.csv")}, "output='labels.csv' is a relative path"),
         ({"rows": ["/data/a.parquet", "data/*.parquet"]}, "rows='data/.*' is a relative path.*s3://conn@bucket/data/"),
         ({"poll_interval": 0}, "poll_interval must be a number of seconds above 0, is 0"),
     ],
@@ -92,6 +98,15 @@ def test_a_mistake_names_its_task_as_many_may_be_made_in_one_loop(operator: Any)
 def test_a_constant_mistake_is_an_error_of_the_dag_file(change: dict[str, Any], message: str) -> None:
     with pytest.raises(OpenAIBatchFailure, match=message):
         OpenAIBatchOperator(**{**ASKED, **change})
+
+
+def test_a_path_object_is_an_output() -> None:
+    for output in (Path("/labels.csv"), ObjectStoragePath("file:///labels.csv")):
+        assert OpenAIBatchOperator(**{**ASKED, "output": output}).output_uri == str(output)
+
+
+def test_texts_in_place_of_rows_are_not_quoted() -> None:
+    OpenAIBatchOperator(**{**ASKED, "rows": ["My card is 4111", "and my name is Ann"]})  # refused when it runs
 
 
 def test_a_task_is_not_what_it_returns() -> None:

@@ -1,8 +1,8 @@
 """A process that reads answers for another one, of the same code on the same machine: ``Readers`` starts it.
 
-Both are joined by a socket, on which files go as descriptors. The process ends when the other end is closed, however
-the other process ended. It has no use for the store, OpenAI or Airflow: where a task's connections are, only the task
-knows.
+Both are joined by a socket, on which files go as descriptors. The process ends when it next looks for work and the
+other end is closed, however the other process ended. It has no use for the store, OpenAI or Airflow: where a task's
+connections are, only the task knows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from airflow_openai_batch.engine.concurrency import use_releasing_allocator
 
 _LENGTH_BYTES = 8
 
-_MOST_FILES = 64
+MOST_FILES = 64
 """Linux passes up to 253 descriptors at once; a shard's are two, its unmatched lines, and what was kept of it."""
 
 
@@ -52,9 +52,12 @@ def receive(connection: socket.socket) -> tuple[Any, list[int]]:
 
     Raises:
         EOFError: The other process has ended.
-        OSError: It has ended while it was sending, or has sent nothing for as long as the socket waits.
+        OSError: It has ended while it was sending, or has sent nothing for as long as the socket waits; or some
+            descriptors did not arrive, as this process has too many open.
     """
-    length, files, _, _ = socket.recv_fds(connection, _LENGTH_BYTES, _MOST_FILES)
+    length, files, flags, _ = socket.recv_fds(connection, _LENGTH_BYTES, MOST_FILES)
+    if flags & socket.MSG_CTRUNC:
+        raise OSError("not all descriptors arrived")
     if len(length) < _LENGTH_BYTES:
         raise EOFError
     data = bytearray(int.from_bytes(length, "big"))

@@ -85,7 +85,8 @@ class Readers:
                 self._here.release()
         # A check is a user's function, which only this process has.
         n_bytes = sum(os.fstat(file.fileno()).st_size for file in files)
-        process = self._take() if n_bytes >= _LEAST_BYTES and not parser.has_check else None
+        is_worth_it = n_bytes >= _LEAST_BYTES and len(files) < reader_process.MOST_FILES
+        process = self._take() if is_worth_it and not parser.has_check else None
         if process is not None:
             try:
                 return self._read_in(process, reading, files, unmatched)
@@ -103,8 +104,8 @@ class Readers:
             self._n_started += 1
         try:
             return _ReaderProcess()
-        except OSError as error:
-            log.info("No further process can be started to read answers: %s", error)
+        except Exception as error:  # whatever it is: the answers are read here
+            log.info("No further process can be started to read answers: %r", error)
             return None  # and none is tried again
 
     def _read_in(
@@ -132,11 +133,13 @@ class _ReaderProcess:
     def __init__(self) -> None:
         self._connection, theirs = socket.socketpair()
         self._connection.settimeout(_MOST_S)
+        # What this process can import, the other one can too. Python itself passes over what is no text.
+        folders = [folder for folder in sys.path if isinstance(folder, str) and folder]
         with theirs:
-            # Not a fork: this process has threads. What it can import, the other one can too.
+            # Not a fork: this process has threads.
             self._process = subprocess.Popen(  # noqa: S603 - our own program, and a number
                 [sys.executable, "-P", "-m", reader_process.__name__, str(theirs.fileno())],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -155,7 +158,7 @@ class _ReaderProcess:
         try:
             reader_process.send(self._connection, reading, (*files, unmatched))
             answer, _ = reader_process.receive(self._connection)
-        except (EOFError, OSError) as error:
+        except Exception as error:  # it has ended, or what is sent cannot be
             raise _Lost(f"exit code {self._process.poll()}, {type(error).__name__}") from error
         if isinstance(answer, Unordered):
             raise answer
@@ -170,4 +173,5 @@ class _ReaderProcess:
             self._process.wait(_LEAVES_IN_S)
             return
         self._process.kill()
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_LEAVES_IN_S)

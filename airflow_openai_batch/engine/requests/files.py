@@ -60,12 +60,12 @@ def lists_files(rows: Any) -> bool:
     """
     if not isinstance(rows, Sequence) or isinstance(rows, str | bytes):
         return False
-    return bool(rows) and all(_is_path(e) and (not isinstance(e, str) or _looks_like_path(e)) for e in rows)
+    return bool(rows) and all(is_path(e) and (not isinstance(e, str) or _looks_like_path(e)) for e in rows)
 
 
 def names_files(rows: Any) -> bool:
     """Return whether the ``rows`` parameter is for ``FilesSource``: a list of paths, a pattern or a directory."""
-    if not _is_path(rows):
+    if not is_path(rows):
         return lists_files(rows)
     return _has_magic(rows) or (_ending(str(rows)) not in ENDINGS and _is_directory(_path(rows)))
 
@@ -222,7 +222,8 @@ def partition_columns(path: Any) -> dict[str, str | None]:
     return columns
 
 
-def _is_path(value: Any) -> bool:
+def is_path(value: Any) -> bool:
+    """Return whether a value is a path: a text, or an object like those of pathlib and universal_pathlib."""
     return isinstance(value, str | Path) or (
         hasattr(value, "open") and hasattr(value, "name") and not hasattr(value, "__arrow_c_stream__")
     )

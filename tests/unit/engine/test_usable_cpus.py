@@ -23,3 +23,15 @@ def test_a_container_may_have_fewer_cpus_than_the_machine(
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     monkeypatch.setattr(Path, "read_text", read_text)
     assert usable_cpus() == n
+
+
+@pytest.mark.parametrize(("quota", "n"), [("-1", 8), ("150000", 1), ("400000", 4)])
+def test_so_it_may_where_the_kernel_has_the_older_files(monkeypatch: pytest.MonkeyPatch, quota: str, n: int) -> None:
+    def read_text(path: Path, encoding: str) -> str:
+        if path.name == "cpu.max":
+            raise FileNotFoundError(path)
+        return f"{quota}\n" if path.name == "cpu.cfs_quota_us" else "100000\n"
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert usable_cpus() == n

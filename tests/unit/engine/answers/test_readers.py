@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -104,6 +105,22 @@ def test_what_is_not_proven_is_not_written(world: World, readers: Readers) -> No
     assert not [name for name in world.store.names_in() if "outcomes" in name]
 
 
+def test_folders_that_are_no_texts_are_passed_over_as_python_does(
+    world: World, readers: Readers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [Path("/no/such"), *sys.path, None, ""])
+    harvested(world, FILES["in order"], readers)
+    assert process_of(readers).poll() is None
+
+
+def test_more_files_than_can_be_passed_are_read_here(
+    world: World, readers: Readers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers_module.reader_process, "MOST_FILES", 2)
+    harvested(world, FILES["failed, strange and repeated"], readers)
+    assert not readers._idle
+
+
 def killed(readers: Readers, monkeypatch: pytest.MonkeyPatch) -> None:
     os.kill(process_of(readers).pid, signal.SIGKILL)
     process_of(readers).wait()
@@ -132,7 +149,23 @@ def unable(readers: Readers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers_module.reader_process, "send", send)
 
 
-@pytest.mark.parametrize("harm", [killed, stopped_in_the_middle, without_its_program, unable])
+def not_understood(readers: Readers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read cannot be sent."""
+
+    def send(connection: Any, message: Any, files: Any = ()) -> None:
+        raise TypeError("cannot pickle")
+
+    monkeypatch.setattr(readers_module.reader_process, "send", send)
+
+
+def out_of_descriptors(readers: Readers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel drops the files that it may not open: others would take their places."""
+    resource.prlimit(process_of(readers).pid, resource.RLIMIT_NOFILE, (4, 4))
+
+
+@pytest.mark.parametrize(
+    "harm", [killed, stopped_in_the_middle, without_its_program, unable, not_understood, out_of_descriptors]
+)
 def test_whatever_becomes_of_it_the_answers_are_read(
     world: World, readers: Readers, harm: Callable[[Readers, pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
