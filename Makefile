@@ -58,9 +58,13 @@ test-unit: setup ## The fast tests: no Airflow, no network
 test: setup ## All tests but those that start Airflow's own processes
 	pytest -q $(TWO_FILES_AT_A_TIME) tests --ignore=tests/integration
 
+# What takes long, and of which the versions of Airflow and the libraries decide little, runs there with `make nightly`.
+NIGHTLY_ON_OLDEST := tests/airflow/test_doc_blocks.py tests/airflow/test_servers.py
+
 .PHONY: test-oldest
 test-oldest: setup-oldest ## The fast tests and a few on real processes, on Airflow 3.1 and every dependency's lower bound
-	$(OLDEST)/bin/python -m pytest -q $(TWO_FILES_AT_A_TIME) tests/unit tests/stores tests/airflow
+	$(OLDEST)/bin/python -m pytest -q $(TWO_FILES_AT_A_TIME) tests/unit tests/stores tests/airflow \
+		$(addprefix --ignore=,$(NIGHTLY_ON_OLDEST))
 	$(OLDEST)/bin/python -m pytest -q -m oldest tests/integration
 
 .PHONY: test-integration
@@ -87,7 +91,7 @@ test-all: test test-integration ## All tests but the nightly ones
 .PHONY: nightly
 nightly: setup setup-oldest ## What need not run with each change: Airflow itself, all benchmarks, page and jobs on Airflow 3.1, the package
 	pytest -q -m nightly tests
-	$(OLDEST)/bin/python -m pytest -q tests/integration/browser tests/integration/test_jobs.py
+	$(OLDEST)/bin/python -m pytest -q $(NIGHTLY_ON_OLDEST) tests/integration/browser tests/integration/test_jobs.py
 	python .ci/package.py
 	python .ci/package.py --airflow 3.1.8
 

@@ -11,7 +11,6 @@ import pytest
 from airflow_openai_batch.emulator import Emulator
 from airflow_openai_batch.local_airflow.stack import AirflowStack
 
-
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 _PATIENCE_S = 600

@@ -134,7 +134,8 @@ class _ReaderProcess:
         self._connection, theirs = socket.socketpair()
         self._connection.settimeout(_MOST_S)
         # What this process can import, the other one can too. Python itself passes over what is no text.
-        folders = [folder for folder in sys.path if isinstance(folder, str) and folder]
+        entries: list[object] = [*sys.path]
+        folders = [entry for entry in entries if isinstance(entry, str) and entry]
         with theirs:
             # Not a fork: this process has threads.
             self._process = subprocess.Popen(  # noqa: S603 - our own program, and a number
