@@ -49,7 +49,7 @@ def test_a_templated_path_and_a_retry(run_dag: Any, emulator: Any, tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("rows", "problem"),
-    [("None", "rows is None"), ("'rows.xlsx'", r"must end in"), ("[], body=None", "body=None is for ready-made")],
+    [("None", "rows is None"), ("'/rows.xlsx'", r"must end in"), ("[], body=None", "body=None is for ready-made")],
 )
 def test_mistakes_are_told_when_the_dag_is_parsed(run_dag: Any, rows: str, problem: str) -> None:
     documents, _, more = rows.partition(", ")
