@@ -193,8 +193,8 @@ def _add_removing(commands: Any) -> None:
 
 
 def _place(text: str) -> str:
-    """Return a URI as it is, and a path as an absolute one."""
-    return text if "://" in text else os.path.abspath(os.path.expanduser(text))
+    """Return a URI as it is, a path as an absolute one, and nothing as nothing, which stands for the option."""
+    return text if not text or "://" in text else os.path.abspath(os.path.expanduser(text))
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

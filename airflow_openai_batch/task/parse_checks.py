@@ -8,7 +8,6 @@ Pydantic class's schema or the storage is checked when the task runs.
 from __future__ import annotations
 
 import os
-import posixpath
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -255,11 +254,14 @@ def check_constant_output(output: Any) -> None:
             raise InputError(f"output={output!r}: the name must end in {_list(_OUTPUT_ENDINGS)}.")
 
 
+_HARMLESS = {"rows": "Nothing was sent.", "output": "Nothing was written, and no answer is lost."}
+
+
 def check_absolute(name: str, place: str) -> None:
     """Check that a path means the same file on each worker.
 
     Args:
-        name: The parameter.
+        name: The parameter, ``rows`` or ``output``.
         place: A URI, or a local path; or a template, which is relative for sure if it begins with a folder that is.
 
     Raises:
@@ -269,7 +271,7 @@ def check_absolute(name: str, place: str) -> None:
     if is_relative(place) and (known == place or "/" in known):
         raise InputError(
             f"{name}={place!r} is a relative path: which file that is depends on the folder in which a worker was "
-            f"started. Give an absolute path, or a URI such as s3://conn@bucket/{posixpath.normpath(place)}."
+            f"started. {_HARMLESS[name]} Give an absolute path, or a URI such as s3://conn@bucket/key."
         )
 
 

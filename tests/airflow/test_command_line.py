@@ -339,6 +339,16 @@ def test_tokens_are_told_by_epoch_and_round_and_count_what_starting_over_forgot(
     assert total()[0] > twice
 
 
+def test_a_relative_storage_is_one_of_where_the_command_is_run_and_an_empty_one_is_the_option(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__OPENAI_BATCH__STORAGE", str(tmp_path))
+    monkeypatch.chdir(tmp_path.parent)
+    for place in (tmp_path.name, f"./{tmp_path.name}", ""):
+        assert main(["list", "labels", "--storage", place]) == 0
+    assert main(["list", "labels", "--storage", "elsewhere"]) == 1
+
+
 def test_list_names_all_jobs_and_their_states(
     finished: Finished, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

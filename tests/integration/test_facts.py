@@ -52,7 +52,7 @@ def polls(statsd: StatsdListener) -> Counter[str]:
 def test_a_triggerer_counts_its_polls_and_those_that_fail(run_id: str, outlets: Outlets) -> None:
     n_polls = polls(outlets.statsd)
     assert n_polls["openai_batch.polls"] >= 2
-    assert 1 <= n_polls["openai_batch.poll_errors"] < n_polls["openai_batch.polls"]  # a busy machine may add a timeout
+    assert n_polls["openai_batch.poll_errors"] == 1
 
 
 def test_workers_count_what_the_job_has_learned_once(run_id: str, outlets: Outlets) -> None:
