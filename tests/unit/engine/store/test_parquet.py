@@ -50,6 +50,22 @@ def test_small_rows_come_4096_at_a_time_or_as_few_as_asked_for() -> None:
     assert {batch.num_rows for batch in read_parquet(parquet(table), most_rows=1000)} == {1000}
 
 
+def test_small_row_groups_are_read_together_and_large_ones_alone() -> None:
+    small, large = ["x" * 1000] * 800, ["y" * (3 * MB)]
+    file = io.BytesIO()
+    with pq.ParquetWriter(file, pa.schema([("value", pa.string())]), use_dictionary=False) as writer:
+        for values in (small, small, small, large, small, large, large):
+            writer.write_table(pa.table({"value": values}))
+    file.seek(0)
+    batches = list(read_parquet(file))
+    # 2,400 small rows have 2.4 MB; with a large one it would be more than 4 MB.
+    assert batches[0].num_rows == 2400
+    assert max(batch.nbytes for batch in batches) < 5 * MB
+    assert pa.Table.from_batches(batches).column("value").to_pylist() == [
+        *small * 3, *large, *small, *large, *large
+    ]  # fmt: skip
+
+
 def test_only_the_columns_that_are_read_count() -> None:
     table = pa.table({"id": range(1000), "value": vectors(1000)})
     (batch,) = read_parquet(parquet(table), ["id"])
