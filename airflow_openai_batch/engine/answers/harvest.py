@@ -121,7 +121,7 @@ def harvest(
         files = [as_json_lines(stack, file) for file in (*downloads.files, *earlier)]
         unmatched = stack.enter_context(tempfile.TemporaryFile(prefix="openai-batch-"))
 
-        def write(*, is_nearly_ordered: bool, is_absence_final: bool) -> Tally:
+        def write(*, is_read_once: bool, is_absence_final: bool) -> Tally:
             """Write the part; it appears in the store only if nothing raises."""
             with store.writing(name) as file:
                 reading = Reading(
@@ -129,7 +129,7 @@ def harvest(
                     shard,
                     index,
                     file.name,
-                    is_nearly_ordered=is_nearly_ordered,
+                    is_read_once=is_read_once,
                     is_file_gone=downloads.is_error_file_gone or downloads.output_gone is not None,
                     is_absence_final=is_absence_final,
                     is_asked_again=accepted == "ask_again",
@@ -143,12 +143,12 @@ def harvest(
         tally: Tally | None = None
         if not earlier:
             with contextlib.suppress(Unordered, _Damaged):
-                tally = write(is_nearly_ordered=True, is_absence_final=is_final)
+                tally = write(is_read_once=True, is_absence_final=is_final)
         if tally is None:
             try:
-                tally = write(is_nearly_ordered=False, is_absence_final=is_final)
+                tally = write(is_read_once=False, is_absence_final=is_final)
             except _Damaged:
-                tally = write(is_nearly_ordered=False, is_absence_final=True)
+                tally = write(is_read_once=False, is_absence_final=True)
         unmatched_name = _store_unmatched(store, unmatched, shard.id)
     return Harvested(outcomes=name, unmatched=unmatched_name, tally=tally)
 

@@ -24,7 +24,7 @@ class Reading(NamedTuple):
         shard: The shard whose batch it is.
         index: The shard's index.
         part: The path of the local file that becomes the outcome part.
-        is_nearly_ordered: Whether the lines are read once, which takes files that are nearly in row order.
+        is_read_once: Whether the lines are read once, which takes one for each row, and few that are ahead of their turn.
         is_file_gone: Whether OpenAI no longer has one of the files.
         is_absence_final: Whether rows without a line are not asked again.
         is_asked_again: Whether a person wants rows without a line to be asked again.
@@ -34,7 +34,7 @@ class Reading(NamedTuple):
     shard: Shard
     index: pa.Table
     part: str
-    is_nearly_ordered: bool
+    is_read_once: bool
     is_file_gone: bool = False
     is_absence_final: bool = False
     is_asked_again: bool = False
@@ -57,7 +57,7 @@ def read_answers(reading: Reading, parser: LineParser, files: Sequence[IO[bytes]
         unmatched: The file to which lines of no row are added; what it holds is dropped.
 
     Raises:
-        Unordered: The lines are not nearly in row order.
+        Unordered: The lines cannot be read once.
         OSError: The part cannot be written.
     """
     job, shard, index = reading.job, reading.shard, reading.index
@@ -68,7 +68,7 @@ def read_answers(reading: Reading, parser: LineParser, files: Sequence[IO[bytes]
     reader = AnswerReader(parser, AnswerColumns(job), ids, unmatched)
     classifier = _RowClassifier(parser, reading, ids, unmatched)
     with PartWriter(reading.part, job, shard, prices_of(job.policy)) as writer:
-        for block in reader.once(lines) if reading.is_nearly_ordered else reader.twice(lines):
+        for block in reader.once(lines) if reading.is_read_once else reader.twice(lines):
             requests = index.slice(block.start, block.stop - block.start).to_batches()[0]
             writer.write(requests, block.answers, block.rows - block.start, block.places, classifier(block))
     unmatched.flush()

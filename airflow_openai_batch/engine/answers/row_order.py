@@ -1,8 +1,9 @@
 """Answers in row order, from lines in any order.
 
-OpenAI's guide: the order of lines is not that of the requests. Seen: mostly it nearly is. Then files are read once, and
-answers wait as columns until a block of rows is complete. Other files (with lines far ahead of their turn, repeated, or
-of no row) are read twice: once to find the position of each row's lines, once in row order.
+OpenAI's guide: the order of lines is not that of the requests. Seen: mostly it nearly is. Files are read once, and
+answers wait as columns until a block of rows is complete, as long as these are few enough for memory. Other files (with
+very many lines ahead of their turn, lines that are repeated, or of no row) are read twice: once to find the position of
+each row's lines, once in row order.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 from airflow_openai_batch.engine.answers.line_files import Block, Lines, lines_in_order, locate, rows_a_block
 from airflow_openai_batch.engine.answers.parser import LineParser, custom_id_of
 from airflow_openai_batch.engine.concurrency import gc_paused
+from airflow_openai_batch.engine.requests.arrow import n_bytes_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
     from airflow_openai_batch.engine.answers.outcome_files import AnswerColumns
 
 
-_MOST_WAITING = 4
-"""Number of blocks of rows that may wait, besides the one whose turn it is."""
+_MOST_WAITING_BYTES = 32 * 1024 * 1024
+"""How large answers and lines may be that wait. A batch of 50,000 short answers in random order has about 20 MB."""
 
 _CHUNKS_A_BLOCK = 4
 """Answers become columns in chunks that are small enough to stay, as Python objects, in a processor's cache."""
@@ -51,7 +53,7 @@ class AnswerBlock(NamedTuple):
 
 
 class Unordered(Exception):
-    """The lines are not nearly in row order, one for each row."""
+    """The lines are not one for each row, or too many are far ahead of their turn."""
 
 
 class AnswerReader:
@@ -68,7 +70,7 @@ class AnswerReader:
         self.parser, self.columns, self.custom_ids, self.unmatched = parser, columns, custom_ids, unmatched
 
     def once(self, files: list[Lines]) -> Iterator[AnswerBlock]:
-        """Yield the rows of files whose lines are nearly in row order, one for each row.
+        """Yield the rows of files that have one line for each row, either nearly in row order or not too large.
 
         Args:
             files: The output file and the error file, as far as they exist.
@@ -83,6 +85,7 @@ class AnswerReader:
             with gc_paused():
                 waiting.add(lines, self.parser.read_fast(lines))
             yield from waiting.whole_blocks()
+            waiting.check_size()
         yield from waiting.other_blocks()
 
     def twice(self, files: list[Lines]) -> Iterator[AnswerBlock]:
@@ -117,6 +120,14 @@ class AnswerReader:
         return AnswerBlock(block.start, block.start + n, answers, rows, np.arange(len(good)), lines)
 
 
+class _Chunk(NamedTuple):
+    """Answers that wait, in row order, and their rows."""
+
+    rows: Numbers
+    answers: pa.RecordBatch
+    n_bytes: int
+
+
 class _Waiting:
     """Answers and lines of an output file that wait for their turn. Lines of the error file are read at their turn."""
 
@@ -132,9 +143,9 @@ class _Waiting:
         self._has_line = np.zeros(len(ids), dtype=bool)
         self._error_line_of = self._rows_in(errors) if errors is not None else {}
         self._line_of: dict[int, bytes] = {}
+        self._line_bytes = 0
         self._good: list[FastRow] = []
-        self._rows: list[Numbers] = []
-        self._answers: list[pa.RecordBatch] = []
+        self._chunks: list[_Chunk] = []
         self._next = 0
 
     def _rows_in(self, errors: Lines) -> dict[int, int]:
@@ -149,14 +160,14 @@ class _Waiting:
         """Add lines with what the fast parser made of them.
 
         Raises:
-            Unordered: A row has a line already, a line has no row, or is far ahead of its turn.
+            Unordered: A row has a line already, or a line has no row.
         """
         good = [row for row in fast_rows if row is not None]
         if len(good) < len(fast_rows):
             for line, answer in zip(lines, fast_rows, strict=True):
                 if answer is None and (row := self._row_named_by(line)) is not None:
                     self._line_of[row] = bytes(line)
-                    self._check_near(row)
+                    self._line_bytes += len(line)
         self._good += good
         if len(self._good) * _CHUNKS_A_BLOCK >= self._size:
             self._make_columns()
@@ -170,10 +181,13 @@ class _Waiting:
         return row
 
     def _make_columns(self) -> None:
+        import numpy as np
+
         rows = self._record(list(map(self._row_of.get, [row[0] for row in self._good])))
-        self._check_near(int(rows.max(initial=0)))
-        self._rows.append(rows)
-        self._answers.append(self._reader.columns(self._good))
+        order = np.argsort(rows)
+        # Reordered here, where they are still Python objects: of Arrow's columns each would have to be copied.
+        answers = self._reader.columns([self._good[i] for i in order.tolist()])
+        self._chunks.append(_Chunk(rows[order], answers, n_bytes_of(answers)))
         self._good = []
 
     def _record(self, row_numbers: list[int | None]) -> Numbers:
@@ -189,9 +203,13 @@ class _Waiting:
         self._n_missing -= self._by_block(rows)
         return rows
 
-    def _check_near(self, row: int) -> None:
-        """Reject a row far ahead of its turn, so that only a few blocks wait in memory."""
-        if row >= (self._next + 1 + _MOST_WAITING) * self._size:
+    def check_size(self) -> None:
+        """Check that what waits is small in memory.
+
+        Raises:
+            Unordered: It is too large.
+        """
+        if self._line_bytes + sum(chunk.n_bytes for chunk in self._chunks) > _MOST_WAITING_BYTES:
             raise Unordered
 
     def _by_block(self, rows: Numbers) -> Numbers:
@@ -212,21 +230,18 @@ class _Waiting:
 
     def _block(self) -> AnswerBlock:
         import numpy as np
-        import pyarrow as pa
 
         start = self._next * self._size
         stop = min(start + self._size, len(self._has_line))
         self._next += 1
-        chunks, answers, still = [np.empty(0, dtype=np.int64)], [], []
-        for i, waiting in enumerate(self._rows):
-            in_block = np.flatnonzero((waiting >= start) & (waiting < stop))
-            if len(in_block):
-                chunks.append(waiting[in_block])
-                answers.append(self._answers[i].take(pa.array(in_block)))
-            if (waiting >= stop).any():
-                still.append(i)
-        self._rows, self._answers = [self._rows[i] for i in still], [self._answers[i] for i in still]
-        rows = np.concatenate(chunks)
+        its_rows, answers = [np.empty(0, dtype=np.int64)], []
+        for chunk in self._chunks:
+            first, end = np.searchsorted(chunk.rows, (start, stop)).tolist()
+            if first < end:
+                its_rows.append(chunk.rows[first:end])
+                answers.append(chunk.answers.slice(first, end - first))
+        self._chunks = [chunk for chunk in self._chunks if len(chunk.rows) and chunk.rows[-1] >= stop]
+        rows = np.concatenate(its_rows)
         places = np.argsort(rows)
         return AnswerBlock(start, stop, answers, rows[places], places, self._lines_of(start, stop))
 
@@ -235,6 +250,7 @@ class _Waiting:
 
         rows = range(start, stop)
         lines = {row: [self._line_of.pop(row)] for row in rows if row in self._line_of}
+        self._line_bytes -= sum(len(line) for (line,) in lines.values())
         of_errors = [row for row in rows if row in self._error_line_of]
         if self._errors is not None and of_errors:
             error_lines = self._errors.read(np.array([self._error_line_of[row] for row in of_errors]))
