@@ -105,7 +105,7 @@ class Benchmark:
         add("--rows", type=int, help="rows; smaller groups of methods keep their number if it is smaller")
         add("--repeat", type=int, default=5, help="samples of each method, default 5")
         add("--quick", action="store_true", help="few rows, one sample: does it still run?")
-        add("--only", nargs="+", metavar="METHOD", help="run only these methods")
+        add("--only", nargs="+", metavar="METHOD", help="run only these methods; GROUP/METHOD for one of a group")
         add("--profile", action="store_true", help="one sample under cProfile, and where its time went")
         add("--flame", type=Path, help="one sample under py-spy: where to draw its flame graph (SVG)")
         add("--here", action="store_true", help="all samples in this process: for tests and debuggers, not for numbers")
@@ -128,7 +128,7 @@ class Benchmark:
         report = summary.start(self.program.stem, self.doc, options.quick)
         for number, group in enumerate(self.groups.values()):
             methods = [m for m in group.methods.values() if not m.needs or getattr(options, m.needs)]
-            methods = [m for m in methods if not options.only or m.name in options.only]
+            methods = [m for m in methods if not options.only or {m.name, f"{group.name}/{m.name}"} & {*options.only}]
             if methods:
                 rows = _rows(options, group, is_first=not number)
                 report["groups"].append(self._run(group, methods, rows, options))

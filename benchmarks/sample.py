@@ -82,7 +82,8 @@ def _profiled() -> Iterator[None]:
 @contextlib.contextmanager
 def _drawn(path: Path) -> Iterator[None]:
     """Draw a flame graph of the block, by py-spy, which looks at the process from outside and slows it down little."""
-    command = ["py-spy", "record", "--pid", str(os.getpid()), "--rate", "400", "--output", str(path)]
+    command = ["py-spy", "record", "--pid", str(os.getpid()), "--rate", "200", "--threads"]
+    command += ["--output", str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as spy:
         assert spy.stdout is not None
         print(spy.stdout.readline(), file=sys.stderr, flush=True)

@@ -75,6 +75,18 @@ def upload(case: Case) -> None:
         _uploaded(case, url)
 
 
+@up.method("raw", "limit: the SDK's upload of an open file")
+def raw_upload(case: Case) -> None:
+    from openai import OpenAI
+
+    path = case.shared / "file.jsonl"
+    with running(path, _room(case)) as url:
+        client = OpenAI(base_url=url, api_key="sk-not-a-key")
+        with case.timed(), path.open("rb") as file:
+            client.files.create(file=file, purpose="batch")
+        _uploaded(case, url)
+
+
 @up.method("curl", "curl -F")
 def curl_upload(case: Case) -> None:
     path = case.shared / "file.jsonl"

@@ -75,7 +75,7 @@ class Readers:
             unmatched: The file to which lines of no row are added; what it holds is dropped.
 
         Raises:
-            Unordered: The lines are not nearly in row order.
+            Unordered: The lines cannot be read once.
             OSError: The part cannot be written.
         """
         if self._here.acquire(blocking=False):
@@ -151,7 +151,7 @@ class _ReaderProcess:
         """Let it write an outcome part.
 
         Raises:
-            Unordered: The lines are not nearly in row order.
+            Unordered: The lines cannot be read once.
             _Lost: It has ended, hangs, or failed.
         """
         for file in (*files, unmatched):

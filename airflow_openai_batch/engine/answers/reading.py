@@ -24,7 +24,7 @@ class Reading(NamedTuple):
         shard: The shard whose batch it is.
         index: The shard's index.
         part: The path of the local file that becomes the outcome part.
-        is_read_once: Whether the lines are read once, which takes one for each row, and few that are ahead of their turn.
+        is_read_once: Whether the lines are read once; else twice, which takes any lines.
         is_file_gone: Whether OpenAI no longer has one of the files.
         is_absence_final: Whether rows without a line are not asked again.
         is_asked_again: Whether a person wants rows without a line to be asked again.

@@ -15,7 +15,6 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 from airflow_openai_batch.engine.answers.line_files import Block, Lines, lines_in_order, locate, rows_a_block
 from airflow_openai_batch.engine.answers.parser import LineParser, custom_id_of
 from airflow_openai_batch.engine.concurrency import gc_paused
-from airflow_openai_batch.engine.requests.arrow import n_bytes_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -187,7 +186,7 @@ class _Waiting:
         order = np.argsort(rows)
         # Reordered here, where they are still Python objects: of Arrow's columns each would have to be copied.
         answers = self._reader.columns([self._good[i] for i in order.tolist()])
-        self._chunks.append(_Chunk(rows[order], answers, n_bytes_of(answers)))
+        self._chunks.append(_Chunk(rows[order], answers, answers.nbytes))
         self._good = []
 
     def _record(self, row_numbers: list[int | None]) -> Numbers:

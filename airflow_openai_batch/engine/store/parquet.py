@@ -36,9 +36,7 @@ def read_parquet(
         yield from parquet.iter_batches(batch_size=n_rows, row_groups=numbers, columns=wanted, use_threads=False)
 
 
-def _groups(
-    metadata: pq.FileMetaData, wanted: Sequence[str] | None, most_rows: int
-) -> Iterator[tuple[list[int], int]]:
+def _groups(metadata: pq.FileMetaData, wanted: Sequence[str] | None, most_rows: int) -> Iterator[tuple[list[int], int]]:
     """Yield row groups that are read together, because they are small, and the most rows of their record batches."""
     numbers: list[int] = []
     n_rows = n_bytes = 0

@@ -78,5 +78,14 @@ with DAG("batch_late", **{**ALWAYS, "default_args": {"retries": 100}}):
         **REQUEST,
     )
 
+with DAG("batch_large", **ALWAYS):  # two batches, of whose answers each has about 20 MB
+    OpenAIBatchOperator(
+        task_id="one",
+        rows=lambda: ({"id": i, "text": f"ticket {i}"} for i in range(40_000)),
+        output=OUT + "/{{ run_id }}.parquet",
+        max_requests_per_batch=20_000,
+        **REQUEST,
+    )
+
 with DAG("batch_mapped", **ALWAYS):
     OpenAIBatchOperator.partial(task_id="one", **REQUEST).expand(rows=[ROWS[:10], ROWS[10:]])

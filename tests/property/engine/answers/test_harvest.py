@@ -182,7 +182,9 @@ def test_lines_read_once_come_to_the_same_as_lines_read_twice(
 
 
 @given(st.permutations(IDS), st.integers(0, N - 1), sizes, sizes)
-def test_lines_in_any_order_are_read_once_if_what_waits_is_small(ids: list[str], n_errors: int, block: int, chunk: int) -> None:
+def test_lines_in_any_order_are_read_once_if_little_waits(
+    ids: list[str], n_errors: int, block: int, chunk: int
+) -> None:
     output = b"".join(answer(custom_id) + b"\n" for custom_id in ids[n_errors:])
     errors = b"".join(failure(custom_id) + b"\n" for custom_id in ids[:n_errors])
     with pytest.MonkeyPatch.context() as patch:
