@@ -27,10 +27,10 @@ KEPT = FOLDER / "results" / "quick" / "kept.json"
 WORSE = 1.25
 """How many times worse than what is kept is more than a busy machine's chance."""
 PROGRAMS: dict[str, tuple[str, ...]] = {
-    "imports": ("--repeat", "5", "--only", "operators", "everything", "bases"),
-    "build": ("--rows", "50000", "--repeat", "3", "--only", "ours", "callable", "iterrows", "rewrite"),
-    "transfer": ("--repeat", "3", "--only", "ours", "raw", "curl"),
-    "parse": ("--rows", "50000", "--repeat", "3"),
+    "imports": ("--repeat", "3", "--only", "operators", "everything", "bases"),
+    "build": ("--rows", "50000", "--repeat", "2", "--only", "ours", "callable", "iterrows", "rewrite"),
+    "transfer": ("--repeat", "2", "--only", "ours", "raw", "curl"),
+    "parse": ("--rows", "50000", "--repeat", "2"),
     "embeddings": ("--rows", "5000", "--repeat", "2"),
     "join": ("--rows", "100000", "--repeat", "3", "--only", "fields", "limit"),
     "end_to_end": ("--rows", "100000", "--repeat", "1"),
