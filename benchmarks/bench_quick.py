@@ -27,7 +27,7 @@ KEPT = FOLDER / "results" / "quick" / "kept.json"
 WORSE = 1.25
 """How many times worse than what is kept is more than a busy machine's chance."""
 PROGRAMS: dict[str, tuple[str, ...]] = {
-    "imports": ("--repeat", "3", "--only", "operators", "everything", "bases"),
+    "imports": ("--repeat", "5", "--only", "operators", "everything", "bases"),
     "build": ("--rows", "50000", "--repeat", "2", "--only", "ours", "callable", "iterrows", "rewrite"),
     "transfer": ("--repeat", "2", "--only", "ours", "raw", "curl"),
     "parse": ("--rows", "50000", "--repeat", "2"),
