@@ -68,8 +68,8 @@ def imports_text() -> str:
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         for _ in range(_N_STARTS + 1):  # the first one compiles
             command = [sys.executable, "-X", "importtime", "-c", _IMPORTS]
-            told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr
-            for line in told.partition("begin\n")[2].splitlines():
+            account = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr
+            for line in account.partition("begin\n")[2].splitlines():
                 microseconds, _, name = line.removeprefix("import time:").split("|")
                 own[name.strip()].append(int(microseconds))
     median = {name: sorted(times[-_N_STARTS:])[_N_STARTS // 2] for name, times in own.items() if len(times) > _N_STARTS}
